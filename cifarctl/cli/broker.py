@@ -1,0 +1,48 @@
+"""``cifarctl broker``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarctl.cli.command import Run, command
+
+DEFAULT_PORT = 9092
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "broker")(broker)
+
+
+def broker(
+    run: Run,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port; 0 = any free one. Default: 9092 if free, else any."),
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="A file to write host:port to once the broker answers.")
+    ] = None,
+) -> None:
+    """Run the embedded broker until Ctrl-C: in memory, at least once, for trying things out."""
+    from cifarctl.errors import BrokerError
+    from cifarctl.settings import KafkaSettings
+    from cifarctl.stream.embedded import EmbeddedBroker, port_is_free
+
+    if port is None:
+        port = DEFAULT_PORT if port_is_free(DEFAULT_PORT) else 0
+    with run.signals() as stop, EmbeddedBroker(port or None) as embedded:
+        address = embedded.bootstrap_servers
+        run.output.say(
+            f"broker at {address}: Tansu, Kafka-compatible, in memory only (all is gone when it ends), at least once"
+        )
+        if address != KafkaSettings().bootstrap_servers:
+            run.output.say(f"export CIFARCTL_KAFKA__BOOTSTRAP_SERVERS={address}")
+        run.output.say("Ctrl-C ends it")
+        if ready_file is not None:
+            ready_file.write_text(f"{address}\n")
+        while not stop.wait(0.5):
+            if not embedded.alive:
+                raise BrokerError("the embedded broker has ended by itself; start it again")
+    run.output.result({"bootstrap_servers": address})

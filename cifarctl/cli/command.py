@@ -1,0 +1,148 @@
+"""What all commands share: the common options, settings, signals, and errors turned into a line and a code."""
+
+import errno
+import functools
+import inspect
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from cifarctl.errors import CifarctlError
+
+if TYPE_CHECKING:
+    from cifarctl.settings import Settings
+    from cifarctl.ui.output import Output
+
+INTERRUPTED = 130
+
+Json = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout, everything else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and warnings.")]
+NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Plain log lines instead of a live dashboard.")]
+Assign = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override any setting; may be repeated."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class Stop(threading.Event):
+    """Set by the first SIGINT or SIGTERM; a second one leaves at once."""
+
+    interrupted = False
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self.is_set():
+            os._exit(INTERRUPTED)
+        self.interrupted = number == signal.SIGINT
+        self.set()
+
+
+class Run:
+    """One invocation of a command: its output, its settings, its signals."""
+
+    def __init__(self, output: "Output", assignments: list[str]) -> None:
+        self.output = output
+        self._assignments = assignments
+
+    def overrides(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Dotted names from ``--set`` and from the command's own options; None = not given."""
+        from cifarctl import settings
+
+        given: dict[str, Any] = dict(map(settings.parse_assignment, self._assignments))
+        return given | {name: value for name, value in (options or {}).items() if value is not None}
+
+    def settings(self, options: dict[str, Any] | None = None) -> "Settings":
+        """The effective settings under these options."""
+        from cifarctl import settings
+
+        return settings.load(self.overrides(options))
+
+    @contextmanager
+    def signals(self) -> Iterator[Stop]:
+        """A `Stop` that SIGINT and SIGTERM set while the block runs; leaves with 130 after SIGINT."""
+        stop = Stop()
+        before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield stop
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if stop.interrupted:
+            raise typer.Exit(INTERRUPTED)
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register ``function(run, ...)`` as a command of `app`, the common options added to its own."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+        def wrapper(
+            *,
+            as_json: Json = False,
+            quiet: Quiet = False,
+            no_dashboard: NoDashboard = False,
+            assign: Assign = None,
+            debug: Debug = False,
+            **options: Any,
+        ) -> None:
+            from cifarctl.ui.output import Output
+
+            with _errors(debug):
+                output = Output(as_json=as_json, quiet=quiet, dashboard=not no_dashboard)
+                function(Run(output, assign or []), **options)
+
+        # Typer reads the signature: the command's own parameters, then the common ones.
+        own = list(inspect.signature(function).parameters.values())[1:]
+        common = inspect.Signature.from_callable(wrapper, follow_wrapped=False).parameters.values()
+        parameters = own + [p for p in common if p.kind is p.KEYWORD_ONLY]
+        keyword = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
+        wrapper.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name)(wrapper)
+        return function
+
+    return register
+
+
+@contextmanager
+def _errors(debug: bool) -> Iterator[None]:
+    """The one place that turns an error into a line on stderr and an exit code."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except CifarctlError as error:
+        _leave(error, str(error), error.exit_code, debug)
+    except BrokenPipeError:  # the reader of our stdout has gone, as `| head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  nothing may be flushed to it at exit
+        raise typer.Exit(0) from None
+    except OSError as error:
+        _leave(error, _os_message(error), 1, debug)
+    except Exception as error:  # noqa: BLE001
+        _leave(error, f"unexpected {type(error).__name__}: {error}; --debug shows where", 1, debug)
+
+
+def _os_message(error: OSError) -> str:
+    place = f" {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk{' for' + place if place else ''}; free some, nothing half-written was kept"
+    return f"{error.strerror or error}{':' + place if place else ''}"
+
+
+def _leave(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error)
+    line = " ".join(message.split())
+    sys.stderr.write(f"cifarctl: {line}\n")
+    raise typer.Exit(code) from None

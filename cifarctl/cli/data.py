@@ -1,0 +1,19 @@
+"""Loading images on behalf of a command."""
+
+from typing import TYPE_CHECKING
+
+from cifarctl.cli.command import Run
+
+if TYPE_CHECKING:
+    from cifarctl.data import Dataset, Split
+    from cifarctl.settings import DataSettings
+
+
+def load_data(run: Run, settings: "DataSettings") -> "tuple[Dataset, Split]":
+    """The data set and its split; says loudly where the images are not the real CIFAR-10."""
+    from cifarctl import data
+
+    dataset = data.load(settings)
+    if dataset.notice:
+        run.output.warn(f"WARNING: {dataset.notice}")
+    return dataset, data.split(dataset.train.labels, settings.split, settings.split_seed)

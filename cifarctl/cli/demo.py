@@ -1,0 +1,25 @@
+"""``cifarctl demo``."""
+
+import typer
+
+from cifarctl.cli.command import Run, command
+from cifarctl.cli.data import load_data
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "demo")(demo)
+
+
+def demo(run: Run) -> None:
+    """Show the whole loop in a few minutes: train, stream, drift, detect, relearn, promote, recover."""
+    settings = run.settings()
+    from cifarctl.events import DemoResult
+    from cifarctl.flows.demo import demo as demo_flow
+    from cifarctl.ui.demo import DemoView, demo_summary
+
+    with run.signals() as stop:
+        dataset, split = load_data(run, settings.data)
+        result = run.output.drain(demo_flow(settings, dataset, split, stop=stop), DemoView())
+        if isinstance(result, DemoResult):
+            run.output.result(result, demo_summary(result))

@@ -1,0 +1,64 @@
+"""``cifarctl produce``."""
+
+from typing import Annotated
+
+import typer
+
+from cifarctl.cli.command import Run, command
+from cifarctl.cli.data import load_data
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "produce")(produce)
+
+
+def produce(
+    run: Run,
+    rate: Annotated[float | None, typer.Option(help="Messages a second; 0 = as fast as it goes.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,
+    format: Annotated[str | None, typer.Option(help="Wire format: raw or json.")] = None,
+    drift: Annotated[
+        str,
+        typer.Option(metavar="SCENARIO", help="A preset, or operation[:strength]@start-end, comma-separated."),
+    ] = "",
+    unlabelled: Annotated[float | None, typer.Option(help="Share of images sent without their label.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of order, drift and withheld labels.")] = None,
+) -> None:
+    """Stream images of the stream split into the images topic."""
+    settings = run.settings(
+        {
+            "produce.rate": rate,
+            "produce.format": format,
+            "produce.unlabelled": unlabelled,
+            "produce.seed": seed,
+        }
+    )
+    from cifarctl.data import Scenario
+    from cifarctl.events import ProduceResult
+    from cifarctl.flows.produce import produce as produce_flow
+    from cifarctl.registry import Registry
+    from cifarctl.ui.produce import ProduceView, produce_summary
+
+    scenario = Scenario.parse(drift)
+    with run.signals() as stop:
+        dataset, split = load_data(run, settings.data)
+        registry = Registry(settings.registry)
+        alias = registry.alias(settings.serve.alias)
+        if alias is not None and "stream" in registry.manifest(alias.version).split.seen:
+            run.output.warn(
+                f"note: version {alias.version}, which {alias.name} names, was trained on the images that are streamed now; "
+                "its accuracy on them flatters"
+            )
+        stream = produce_flow(
+            dataset.train.take(split.stream),
+            settings.kafka,
+            settings.produce,
+            settings.serve,
+            count=count,
+            drift=scenario,
+            stop=stop,
+        )
+        result = run.output.drain(stream, ProduceView())
+        if isinstance(result, ProduceResult):
+            run.output.result(result, produce_summary(result))

@@ -1,0 +1,151 @@
+"""``cifarctl registry ...``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cifarctl.cli.command import Run, command
+
+if TYPE_CHECKING:
+    from cifarctl.registry import Registry
+
+Version = Annotated[str, typer.Argument(help="A version number, an alias, or latest.")]
+Alias = Annotated[str, typer.Option(help="The alias to move.")]
+Why = Annotated[str, typer.Option(help="The reason, for the history.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(
+        name="registry",
+        help="The model registry: versions, aliases, history.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    command(group, "list")(list_versions)
+    for function in (show, promote, rollback, history, gc, verify):
+        command(group)(function)
+    command(group, "import")(import_model)
+    app.add_typer(group)
+
+
+def _open(run: Run) -> "Registry":
+    from cifarctl.registry import Registry
+
+    return Registry(run.settings().registry)
+
+
+def list_versions(run: Run) -> None:
+    """List all versions."""
+    from cifarctl.ui.tables import versions_table
+
+    registry = _open(run)
+    aliases = registry.aliases()
+    document = [
+        {
+            "version": manifest.version,
+            "created": manifest.created,
+            "model": manifest.model,
+            "parent": manifest.parent,
+            "metrics": manifest.metrics,
+            "aliases": sorted(name for name, alias in aliases.items() if alias.version == manifest.version),
+        }
+        for manifest in registry.versions()
+    ]
+    run.output.result(document, versions_table(document))
+
+
+def show(run: Run, version: Version) -> None:
+    """Show the manifest of a version."""
+    from cifarctl.ui.tables import manifest_table
+
+    registry = _open(run)
+    manifest = registry.manifest(registry.resolve(version))
+    document = manifest.model_dump(mode="json")
+    run.output.result(document, manifest_table(document, registry.path(manifest.version)))
+
+
+def promote(run: Run, version: Version, alias: Alias = "production", why: Why = "by hand") -> None:
+    """Point an alias at a version, once the version has passed all checks of loading."""
+    from cifarctl.registry.loading import load
+
+    registry = _open(run)
+    number = load(registry, version).manifest.version
+    moved = registry.promote(number, alias=alias, who="cli", why=why)
+    document = {"alias": moved.name, "version": moved.version, "generation": moved.generation}
+    run.output.result(document, f"{moved.name} is now version {moved.version}")
+
+
+def rollback(run: Run, alias: Alias = "production", why: Why = "by hand") -> None:
+    """Step an alias back to what it pointed at before; again, one further."""
+    moved = _open(run).rollback(alias=alias, who="cli", why=why)
+    document = {"alias": moved.name, "version": moved.version, "generation": moved.generation}
+    run.output.result(document, f"{moved.name} is back at version {moved.version}")
+
+
+def history(run: Run, alias: Annotated[str | None, typer.Option(help="Only moves of this alias.")] = None) -> None:
+    """Show who moved which alias, when and why, and what the gate rejected."""
+    from cifarctl.ui.tables import history_table
+
+    moves = _open(run).history(alias)
+    run.output.result([move.model_dump() for move in moves], history_table(moves))
+
+
+def gc(
+    run: Run,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove old versions and what killed writers left behind."""
+    from cifarctl.ui.tables import removed_table
+
+    removed = _open(run).gc(dry_run=dry_run)
+    document = [{"version": r.version, "path": str(r.path), "reason": r.reason, "bytes": r.bytes} for r in removed]
+    run.output.result(document, removed_table(document, dry_run=dry_run))
+
+
+def verify(
+    run: Run,
+    version: Annotated[str | None, typer.Argument(help="A version; all of them when left out.")] = None,
+) -> None:
+    """Put versions through every check of loading."""
+    from cifarctl.errors import IntegrityError, RegistryError
+    from cifarctl.registry.loading import load
+    from cifarctl.ui.tables import verify_table
+
+    registry = _open(run)
+    numbers = [registry.resolve(version)] if version else registry.numbers()
+    problems: dict[int, str | None] = {}
+    for number in numbers:
+        try:
+            load(registry, number)
+            problems[number] = None
+        except RegistryError as error:
+            problems[number] = str(error)
+    document = [{"version": number, "problem": problem} for number, problem in problems.items()]
+    run.output.result(document, verify_table(document))
+    if bad := [problem for problem in problems.values() if problem]:
+        raise IntegrityError("; ".join(bad))
+
+
+def import_model(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="Weights saved by torch.save: a state dictionary.")],
+    model: Annotated[str, typer.Option(help="The architecture of the weights.")] = "net",
+    promote: Annotated[bool, typer.Option("--promote", help="Also make it the production version.")] = False,
+) -> None:
+    """Register weights that another program saved by torch.save (weights only, no code is run)."""
+    from cifarctl.cli.data import load_data
+    from cifarctl.flows.importing import import_weights
+    from cifarctl.registry import Registry
+    from cifarctl.ui.widgets import percent
+
+    settings = run.settings()
+    dataset, split = load_data(run, settings.data)
+    registry = Registry(settings.registry)
+    manifest = import_weights(registry, file, model, dataset, split, settings.data, settings.serve)
+    if promote:
+        registry.promote(manifest.version, who="cli", why=f"imported from {file.name}")
+    accuracy = manifest.metrics["test_accuracy"]
+    document = {"version": manifest.version, "test_accuracy": accuracy, "promoted": promote}
+    run.output.result(document, f"version {manifest.version}: test accuracy {percent(accuracy)}")

@@ -1,0 +1,46 @@
+"""``cifarctl retrain``."""
+
+from typing import Annotated
+
+import typer
+
+from cifarctl.cli.command import Run, command
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "retrain")(retrain)
+
+
+def retrain(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on learning: the learner as a service.")] = False,
+) -> None:
+    """Train one challenger from the labelled examples since the last one and put it before the gate."""
+    settings = run.settings()
+    import torch
+
+    from cifarctl.errors import NotEnoughData, QualityGateError
+    from cifarctl.events import LearnEvent, RetrainResult
+    from cifarctl.flows import learn
+    from cifarctl.ui.learn import RetrainView, outcome
+
+    torch.set_num_threads(settings.online.threads)
+    result: LearnEvent | None = None
+    with run.signals() as stop:
+        if follow:
+            run.output.drain(learn.follow(settings, stop), RetrainView())
+            return
+        failure: NotEnoughData | None = None
+        try:
+            for event in run.output.show(learn.once(settings, stop), RetrainView()):
+                if isinstance(event, RetrainResult):
+                    result = event
+        except NotEnoughData as error:  # the result is told first: scripts read it
+            failure = error
+        if isinstance(result, RetrainResult):
+            run.output.result(result, outcome(result))
+            if failure is not None:
+                raise failure
+            if result.outcome == "rejected":
+                raise QualityGateError(f"the challenger was rejected: {'; '.join(result.reasons)}")

@@ -1,0 +1,51 @@
+"""``cifarctl serve``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarctl.cli.command import Run, command
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "serve")(serve)
+
+
+def serve(
+    run: Run,
+    online: Annotated[bool, typer.Option("--online", help="Also learn from the labels, in a process beside.")] = False,
+    max_messages: Annotated[int | None, typer.Option(min=1, help="Stop after so many inputs.")] = None,
+    idle_timeout: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop when nothing was left to read for so many seconds.")
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="A file to write once the model is loaded and the topic subscribed.")
+    ] = None,
+    print_images: Annotated[bool, typer.Option("--print", help="One line an image instead of the dashboard.")] = False,
+) -> None:
+    """Predict the images of the stream, live."""
+    settings = run.settings()
+    from cifarctl.events import ServeResult
+    from cifarctl.flows.serve import serve as serve_flow
+    from cifarctl.flows.supervise import LearnerProcess
+    from cifarctl.registry import Registry
+    from cifarctl.ui.serve import ServeView, serve_summary
+
+    if print_images:
+        run.output.live = False
+    with run.signals() as stop:
+        stream = serve_flow(
+            Registry(settings.registry),
+            settings.serve,
+            settings.kafka,
+            learner=LearnerProcess(settings) if online else None,
+            max_messages=max_messages,
+            idle_timeout=idle_timeout,
+            ready_file=ready_file,
+            stop=stop,
+        )
+        result = run.output.drain(stream, ServeView(print_images=print_images))
+        if isinstance(result, ServeResult):
+            run.output.result(result, serve_summary(result))

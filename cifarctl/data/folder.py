@@ -1,0 +1,118 @@
+"""A data set of picture files: ``train/<class>/*.png`` and ``test/<class>/*.png``."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cifarctl.data.types import Dataset, Images
+from cifarctl.errors import DataError
+
+SIDE = 32
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm"}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
+MAX_PIXELS = 50_000_000
+CHUNK = 256  # files a task: one task a file spends more time on hand-over than on decoding
+
+# What Pillow raises over broken files.
+_FAILURES = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
+    struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+
+
+def load(directory: Path) -> Dataset:
+    """Read all pictures below `directory`, converted to RGB and resized to 32×32 (antialiased).
+
+    The classes are the folders of ``train``, sorted by name; ``test`` may lack some of them. Names that begin
+    with a dot and files that are no pictures by their suffix are ignored.
+
+    Raises:
+        DataError: ``train`` or ``test`` is absent, there are fewer than two classes, a class has no
+            pictures, ``test`` has a class that ``train`` lacks, or a picture cannot be read or has more than
+            50 million pixels.
+    """
+    train_folders = _class_folders(directory, "train")
+    test_folders = _class_folders(directory, "test")
+    classes = tuple(train_folders)
+    if len(classes) < 2:
+        raise DataError(f"{directory / 'train'} has {len(classes)} class folder(s); it needs at least 2")
+    for name, folder in test_folders.items():
+        if name not in train_folders:
+            raise DataError(f"{folder}: train has no class {name}; add train/{name} or remove this folder")
+    if not test_folders:
+        raise DataError(f"{directory / 'test'} has no class folder; add test/<class>/*.png")
+    return Dataset("folder", classes, _read(train_folders, classes), _read(test_folders, classes), notice=None)
+
+
+def _class_folders(directory: Path, part: str) -> dict[str, Path]:
+    folder = directory / part
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; data.source=folder needs train/<class>/*.png and test/<class>/*.png")
+    return {entry.name: entry for entry in _visible(folder) if entry.is_dir()}
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}; check its permissions") from error
+
+
+def _read(folders: dict[str, Path], classes: tuple[str, ...]) -> Images:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for name, folder in folders.items():
+        pictures = [entry for entry in _visible(folder) if entry.suffix.lower() in SUFFIXES]
+        if not pictures:
+            raise DataError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}); add some or remove it")
+        paths += pictures
+        labels += [classes.index(name)] * len(pictures)
+    pixels = np.empty((len(paths), 3, SIDE, SIDE), np.uint8)
+
+    def decode(start: int) -> None:
+        for position in range(start, min(start + CHUNK, len(paths))):
+            pixels[position] = _decode(paths[position])
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        # Pillow only warns between its limit and twice that; our own limit is lower, but it warns first.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for _ in pool.map(decode, range(0, len(paths), CHUNK)):
+            pass
+    return Images(torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64))
+
+
+def _decode(path: Path) -> np.ndarray:
+    """One picture as (3, 32, 32) uint8."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            # The header alone says how large it is: nothing has been decoded so far.
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"{path} is {image.width}×{image.height}, more than {MAX_PIXELS:,} pixels; shrink or remove it"
+                )
+            picture = _rgb(image)
+            if picture.size != (SIDE, SIDE):
+                picture = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            return np.asarray(picture).transpose(2, 0, 1)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{path} has more than {MAX_PIXELS:,} pixels; shrink or remove it") from error
+    except _FAILURES as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} cannot be read as a picture ({cause}); replace or remove it") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip to white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB Pillow warns about some palettes
+    return image.convert("RGB")

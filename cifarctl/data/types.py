@@ -1,0 +1,37 @@
+"""Images in memory: uint8 tensors that are indexed, never decoded twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: `pixels` (N, 3, 32, 32) uint8, `labels` (N,) int64."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: torch.Tensor) -> Images:
+        """Copies of the images at `index` (M,) int64, in its order."""
+        return Images(self.pixels[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory; `classes[label]` is the name of a label.
+
+    `notice` is what the user must be told loudly, if anything: that these images are synthetic, say, so that
+    accuracies on them are not CIFAR-10's.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    notice: str | None

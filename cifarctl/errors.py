@@ -1,0 +1,80 @@
+"""Every error that cifarctl raises on purpose, and the exit code it becomes.
+
+    CifarctlError                1   something unexpected
+    ├── SettingsError            2   a setting or an option is wrong
+    ├── DataError                3   the data set is absent, altered or unusable
+    ├── RegistryError            4   the registry or a model file is unusable
+    │   ├── VersionNotFound          no such version or alias
+    │   ├── IntegrityError           a model file fails one of the checks of loading
+    │   ├── AliasConflict            somebody else moved the alias first
+    │   └── RegistryBusy             another process holds a lock of the registry
+    ├── BrokerError              5   Kafka cannot be reached or refuses
+    ├── QualityGateError         6   a required quality was not met
+    ├── NotEnoughData            7   too few labelled examples to learn from
+    └── TrainingDiverged         1   the loss is no longer finite
+
+A message is one line: the cause, then the remedy. Foreign errors are mapped to these where they enter
+(the registry, the data sources, the stream package); ``cifarctl.cli`` turns them into a line and an exit code.
+"""
+
+
+class CifarctlError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is the status the command ends with."""
+
+    exit_code = 1
+
+
+class SettingsError(CifarctlError):
+    """A setting, option or argument is wrong."""
+
+    exit_code = 2
+
+
+class DataError(CifarctlError):
+    """The data set is absent, altered or unusable; the message names the file."""
+
+    exit_code = 3
+
+
+class RegistryError(CifarctlError):
+    """The registry or a model file is unusable."""
+
+    exit_code = 4
+
+
+class VersionNotFound(RegistryError):
+    """No such version or alias."""
+
+
+class IntegrityError(RegistryError):
+    """A model file fails one of the checks of loading."""
+
+
+class AliasConflict(RegistryError):
+    """Somebody else moved the alias since it was read."""
+
+
+class RegistryBusy(RegistryError):
+    """Another process holds a lock of the registry."""
+
+
+class BrokerError(CifarctlError):
+    """Kafka cannot be reached, refuses, or is not installed."""
+
+    exit_code = 5
+
+
+class QualityGateError(CifarctlError):
+    """A required quality was not met."""
+
+    exit_code = 6
+
+
+class NotEnoughData(CifarctlError):
+    """Too few labelled examples to learn from."""
+
+    exit_code = 7
+
+
+class TrainingDiverged(CifarctlError):
+    """The training loss is no longer finite."""

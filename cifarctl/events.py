@@ -1,0 +1,374 @@
+"""What the core loops yield: frozen facts, read alike by dashboards, log lines and JSON.
+
+A flow ends with its result, whose fields are the command's JSON document (times in seconds, accuracies 0-1,
+``None`` where nothing was labelled). Nothing here imports torch, so that a front end stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person should know although the work goes on."""
+
+    message: str
+
+
+# --- train
+
+
+@dataclass(frozen=True)
+class TrainStarted:
+    """The run's frame; `first_epoch` is above 1 when a checkpoint is continued."""
+
+    model: str
+    parameters: int
+    images: int
+    epochs: int
+    first_epoch: int
+    batches: int
+    precision: str
+    device: str
+    data: str
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where the run stands; `batch` of this epoch is done, `loss` is a running mean."""
+
+    epoch: int
+    batch: int
+    loss: float
+    learning_rate: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch is over and its checkpoint is on disk."""
+
+    epoch: int
+    loss: float
+    validation_accuracy: float | None
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """JSON of `train`."""
+
+    version: int
+    model: str
+    epochs: int
+    train_images: int
+    validation_accuracy: float | None
+    test_accuracy: float
+    seconds: float
+    images_per_second: float
+    promoted: bool
+    reason: str
+
+
+# --- produce
+
+
+@dataclass(frozen=True)
+class ProduceStarted:
+    """What is sent where; `count` None = until stopped, `rate` 0 = full speed."""
+
+    topic: str
+    images: int
+    count: int | None
+    rate: float
+    format: str
+    drift: str
+
+
+@dataclass(frozen=True)
+class ProduceProgress:
+    """Acknowledged and failed messages so far; `queued` still wait for their delivery report."""
+
+    sent: int
+    failed: int
+    queued: int
+    seconds: float
+    phase: str
+
+
+@dataclass(frozen=True)
+class ProduceResult:
+    """JSON of `produce`."""
+
+    sent: int
+    failed: int
+    seconds: float
+    messages_per_second: float
+
+
+# --- serve
+
+
+@dataclass(frozen=True)
+class ServeStarted:
+    """Loaded and subscribed."""
+
+    topic: str
+    group: str
+    version: int
+    model: str
+    classes: tuple[str, ...]
+    precision: str
+    threads: int
+    online: bool
+
+
+@dataclass(frozen=True)
+class BatchServed:
+    """A micro-batch; arrays of (B,): `labels` -1 = unlabelled, `latency_ms` from produced to predicted."""
+
+    version: int
+    ids: Sequence[str]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    latency_ms: NDArray[np.float64]
+    dead_letters: Sequence[tuple[str, str]]
+    lag: int
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """The running predictor took another version, between two batches."""
+
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class SwapRefused:
+    """A version that the alias names failed its checks; the old one goes on."""
+
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The broker does not answer; the work resumes by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class ServeResult:
+    """JSON of `serve`."""
+
+    predicted: int
+    dead_lettered: int
+    labelled: int
+    accuracy: float | None
+    seconds: float
+    messages_per_second: float
+    latency_ms: dict[str, float | None]
+    model_versions: list[int]
+    swaps: int
+
+
+@dataclass(frozen=True)
+class OnlineServeResult(ServeResult):
+    """JSON of `serve --online`."""
+
+    buffer: dict[str, int]
+    retrains: int
+    promotions: int
+    rollbacks: int
+
+
+# --- learn
+
+
+@dataclass(frozen=True)
+class LearnerStarted:
+    """A learner works from `version`; its buffer holds `size` examples from an earlier run."""
+
+    pid: int
+    version: int
+    strategy: str
+    size: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class LearnerStatus:
+    """Where the learner stands; `accuracy` is prequential over the recent labelled images."""
+
+    labelled: int
+    size: int
+    capacity: int
+    holdout: int
+    class_counts: tuple[int, ...]
+    accuracy: float | None
+    learning_rate: float
+    drift: Literal["calm", "drift"]
+    until_update: int
+
+
+@dataclass(frozen=True)
+class DriftDetected:
+    """The detector saw the prequential error change; `since` labelled images ago, by its own estimate."""
+
+    at: int
+    detector: str
+    since: int
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True)
+class RateChanged:
+    """The learning rate of updates moved."""
+
+    old: float
+    new: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class RetrainStarted:
+    """A challenger is being trained."""
+
+    examples: int
+    trigger: str
+    strategy: str
+    learning_rate: float
+
+
+Outcome = Literal["promoted", "rejected", "not_enough_data"]
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """JSON of `retrain`; `champion` and `challenger` hold version and accuracies."""
+
+    outcome: Outcome
+    examples: int
+    champion: dict[str, Any]
+    challenger: dict[str, Any]
+    reasons: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """The version promoted last did worse on the live stream than the one before, which serves again."""
+
+    old: int
+    new: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ChampionChanged:
+    """Somebody else moved the alias; the learner starts from that version now."""
+
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class LearnerDown:
+    """The learner process ended or hung; it is started again after `delay` seconds."""
+
+    reason: str
+    restarts: int
+    delay: float
+
+
+# --- evaluate
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """JSON of `eval`: `confusion[i][j]` counts images of class i predicted as j."""
+
+    version: int
+    accuracy: float
+    loss: float
+    ece: float
+    per_class: dict[str, float | None]
+    confusion: list[list[int]] = field(repr=False)
+
+
+# --- demo
+
+
+@dataclass(frozen=True)
+class DemoStage:
+    """The demo enters a stage."""
+
+    number: int
+    stages: int
+    title: str
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """JSON of `demo`: accuracies before the drift, in its first 200 images, and over the last 1,000.
+
+    `accuracy_left_alone` is what the first version gets on those last images.
+    """
+
+    data: str
+    images: int
+    drift: str
+    accuracy_clean: float
+    accuracy_after_drift: float
+    accuracy_at_end: float
+    accuracy_left_alone: float
+    retrains: int
+    promotions: int
+    model_versions: list[int]
+    latency_ms: dict[str, float | None]
+    seconds: float
+    registry: str
+
+
+# --- doctor
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that `doctor` looked at; `finding` says what it found and, where it failed, what to do."""
+
+    check: str
+    ok: bool
+    finding: str
+
+
+TrainEvent = TrainStarted | TrainProgress | EpochDone | TrainResult | Notice
+ProduceEvent = ProduceStarted | ProduceProgress | ProduceResult | Waiting | Notice
+LearnEvent = (
+    LearnerStarted
+    | LearnerStatus
+    | DriftDetected
+    | RateChanged
+    | RetrainStarted
+    | RetrainResult
+    | RolledBack
+    | ChampionChanged
+    | Waiting
+    | Notice
+)
+ServeEvent = ServeStarted | BatchServed | Swapped | SwapRefused | ServeResult | LearnerDown | LearnEvent
+DemoEvent = TrainEvent | ServeEvent | DemoStage | DemoResult
+Event = TrainEvent | ProduceEvent | ServeEvent | DemoEvent

@@ -1,0 +1,1 @@
+"""The core loops: generators of events that know nothing of terminals."""

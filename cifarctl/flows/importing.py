@@ -1,0 +1,82 @@
+"""Bringing a model of another program into the registry."""
+
+from __future__ import annotations
+
+import pickle  # noqa: TID251  for the name of an exception only
+from pathlib import Path
+
+import torch
+
+from cifarctl import models
+from cifarctl.data import Dataset, Split
+from cifarctl.errors import IntegrityError, RegistryError
+from cifarctl.flows.evaluate import evaluate
+from cifarctl.flows.publish import publish, split_record
+from cifarctl.models.predictor import Predictor
+from cifarctl.registry import Manifest, Normalisation, Registry
+from cifarctl.settings import DataSettings, ServeSettings
+
+
+def import_weights(
+    registry: Registry,
+    file: Path,
+    name: str,
+    dataset: Dataset,
+    split: Split,
+    data_settings: DataSettings,
+    serve_settings: ServeSettings,
+) -> Manifest:
+    """Publish the state dictionary that torch.save wrote to `file` as a version of architecture `name`.
+
+    The tensors are matched by order and shape where the names differ, as they do when a class of layers is
+    rewritten as a sequence. The normalisation is that of the producers of JSON, which is what the tutorial's model
+    saw; training, validation and stream images all count as seen, since nobody can tell.
+
+    Raises:
+        IntegrityError: the file holds something else, or weights of another shape.
+    """
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
+    except FileNotFoundError:
+        raise RegistryError(f"{file}: no such file") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise IntegrityError(f"{file} holds no plain weights: {str(error).splitlines()[0]}") from None
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise IntegrityError(f"{file} holds no state dictionary; save model.state_dict(), not the model")
+    arguments = {"classes": len(dataset.classes)}
+    model = models.build(name, arguments)
+    wanted = model.state_dict()
+    weights = found if found.keys() == wanted.keys() else dict(zip(wanted, found.values(), strict=False))
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    if len(found) != len(wanted) or shapes != {key: tuple(value.shape) for key, value in wanted.items()}:
+        raise IntegrityError(f"{file} does not fit the architecture {name}: it holds {_describe(found)}")
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise IntegrityError(f"{file} holds numbers that are not finite")
+    model.load_state_dict(weights)
+    normalisation = Normalisation(mean=serve_settings.json_mean, std=serve_settings.json_std)
+    predictor = Predictor(model, normalisation.mean, normalisation.std)
+    validation = evaluate(predictor, dataset.train.take(split.validation))
+    test = evaluate(predictor, dataset.test)
+    return publish(
+        registry,
+        model,
+        name=name,
+        arguments=arguments,
+        normalisation=normalisation,
+        classes=dataset.classes,
+        split=split_record(dataset, split, data_settings, ("train", "validation", "stream")),
+        settings={"file": file.name},
+        metrics={
+            "validation_accuracy": validation.accuracy,
+            "test_accuracy": test.accuracy,
+            "test_loss": test.loss,
+        },
+        parent=None,
+        origin="import",
+    )
+
+
+def _describe(tensors: dict[str, torch.Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(tensors.items())[:12])

@@ -1,0 +1,121 @@
+"""The learner as a child process that may die or hang without anyone noticing but its supervisor."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from types import TracebackType
+
+from cifarctl import events
+from cifarctl.flows import learn
+from cifarctl.settings import Settings
+
+FIRST_DELAY = 1.0  # seconds before the first restart; doubled each time
+LONGEST_DELAY = 60.0
+STOP_TIMEOUT = 5.0  # seconds for the learner to save its work
+
+
+class LearnerProcess:
+    """Starts the learner, hands on its events, and starts it again with growing delays when it ends or is silent.
+
+    Nothing here ever waits for the learner, but for the farewell at the end.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._clock = settings, clock
+        self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+        self._heard = 0.0
+        self._restarts = 0
+        self._start_at = 0.0
+        self._last_notice = ""
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running learner."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that the learner uses."""
+        return self._settings.online.threads
+
+    def __enter__(self) -> LearnerProcess:
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the learner save its work, then end it; its last events stay to be polled."""
+        self._stopping = True
+        if self._process is None or self._pipe is None:
+            return
+        with suppress(OSError):
+            self._pipe.send("stop")
+        self._process.join(STOP_TIMEOUT)
+        self._end()
+
+    def poll(self) -> Iterator[events.ServeEvent]:
+        """What the learner has said since the last time; restarts it when that is due. Never blocks."""
+        if self._pipe is not None:
+            try:
+                while self._pipe.poll():
+                    event = self._pipe.recv()
+                    self._heard = self._clock()
+                    if event is None:
+                        continue
+                    if isinstance(event, events.LearnerStatus) and event.labelled:
+                        self._restarts = 0  # it works: an end after this is a new misfortune
+                    if isinstance(event, events.Notice):
+                        self._last_notice = event.message
+                    yield event
+            except (EOFError, OSError):
+                pass
+        if self._stopping:
+            return
+        if self._process is None:
+            if self._clock() >= self._start_at:
+                self._start()
+        elif not self._process.is_alive():
+            yield self._down(self._ended())
+        elif self._clock() - self._heard > self._settings.online.heartbeat_timeout:
+            self._end()
+            yield self._down(f"silent for {self._settings.online.heartbeat_timeout:g} s, so it was ended")
+
+    def _start(self) -> None:
+        self._pipe, theirs = self._context.Pipe()
+        self._process = self._context.Process(
+            target=learn.run_process, args=(self._settings, theirs), name="learner", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._heard = self._clock()
+        self._last_notice = ""
+
+    def _end(self) -> None:
+        assert self._process is not None
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+
+    def _ended(self) -> str:
+        assert self._process is not None
+        code = self._process.exitcode or 0
+        how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return f"{how}: {self._last_notice}" if self._last_notice else how
+
+    def _down(self, reason: str) -> events.LearnerDown:
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2**self._restarts)
+        self._restarts += 1
+        self._start_at = self._clock() + delay
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+        return events.LearnerDown(reason, self._restarts, delay)

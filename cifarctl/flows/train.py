@@ -1,0 +1,342 @@
+"""Offline training: from labelled images to a version in the registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cifarctl import events, models
+from cifarctl.data import Dataset, Images, Split, augment
+from cifarctl.errors import RegistryError, TrainingDiverged
+from cifarctl.flows.evaluate import evaluate
+from cifarctl.flows.publish import publish, split_record
+from cifarctl.models.predictor import Precision, Predictor, autocast, choose_device, choose_precision
+from cifarctl.models.preprocess import normalise
+from cifarctl.registry import Manifest, Normalisation, Registry, checkpoint
+from cifarctl.registry.loading import load
+from cifarctl.settings import DataSettings, TrainSettings
+
+PROGRESS_INTERVAL = 0.1  # seconds between two TrainProgress events
+WARM_UP = 0.25  # share of the steps in which the learning rate rises
+
+
+def one_cycle(step: int, steps: int, peak: float) -> float:
+    """The learning rate of `step` of `steps`: a cosine rise to `peak`, then a cosine fall to nearly zero.
+
+    Smith and Topin 2018, Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates.
+    """
+    rise = max(1.0, WARM_UP * steps)
+    low, part = (peak / 25, step / rise) if step < rise else (peak / 1e4, (steps - step) / max(1.0, steps - rise))
+    return low + (peak - low) * (1 - math.cos(math.pi * min(part, 1.0))) / 2
+
+
+def train(
+    dataset: Dataset,
+    split: Split,
+    registry: Registry,
+    settings: TrainSettings,
+    data_settings: DataSettings,
+    *,
+    full: bool = False,
+    resume: bool = False,
+    promote: bool | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[events.TrainEvent]:
+    """Train a model, publish it, and promote it where it is better (`promote` None) or as told.
+
+    `full` trains on every training image, validation and stream included. When `stop` is set the run leaves
+    its checkpoint and ends without a result; `resume` continues it, bit for bit on the same machine.
+
+    Raises:
+        TrainingDiverged: the loss is not finite; the last good checkpoint stays.
+        RegistryError: nothing to resume, or the registry cannot be written.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device)
+    images = dataset.train if full else dataset.train.take(split.train)
+    validation = None if full else dataset.train.take(split.validation)
+    record = split_record(dataset, split, data_settings, ("train", "validation", "stream") if full else ("train",))
+    path = _checkpoint_path(registry, settings, record.model_dump(mode="json"))
+
+    run = _Run.start(settings, images, len(dataset.classes), device)
+    if resume:
+        run.restore(path)
+    else:
+        path.unlink(missing_ok=True)
+    first_epoch = run.step // run.batches + 1
+    yield events.TrainStarted(
+        model=settings.model,
+        parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+        images=len(images),
+        epochs=settings.epochs,
+        first_epoch=first_epoch,
+        batches=run.batches,
+        precision=run.precision,
+        device=str(device),
+        data=dataset.name,
+    )
+
+    for epoch in range(first_epoch, settings.epochs + 1):
+        began, before = time.perf_counter(), run.step
+        yield from run.epoch(epoch, stop)
+        if stop is not None and stop.is_set():
+            run.save(path)
+            yield events.Notice(f"interrupted in epoch {epoch}; continue with the same command and --resume")
+            return
+        seconds = time.perf_counter() - began
+        run.seconds += seconds
+        run.save(path)
+        yield events.EpochDone(
+            epoch=epoch,
+            loss=run.mean_loss,
+            validation_accuracy=evaluate(run.predictor(), validation).accuracy if validation else None,
+            seconds=seconds,
+            images_per_second=(run.step - before) * run.batch_size / seconds,
+        )
+
+    predictor = run.predictor()
+    accuracy = evaluate(predictor, validation).accuracy if validation else None
+    test = evaluate(predictor, dataset.test)
+    manifest = publish(
+        registry,
+        run.model,
+        name=settings.model,
+        arguments=run.arguments,
+        normalisation=run.normalisation,
+        classes=dataset.classes,
+        split=record,
+        settings=settings.model_dump(mode="json"),
+        metrics={"validation_accuracy": accuracy, "test_accuracy": test.accuracy, "test_loss": test.loss},
+        parent=None,
+        origin="train",
+    )
+    path.unlink(missing_ok=True)
+    promoted, reason = _promote(registry, manifest, validation, promote)
+    yield events.TrainResult(
+        version=manifest.version,
+        model=settings.model,
+        epochs=settings.epochs,
+        train_images=len(images),
+        validation_accuracy=accuracy,
+        test_accuracy=test.accuracy,
+        seconds=run.seconds,
+        images_per_second=settings.epochs * run.batches * run.batch_size / run.seconds,
+        promoted=promoted,
+        reason=reason,
+    )
+
+
+@dataclass
+class _Run:
+    """All that changes while training, and so all that a checkpoint holds."""
+
+    settings: TrainSettings
+    images: Images
+    device: torch.device
+    model: nn.Module
+    arguments: dict[str, Any]
+    normalisation: Normalisation
+    optimiser: torch.optim.Optimizer
+    precision: Precision
+    generator: torch.Generator
+    batch_size: int
+    batches: int
+    step: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+    @classmethod
+    def start(cls, settings: TrainSettings, images: Images, classes: int, device: torch.device) -> _Run:
+        arguments = {"classes": classes}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            model = models.build(settings.model, arguments)
+        model = model.to(device).to(memory_format=torch.channels_last)
+        batch_size = min(settings.batch_size, len(images))
+        return cls(
+            settings=settings,
+            images=images,
+            device=device,
+            model=model,
+            arguments=arguments,
+            normalisation=_normalisation(images),
+            optimiser=torch.optim.AdamW(
+                model.parameters(), weight_decay=settings.weight_decay, fused=device.type in {"cpu", "cuda"}
+            ),
+            precision=choose_precision(settings.precision, model, device, batch_size, train=True),
+            generator=torch.Generator().manual_seed(settings.seed),
+            batch_size=batch_size,
+            batches=len(images) // batch_size,
+        )
+
+    def epoch(self, epoch: int, stop: threading.Event | None) -> Iterator[events.TrainProgress]:
+        """The rest of `epoch` from the present step on; ends early when `stop` is set."""
+        settings, steps = self.settings, self.settings.epochs * self.batches
+        order_seed = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.images), generator=order_seed)
+        first = self.step % self.batches
+        if first == 0:
+            self.loss_sum, self.loss_count = 0.0, 0
+        self.model.train()
+        began = shown = time.perf_counter()
+        for batch in range(first, self.batches):
+            if stop is not None and stop.is_set():
+                return
+            index = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            pixels = augment(
+                self.images.pixels[index],
+                self.generator,
+                crop_padding=settings.crop_padding,
+                flip=settings.flip,
+            )
+            labels = self.images.labels[index].to(self.device)
+            inputs = normalise(pixels.to(self.device), self.normalisation.mean, self.normalisation.std)
+            rate = one_cycle(self.step, steps, settings.learning_rate)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            with autocast(self.device, self.precision):
+                logits = self.model(inputs)
+            loss = functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingDiverged(
+                    f"the loss is {value} at step {self.step + 1} (epoch {epoch}, batch {batch + 1}); the checkpoint "
+                    f"of the last whole epoch is kept; lower train.learning_rate (now {settings.learning_rate:g})"
+                )
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+            self.step += 1
+            self.loss_sum += value
+            self.loss_count += 1
+            now = time.perf_counter()
+            if now - shown >= PROGRESS_INTERVAL or batch + 1 == self.batches:
+                shown = now
+                speed = (batch + 1 - first) / (now - began)
+                yield events.TrainProgress(
+                    epoch=epoch,
+                    batch=batch + 1,
+                    loss=self.mean_loss,
+                    learning_rate=rate,
+                    images_per_second=speed * self.batch_size,
+                    seconds_left=(steps - self.step) / speed,
+                )
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss_sum / max(1, self.loss_count)
+
+    def predictor(self) -> Predictor:
+        return Predictor(
+            self.model,
+            self.normalisation.mean,
+            self.normalisation.std,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    def save(self, path: Path) -> None:
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for number, values in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in values.items()}
+        tensors["generator"] = self.generator.get_state()
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "precision": self.precision,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+        }
+        checkpoint.save(path, tensors, state)
+
+    def restore(self, path: Path) -> None:
+        found = checkpoint.load(path)
+        if found is None:
+            raise RegistryError(
+                f"nothing to resume: no checkpoint of a run with these settings in {path.parent}; "
+                "repeat the options of the interrupted run, or leave out --resume"
+            )
+        tensors, state = found
+        self.model.load_state_dict(
+            {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        )
+        inner: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimiser."):
+                _, number, key = name.split(".", 2)
+                inner.setdefault(int(number), {})[key] = value
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": inner})
+        self.generator.set_state(tensors["generator"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.precision = state["precision"]
+        self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
+
+
+def _normalisation(images: Images) -> Normalisation:
+    """Mean and deviation of each channel, on the 0-1 scale, over all pixels of `images`."""
+    # A histogram of the 256 levels is exact and needs no float copy of the images.
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in range(3):
+        share = torch.bincount(images.pixels[:, channel].flatten(), minlength=256).double()
+        share /= share.sum()
+        centre = (share * levels).sum()
+        mean.append(centre.item())
+        std.append(max((share * (levels - centre) ** 2).sum().sqrt().item(), 1e-3))
+    return Normalisation(mean=tuple(mean), std=tuple(std))
+
+
+def _checkpoint_path(registry: Registry, settings: TrainSettings, split: dict[str, Any]) -> Path:
+    """Where the run of these settings over these images keeps its checkpoint."""
+    text = json.dumps([settings.model_dump(mode="json"), split], sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return registry.dir / "training" / f"{settings.model}-{name}.safetensors"
+
+
+def _promote(registry: Registry, new: Manifest, validation: Images | None, wanted: bool | None) -> tuple[bool, str]:
+    """Move `production` to `new` where that is right; whether it was moved, and why."""
+    current = registry.alias("production")
+    if wanted is None:
+        wanted, reason = _better(registry, new, None if current is None else current.version, validation)
+    else:
+        reason = "by --promote" if wanted else "by --no-promote"
+    if wanted:
+        registry.promote(
+            new.version,
+            who="train",
+            why=reason,
+            expected_generation=current.generation if current else 0,
+        )
+    return wanted, reason
+
+
+def _better(registry: Registry, new: Manifest, current: int | None, validation: Images | None) -> tuple[bool, str]:
+    if current is None:
+        return True, "there was no production version"
+    if validation is None:
+        return False, "trained on the validation images too, so it cannot be compared; --promote forces it"
+    try:
+        old = load(registry, current)
+    except RegistryError as error:
+        return True, f"production version {current} cannot be loaded: {error}"
+    if old.manifest.classes != new.classes:
+        return False, f"production version {current} has other classes; --promote forces it"
+    predictor = Predictor(old.model, old.manifest.normalisation.mean, old.manifest.normalisation.std)
+    before, after = evaluate(predictor, validation).accuracy, new.metrics["validation_accuracy"] or 0.0
+    return (
+        after > before,
+        f"validation accuracy {after:.4f} against {before:.4f} of production version {current}",
+    )

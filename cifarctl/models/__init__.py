@@ -1,0 +1,33 @@
+"""Architectures by name. A new one joins by one file in ``architectures/`` with a ``build`` function."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+from torch import nn
+
+from cifarctl.errors import SettingsError
+from cifarctl.models import architectures
+
+
+def names() -> list[str]:
+    """Names of all architectures."""
+    return sorted(module.name for module in pkgutil.iter_modules(architectures.__path__))
+
+
+def build(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """A freshly initialised model; its parameters take their values from torch's global generator.
+
+    Raises:
+        SettingsError: no architecture of that name, or it does not take these arguments.
+    """
+    if name not in names():
+        raise SettingsError(f"train.model = {name}: no such architecture; there are {', '.join(names())}")
+    module = importlib.import_module(f"{architectures.__name__}.{name}")
+    try:
+        model: nn.Module = module.build(**arguments)
+    except TypeError as error:
+        raise SettingsError(f"train.model = {name}: {error}") from None
+    return model

@@ -1,0 +1,1 @@
+"""Learning from the labels that arrive: buffer, drift detection, strategies, gate."""

@@ -1,0 +1,207 @@
+"""The replay buffer: a bounded memory of labelled stream images in preallocated arrays."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from cifarctl.data import Images
+
+SHAPE = (3, 32, 32)
+HORIZON = 50_000  # ids remembered, so that an image delivered twice is learned from once
+
+
+class Ring:
+    """The newest `capacity` images, oldest first out."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.pixels = torch.zeros((capacity, *SHAPE), dtype=torch.uint8)
+        self.labels = torch.zeros(capacity, dtype=torch.int64)
+        self.added = 0
+
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    def add(self, pixels: torch.Tensor, label: int) -> tuple[torch.Tensor, int] | None:
+        """Put in one image (3, 32, 32); what it displaced, if anything."""
+        slot = self.added % self.capacity
+        displaced = None
+        if self.added >= self.capacity:
+            displaced = self.pixels[slot].clone(), int(self.labels[slot])
+        self.pixels[slot], self.labels[slot] = pixels, label
+        self.added += 1
+        return displaced
+
+    def newest(self, count: int) -> Images:
+        """The last `count` images (fewer where it holds fewer), oldest first."""
+        count = min(count, len(self))
+        index = torch.arange(self.added - count, self.added) % self.capacity
+        return Images(self.pixels[index], self.labels[index])
+
+    def restore(self, images: Images, added: int) -> None:
+        """Fill with the newest images of a checkpoint, `added` ones in all having passed through."""
+        self.added = added - len(images)
+        for pixels, label in zip(images.pixels, images.labels.tolist(), strict=True):
+            slot = self.added % self.capacity
+            self.pixels[slot], self.labels[slot] = pixels, label
+            self.added += 1
+
+
+class Reservoir:
+    """A class-balanced sample of all that was offered.
+
+    Chrysakis and Moens 2020, Online Continual Learning from Imbalanced Data: while there is room all is kept;
+    then an image of a class that is not the largest displaces one of the largest, and an image of a class that
+    once was the largest takes a random place of its own class with the chance of reservoir sampling.
+    """
+
+    def __init__(self, capacity: int, classes: int, generator: torch.Generator) -> None:
+        self.capacity = capacity
+        self.pixels = torch.zeros((capacity, *SHAPE), dtype=torch.uint8)
+        self.labels = torch.full((capacity,), -1, dtype=torch.int64)
+        self.size = 0
+        self.seen = torch.zeros(classes, dtype=torch.int64)
+        self.full = torch.zeros(classes, dtype=torch.bool)
+        self._generator = generator
+
+    def __len__(self) -> int:
+        return self.size
+
+    def add(self, pixels: torch.Tensor, label: int) -> None:
+        """Offer one image (3, 32, 32)."""
+        self.seen[label] += 1
+        slot = self._slot(label)
+        if slot is not None:
+            self.pixels[slot], self.labels[slot] = pixels, label
+
+    def images(self) -> Images:
+        """All that is held."""
+        return Images(self.pixels[: self.size], self.labels[: self.size])
+
+    def _slot(self, label: int) -> int | None:
+        if self.size < self.capacity:
+            self.size += 1
+            return self.size - 1
+        counts = torch.bincount(self.labels, minlength=len(self.seen))
+        largest = counts == counts.max()
+        self.full |= largest
+        if not self.full[label]:
+            return self._pick(torch.nonzero(largest[self.labels]).squeeze(1))
+        if self._random(int(self.seen[label])) < int(counts[label]):
+            return self._pick(torch.nonzero(self.labels == label).squeeze(1))
+        return None
+
+    def _pick(self, slots: torch.Tensor) -> int:
+        return int(slots[self._random(len(slots))])
+
+    def _random(self, high: int) -> int:
+        return int(torch.randint(high, (1,), generator=self._generator))
+
+
+class ReplayBuffer:
+    """Recent window, class-balanced reservoir of what has left it, and a held-out part for the gate.
+
+    `capacity` bounds window and reservoir together, half each. Every `holdout_every`-th image goes to the
+    held-out ring and is never trained on. An id within the last 50,000 is refused. Memory: 3,080 bytes an image,
+    all taken at the start.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        classes: int,
+        *,
+        holdout_size: int,
+        holdout_every: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.capacity = capacity
+        self.classes = classes
+        self.recent = Ring(capacity - capacity // 2)
+        self.reservoir = Reservoir(capacity // 2, classes, generator)
+        self.holdout = Ring(holdout_size)
+        self.labelled = 0
+        self.duplicates = 0
+        self._every = holdout_every
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Images that may be trained on; never more than `capacity`."""
+        return len(self.recent) + len(self.reservoir)
+
+    def add(self, image_id: str, pixels: torch.Tensor, label: int) -> bool:
+        """Keep one labelled image (3, 32, 32) uint8; False where its id was seen before.
+
+        Raises:
+            ValueError: the label is no class.
+        """
+        if not 0 <= label < self.classes:
+            raise ValueError(f"label {label} is not one of {self.classes} classes")
+        if image_id in self._ids:
+            self.duplicates += 1
+            return False
+        self._ids[image_id] = None
+        if len(self._ids) > HORIZON:
+            self._ids.popitem(last=False)
+        self.labelled += 1
+        if self.labelled % self._every == 0:
+            self.holdout.add(pixels, label)
+        elif (displaced := self.recent.add(pixels, label)) is not None:
+            self.reservoir.add(*displaced)
+        return True
+
+    def class_counts(self) -> tuple[int, ...]:
+        """Images held of each class."""
+        labels = torch.cat([self.recent.newest(len(self.recent)).labels, self.reservoir.images().labels])
+        return tuple(torch.bincount(labels, minlength=self.classes).tolist())
+
+    def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and JSON-able state from which `load` makes the same buffer again."""
+        recent, kept, held = (
+            self.recent.newest(len(self.recent)),
+            self.reservoir.images(),
+            self.holdout.newest(10**9),
+        )
+        tensors = {
+            "recent.pixels": recent.pixels,
+            "recent.labels": recent.labels,
+            "reservoir.pixels": kept.pixels,
+            "reservoir.labels": kept.labels,
+            "reservoir.seen": self.reservoir.seen,
+            "reservoir.full": self.reservoir.full,
+            "holdout.pixels": held.pixels,
+            "holdout.labels": held.labels,
+        }
+        state = {
+            "capacity": self.capacity,
+            "holdout_capacity": self.holdout.capacity,
+            "classes": self.classes,
+            "recent_added": self.recent.added,
+            "holdout_added": self.holdout.added,
+            "labelled": self.labelled,
+            "duplicates": self.duplicates,
+            "ids": list(self._ids),
+        }
+        return tensors, state
+
+    def fits(self, state: Mapping[str, Any]) -> bool:
+        """Whether a dump was made by a buffer of the same sizes."""
+        mine = (self.capacity, self.holdout.capacity, self.classes)
+        return mine == (state["capacity"], state["holdout_capacity"], state["classes"])
+
+    def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Take over a dump of a buffer of the same sizes."""
+        self.recent.restore(Images(tensors["recent.pixels"], tensors["recent.labels"]), state["recent_added"])
+        self.holdout.restore(Images(tensors["holdout.pixels"], tensors["holdout.labels"]), state["holdout_added"])
+        self.reservoir.size = len(tensors["reservoir.labels"])
+        self.reservoir.pixels[: self.reservoir.size] = tensors["reservoir.pixels"]
+        self.reservoir.labels[: self.reservoir.size] = tensors["reservoir.labels"]
+        self.reservoir.seen.copy_(tensors["reservoir.seen"])
+        self.reservoir.full.copy_(tensors["reservoir.full"])
+        self.labelled, self.duplicates = state["labelled"], state["duplicates"]
+        ids: Sequence[str] = state["ids"]
+        self._ids = OrderedDict.fromkeys(ids)

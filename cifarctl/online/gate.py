@@ -1,0 +1,70 @@
+"""The gate: the only way into production. A pure function of two records."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a model did: on the same held-out stream images as its rival, (N,) bool, and on the validation images."""
+
+    correct: NDArray[np.bool_]
+    validation_accuracy: float
+
+    @property
+    def stream_accuracy(self) -> float | None:
+        """Share of the held-out stream images that it got right; None where there are none."""
+        return float(self.correct.mean()) if len(self.correct) else None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict and, whatever it is, the figures behind it."""
+
+    promote: bool
+    reasons: tuple[str, ...]
+
+
+def decide(champion: Record, challenger: Record, *, alpha: float, validation_floor: float) -> Decision:
+    """Whether `challenger` shall replace `champion`.
+
+    It must be better on held-out stream images by the one-sided exact McNemar test (McNemar 1947; on the images that just
+    one of the two gets right, a sign test) at level `alpha`, and its validation accuracy must not be below
+    `validation_floor`, which stands still while champions change, so that small losses cannot add up.
+
+    Raises:
+        ValueError: the two were not judged on the same number of images.
+    """
+    if len(champion.correct) != len(challenger.correct):
+        raise ValueError(f"{len(champion.correct)} and {len(challenger.correct)} images cannot be compared in pairs")
+    gained = int((challenger.correct & ~champion.correct).sum())
+    lost = int((champion.correct & ~challenger.correct).sum())
+    p_value = sign_test(gained, lost)
+    better = p_value <= alpha
+    sound = math.isfinite(challenger.validation_accuracy) and challenger.validation_accuracy >= validation_floor
+    stream = (
+        f"held-out stream images: {_percent(challenger.stream_accuracy)} against {_percent(champion.stream_accuracy)} "
+        f"(gains {gained}, loses {lost} of {len(champion.correct)}; p = {p_value:.4f}, "
+        f"{'at most' if better else 'above'} {alpha:g})"
+    )
+    validation = (
+        f"validation accuracy {_percent(challenger.validation_accuracy)}, "
+        f"{'not below' if sound else 'below'} the floor of {_percent(validation_floor)}"
+    )
+    return Decision(better and sound, (stream, validation))
+
+
+def sign_test(gained: int, lost: int) -> float:
+    """Probability of at least `gained` heads in `gained + lost` throws of a fair coin."""
+    throws = gained + lost
+    tails: int = sum(math.comb(throws, heads) for heads in range(gained, throws + 1))
+    return float(tails / 2**throws)
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{share:.1%}"

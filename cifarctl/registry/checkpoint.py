@@ -1,0 +1,46 @@
+"""Work in progress on disk: tensors and a JSON document in one safetensors file, replaced atomically."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+
+from cifarctl.errors import RegistryError
+from cifarctl.registry.files import replace_file
+
+_STATE = "state"
+
+
+def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Replace `path` by these tensors and this JSON-able state, all or nothing.
+
+    Raises:
+        RegistryError: the file cannot be written.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    replace_file(path, safetensors.save(contiguous, metadata={_STATE: json.dumps(state)}))
+
+
+def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """The tensors and state of `path`, or None where there is no such file.
+
+    Raises:
+        RegistryError: the file is no checkpoint.
+    """
+    try:
+        content = path.read_bytes()
+        tensors = safetensors.load(content)
+        (length,) = struct.unpack_from("<Q", content)  # safetensors.load drops the metadata of the header
+        state: dict[str, Any] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_STATE])
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RegistryError(f"{path} cannot be read ({error}); delete it to start afresh") from None
+    return tensors, state

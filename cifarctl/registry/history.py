@@ -1,0 +1,105 @@
+"""The history of alias moves and of refusals to move: ``history.jsonl``, written ahead of the alias itself.
+
+A move is appended and synced before the alias file is replaced. A crash between the two leaves a line whose
+generation the alias never reached: it did not happen, readers pass over it, and the next move takes the same
+generation again, so of several lines with one generation the last one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cifarctl.registry.files import append_line, os_errors
+
+
+class Move(BaseModel):
+    """One move of an alias; `reject` is a challenger that the gate refused, and moves nothing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    time: str = Field(description="ISO 8601, UTC")
+    alias: str
+    action: Literal["promote", "rollback", "reject"]
+    from_version: int | None
+    to_version: int
+    who: str
+    why: str
+    generation: int
+    epoch: int | None = None
+
+    @field_validator("time")
+    @classmethod
+    def _with_zone(cls, time: str) -> str:
+        if datetime.fromisoformat(time).tzinfo is None:
+            raise ValueError("the time needs its zone")
+        return time
+
+
+def append_move(path: Path, move: Move) -> None:
+    """Add `move` durably.
+
+    Raises:
+        RegistryError: the file cannot be written.
+    """
+    append_line(path, move.model_dump_json().encode())
+
+
+def read_moves(path: Path) -> list[Move]:
+    """Every line that is a move, also those that no alias reached; torn lines are passed over.
+
+    Raises:
+        RegistryError: the file cannot be read.
+    """
+    with os_errors(path):
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return []
+    moves = []
+    for line in text.split(b"\n"):
+        try:
+            moves.append(Move.model_validate_json(line))
+        except ValidationError:  # a crash tore this line before its move took place
+            continue
+    return moves
+
+
+def reached(moves: Iterable[Move], generations: Mapping[str, int]) -> list[Move]:
+    """The moves that took place and all refusals, oldest first, given the generation that each alias has."""
+    found = list(moves)
+    last = {(move.alias, move.generation): index for index, move in enumerate(found) if move.action != "reject"}
+    return [
+        move
+        for index, move in enumerate(found)
+        if move.action == "reject"
+        or (last[move.alias, move.generation] == index and move.generation <= generations.get(move.alias, 0))
+    ]
+
+
+def stack(moves: Iterable[Move]) -> list[int]:
+    """Versions that rollbacks of one alias walk back through, the present one last.
+
+    A promotion pushes; a rollback pops down to the version that it went back to.
+    """
+    versions: list[int] = []
+    for move in moves:
+        if move.action == "reject":
+            continue
+        if move.action == "rollback":
+            while versions and versions[-1] != move.to_version:
+                versions.pop()
+        if not versions or versions[-1] != move.to_version:
+            versions.append(move.to_version)
+    return versions
+
+
+def rollback_target(moves: Iterable[Move], exists: Callable[[int], bool]) -> int | None:
+    """The version that the next rollback of one alias goes to; None when there is nothing to go back to."""
+    versions = stack(moves)
+    earlier = reversed(versions[:-1])
+    return next((version for version in earlier if version != versions[-1] and exists(version)), None)

@@ -1,0 +1,443 @@
+"""All settings of cifarctl: one frozen model, a section for each component.
+
+Sources, strongest first: command-line options and ``--set``, environment (``CIFARCTL_KAFKA__TOPIC_PREFIX``),
+``.env``, ``cifarctl.toml``, default. This is the only module that reads the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import SettingsError as SourceError
+
+from cifarctl.errors import SettingsError
+
+PREFIX = "CIFARCTL_"
+NESTED = "__"
+TOML_FILE = "cifarctl.toml"
+DOTENV_FILE = ".env"
+MASK = "********"
+SECRET_WORDS = ("password", "secret", "token", "ssl.key", "jaas")
+
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+PositiveInt: TypeAlias = Annotated[int, Field(ge=1)]
+PositiveFloat: TypeAlias = Annotated[float, Field(gt=0)]
+Channels: TypeAlias = tuple[float, float, float]
+
+
+def _spread(deviation: Channels) -> Channels:
+    if min(deviation) <= 0:
+        raise ValueError("every channel's standard deviation must be greater than 0")
+    return deviation
+
+
+def _whole(shares: Channels) -> Channels:
+    if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError("the three shares must be greater than 0 and add up to 1")
+    return shares
+
+
+Shares: TypeAlias = Annotated[Channels, AfterValidator(_whole)]
+Deviation: TypeAlias = Annotated[Channels, AfterValidator(_spread)]
+
+
+class Section(BaseModel):
+    """A group of settings; frozen, and closed so that a misspelt name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataSettings(Section):
+    """Where images come from and how the training images are split."""
+
+    source: Literal["auto", "cifar10", "folder", "synthetic"] = Field(
+        "auto", description="cifar10, folder, synthetic, or auto: cifar10 where it can be had, else synthetic"
+    )
+    dir: Path = Field(
+        Path("data"), description="folder that holds cifar-10-batches-py, or train/ and test/ of pictures"
+    )
+    download: bool = Field(True, description="download CIFAR-10 when it is absent")
+    split: Shares = Field((0.7, 0.1, 0.2), description="shares of the training images for train, validation and stream")
+    split_seed: int = Field(0, ge=0, description="seed of the stratified split")
+    synthetic_images: Annotated[int, Field(ge=500)] = Field(
+        20_000, description="training images that the synthetic source draws (a fifth as many for test)"
+    )
+
+
+class TrainSettings(Section):
+    """Offline training."""
+
+    model: str = Field("net", description="architecture: a module of cifarctl/models/architectures")
+    epochs: PositiveInt = Field(10, description="passes over the training images")
+    batch_size: PositiveInt = Field(128, description="images a step")
+    learning_rate: PositiveFloat = Field(8e-3, description="peak of the one-cycle schedule (AdamW)")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(5e-2, description="decoupled weight decay")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="share of each label spread evenly")
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(
+        2, description="pixels of reflected border for random crops"
+    )
+    flip: bool = Field(True, description="mirror half of the images of every batch")
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="arithmetic of training; auto takes bfloat16 where it measures faster"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 = every core")
+    seed: int = Field(0, ge=0, description="seed of initial weights, order and augmentation")
+
+
+class KafkaSettings(Section):
+    """Connection, topics and delivery."""
+
+    bootstrap_servers: str = Field(
+        "127.0.0.1:9092", min_length=1, description="broker addresses, host:port[,host:port]"
+    )
+    topic_prefix: str = Field(
+        "cifar",
+        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+        description="topics are <prefix>.images, .labels, .predictions, ...",
+    )
+    group_id: str = Field("cifarctl", min_length=1, description="consumer group of serve; the learner adds .learner")
+    partitions: PositiveInt = Field(3, description="partitions of topics that cifarctl creates")
+    replication: PositiveInt = Field(1, description="replicas of topics that cifarctl creates")
+    delivery: Literal["at-least-once"] = Field(
+        "at-least-once", description="offsets are committed after the predictions are acknowledged"
+    )
+    commit_interval_ms: PositiveInt = Field(100, description="milliseconds between commits of serve")
+    session_timeout_ms: Annotated[int, Field(ge=1000)] = Field(
+        6000, description="after this silence a dead replica's partitions move on"
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        8.0, description="seconds to wait for a broker that does not answer"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how clients connect"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
+        None, description="SASL mechanism, with a SASL protocol"
+    )
+    sasl_username: str | None = Field(None, description="SASL user")
+    sasl_password: SecretStr | None = Field(None, description="SASL password")
+    ssl_ca_location: Path | None = Field(None, description="file of trusted certificates")
+    options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="any further librdkafka option, for example kafka.options.linger.ms"
+    )
+
+
+class ProduceSettings(Section):
+    """What `produce` sends and how fast."""
+
+    rate: Annotated[float, Field(ge=0)] = Field(0.2, description="messages a second; 0 = as fast as it goes")
+    format: Literal["raw", "json"] = Field("raw", description="wire format: raw bytes, or the tutorial's JSON")
+    unlabelled: Fraction = Field(0.0, description="share of images sent without their label")
+    seed: int = Field(0, ge=0, description="seed of order, drift noise and which labels are left out")
+
+
+class ServeSettings(Section):
+    """The stream predictor."""
+
+    batch_size: PositiveInt = Field(128, description="most messages in a micro-batch")
+    max_wait_ms: PositiveInt = Field(5, description="milliseconds to wait for a micro-batch to fill")
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="arithmetic of prediction; auto takes bfloat16 where it measures faster"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, ...")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="CPU threads; 0 = every core, less the learner's with --online"
+    )
+    alias: str = Field("production", pattern=r"^[a-z][a-z0-9_-]{0,63}$", description="registry alias that is served")
+    alias_interval: PositiveFloat = Field(0.5, description="seconds between looks at the alias")
+    json_mean: Channels = Field((0.5, 0.5, 0.5), description="mean that producers of JSON subtracted, per channel")
+    json_std: Deviation = Field((0.5, 0.5, 0.5), description="deviation that producers of JSON divided by, per channel")
+
+
+class OnlineSettings(Section):
+    """The learner."""
+
+    strategy: str = Field("replay", description="module of cifarctl/online/strategies: finetune, replay")
+    update_every: PositiveInt = Field(500, description="labelled images between two updates")
+    update_interval: PositiveFloat = Field(300.0, description="seconds between two updates; whichever comes first")
+    min_examples: PositiveInt = Field(200, description="fewest labelled images to learn from")
+    buffer_size: Annotated[int, Field(ge=10)] = Field(2000, description="labelled images kept to learn from")
+    holdout_every: Annotated[int, Field(ge=2)] = Field(
+        5, description="every k-th labelled image is kept for the gate only"
+    )
+    holdout_size: PositiveInt = Field(200, description="most recent held-out images that the gate compares on")
+    reference_size: PositiveInt = Field(5000, description="training images kept beside the stream's, for replay")
+    steps: PositiveInt = Field(80, description="optimiser steps of one update")
+    batch_size: PositiveInt = Field(128, description="images a step of an update")
+    learning_rate: PositiveFloat = Field(1e-3, description="base learning rate of updates (AdamW)")
+    learning_rate_max: PositiveFloat = Field(4e-3, description="highest learning rate, after a drift")
+    learning_rate_min: PositiveFloat = Field(2e-4, description="lowest learning rate, in long calm")
+    detector: Literal["adwin", "page-hinkley", "kswin"] = Field(
+        "adwin", description="river drift detector on the prequential error"
+    )
+    gate_alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.01, description="significance that a challenger must reach on held-out stream images"
+    )
+    validation_tolerance: Fraction = Field(0.03, description="fall in validation accuracy that the gate lets pass")
+    watch: Annotated[int, Field(ge=0)] = Field(
+        500,
+        description="labelled images after a promotion during which the previous version may take over again",
+    )
+    threads: PositiveInt = Field(1, description="CPU threads of the learner")
+    niceness: Annotated[int, Field(ge=0, le=19)] = Field(10, description="lower priority of the learner process")
+    heartbeat_timeout: PositiveFloat = Field(60.0, description="seconds of silence after which a learner is restarted")
+    seed: int = Field(0, ge=0, description="seed of the learner")
+
+
+class RegistrySettings(Section):
+    """The model registry that every command shares."""
+
+    dir: Path = Field(Path("registry"), description="folder of versions, aliases and history")
+    keep: PositiveInt = Field(20, description="newest versions that gc keeps")
+    keep_hours: Annotated[float, Field(ge=0)] = Field(
+        24.0, description="gc keeps what an alias named within so many hours"
+    )
+    max_model_mb: PositiveInt = Field(512, description="largest model file that is loaded, in MiB")
+    lock_timeout: PositiveFloat = Field(30.0, description="seconds to wait for another writer of the registry")
+
+
+class Settings(BaseSettings):
+    """The effective settings of one command; components receive only their section."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",  # another program's names in .env are none of our business; ours are checked below
+        env_prefix=PREFIX,
+        env_nested_delimiter=NESTED,
+        env_ignore_empty=True,
+        env_file=DOTENV_FILE,
+        nested_model_default_partial_update=True,
+    )
+
+    data: DataSettings = DataSettings()
+    train: TrainSettings = TrainSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    produce: ProduceSettings = ProduceSettings()
+    serve: ServeSettings = ServeSettings()
+    online: OnlineSettings = OnlineSettings()
+    registry: RegistrySettings = RegistrySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Strongest first: options, environment, .env, cifarctl.toml."""
+        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls, TOML_FILE)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as the model declares it."""
+
+    name: str
+    default: Any
+    description: str
+    secret: bool
+
+    @property
+    def environment(self) -> str:
+        """Name of its environment variable."""
+        return PREFIX + self.name.replace(".", NESTED).upper()
+
+
+@dataclass(frozen=True)
+class Effective:
+    """One setting as it stands: its value (masked where secret) and where that came from."""
+
+    setting: Setting
+    value: str
+    source: str
+
+
+def declared() -> Iterator[Setting]:
+    """Every setting, in the order of the model."""
+    for section, field in Settings.model_fields.items():
+        for name, leaf in _section(section).model_fields.items():
+            yield Setting(
+                name=f"{section}.{name}",
+                default=getattr(field.default, name),
+                description=leaf.description or "",
+                secret="SecretStr" in str(leaf.annotation),
+            )
+
+
+def load(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read every source; `overrides` are dotted names from the command line.
+
+    Raises:
+        SettingsError: a name is unknown or a value is not allowed; the message names setting, value, source.
+    """
+    given = dict(overrides or {})
+    found = _read_sources(given)
+    for source, values in found.items():
+        _refuse_unknown(source, values)
+    try:
+        return Settings(**_nested(given))
+    except ValidationError as error:
+        raise SettingsError("; ".join(_describe(dict(item), found) for item in error.errors())) from None
+
+
+def explain(overrides: Mapping[str, Any] | None = None) -> list[Effective]:
+    """The effective value and the source of every setting, secrets masked."""
+    settings = load(overrides)
+    found = _read_sources(dict(overrides or {}))
+    return [
+        Effective(setting, _shown(setting.name, _get(settings, setting.name)), _source(setting.name, found))
+        for setting in declared()
+    ]
+
+
+def parse_assignment(text: str) -> tuple[str, str]:
+    """Split the ``section.key=value`` of ``--set``.
+
+    Raises:
+        SettingsError: the text has another form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or name.count(".") < 1:
+        raise SettingsError(f"--set {text!r}: expected section.key=value, for example train.epochs=5")
+    return name.strip(), value.strip()
+
+
+def env_example() -> str:
+    """The text of .env.example: every setting, commented out, at its default."""
+    lines = ["# Every setting of cifarctl at its default. Copy to .env and uncomment what you change.", ""]
+    section = ""
+    for setting in declared():
+        head = setting.name.partition(".")[0]
+        if head != section:
+            section = head
+            lines += [f"# --- {section}: {_summary(section)}", ""]
+        lines += [f"# {setting.description}", f"# {setting.environment}={_text(setting.default)}", ""]
+    return "\n".join(lines)
+
+
+def reference() -> str:
+    """The settings table of the README, in Markdown."""
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for setting in declared():
+        default = _text(setting.default)
+        meaning = setting.description.replace("|", "\\|")
+        lines.append(f"| `{setting.name}` | {f'`{default}`' if default else ''} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _section(name: str) -> type[Section]:
+    annotation = Settings.model_fields[name].annotation
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, Section)
+    return annotation
+
+
+def _summary(section: str) -> str:
+    return (_section(section).__doc__ or "").splitlines()[0]
+
+
+def _get(settings: Settings, name: str) -> Any:
+    section, _, key = name.partition(".")
+    return getattr(getattr(settings, section), key)
+
+
+def _text(value: Any) -> str:
+    """A value as one would write it into the environment."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple | dict | bool):
+        return json.dumps(value)
+    return str(value)
+
+
+def _shown(name: str, value: Any) -> str:
+    """`value` for people: secrets masked, also those that travel among kafka.options."""
+    if isinstance(value, dict):
+        return json.dumps({key: _shown(key, item) for key, item in value.items()})
+    secret = isinstance(value, SecretStr) or any(word in name for word in SECRET_WORDS)
+    return MASK if secret and value not in (None, "") else _text(value)
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a.b": 1}`` to ``{"a": {"b": 1}}``; what follows a dictionary's name is one key of it."""
+    nested: dict[str, Any] = {}
+    for name, value in overrides.items():
+        section, _, key = name.partition(".")
+        target = nested.setdefault(section, {})
+        if section == "kafka" and key.startswith("options."):
+            target.setdefault("options", {})[key.removeprefix("options.")] = value
+        else:
+            target[key] = value
+    return nested
+
+
+def _read_sources(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each source says, strongest first."""
+    try:
+        return {
+            "option": _nested(overrides),
+            "environment": EnvSettingsSource(Settings)() | _strays(os.environ),
+            DOTENV_FILE: _ours(DotEnvSettingsSource(Settings)()) | _strays(dotenv_values(DOTENV_FILE)),
+            TOML_FILE: TomlConfigSettingsSource(Settings, TOML_FILE)(),
+        }
+    except (SourceError, ValueError, OSError) as error:  # a value that is no JSON, a file that is no TOML
+        raise SettingsError(f"settings cannot be read: {error}") from None
+
+
+def _ours(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in Settings.model_fields}
+
+
+def _strays(variables: Mapping[str, str | None]) -> dict[str, Any]:
+    """Variables with our prefix that belong to no section: misspelt, most likely."""
+    names = [name for name in variables if name.upper().startswith(PREFIX)]
+    heads = {name: name[len(PREFIX) :].lower().partition(NESTED)[0] for name in names}
+    return {heads[name]: variables[name] for name in names if heads[name] not in Settings.model_fields}
+
+
+def _refuse_unknown(source: str, values: Mapping[str, Any]) -> None:
+    for section in values:
+        if section not in Settings.model_fields:
+            known = ", ".join(Settings.model_fields)
+            raise SettingsError(f"unknown setting {section} ({source}); the sections are {known}")
+
+
+def _source(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+    section, _, key = name.partition(".")
+    for source, values in found.items():
+        inside = values.get(section)
+        if isinstance(inside, Mapping) and key in inside:
+            return source
+    return "default"
+
+
+def _describe(error: dict[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
+    path = [str(part) for part in error["loc"]]
+    name = ".".join(path[:2])
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, [setting.name for setting in declared()], n=1)
+        hint = f"; did you mean {close[0]}?" if close else "; `cifarctl config` lists all"
+        return f"unknown setting {name} ({_source(name, found)}){hint}"
+    secret = any(setting.secret for setting in declared() if setting.name == name)
+    value = MASK if secret else _shown(".".join(path), error["input"])
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{name} = {value} ({_source(name, found)}): {message}"

@@ -1,0 +1,157 @@
+"""The learner's part of a dashboard, and the dashboard of `retrain`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from cifarctl import events
+from cifarctl.ui.output import notice_line
+from cifarctl.ui.widgets import Every, Log, bar, duration, facts, frame, percent
+
+
+class LearnPanel:
+    """Buffer, drift state, learning rate, next and last update."""
+
+    def __init__(self) -> None:
+        self.status: events.LearnerStatus | None = None
+        self.retraining: events.RetrainStarted | None = None
+        self.last: events.RetrainResult | None = None
+        self.drift: events.DriftDetected | None = None
+        self.down: events.LearnerDown | None = None
+        self._last_at = 0.0
+
+    def update(self, event: events.ServeEvent) -> None:
+        """Take in what happened."""
+        if isinstance(event, events.LearnerStatus):
+            self.status, self.down = event, None
+        elif isinstance(event, events.RetrainStarted):
+            self.retraining = event
+        elif isinstance(event, events.RetrainResult):
+            self.retraining, self.last, self._last_at = None, event, time.monotonic()
+        elif isinstance(event, events.DriftDetected):
+            self.drift = event
+        elif isinstance(event, events.LearnerDown):
+            self.down, self.retraining = event, None
+
+    def rows(self) -> list[tuple[str, RenderableType]]:
+        """What there is to say, in at most five rows."""
+        now = self.status
+        if self.down is not None:
+            state = f"{self.down.reason}; starts again in {self.down.delay:.0f} s (restart {self.down.restarts})"
+            return [("learner", Text(state, style="bold red"))]
+        if now is None:
+            return [("learner", Text("starting …", style="dim"))]
+        fill = now.size / now.capacity
+        counts = now.class_counts
+        balance = f"  {min(counts)}–{max(counts)} a class" if counts else ""
+        rows: list[tuple[str, RenderableType]] = [
+            (
+                "buffer",
+                Text.assemble(f"{now.size:,} / {now.capacity:,}  ", bar(fill, 16), f" {fill:.0%}{balance}"),
+            ),
+            ("drift", self._drift_text(now)),
+        ]
+        if self.retraining is not None:
+            update = Text(f"retraining on {self.retraining.examples} new ({self.retraining.trigger}) …", style="bold")
+        else:
+            update = Text(f"in {now.until_update:,} labelled images    learning rate {now.learning_rate:.1e}")
+        rows += [("next update", update), ("last update", self._last_text())]
+        return rows
+
+    def _drift_text(self, now: events.LearnerStatus) -> Text:
+        if self.drift is None:
+            return Text("none seen", style="green")
+        seen = f"error {percent(self.drift.error_before)} → {percent(self.drift.error_after)} at {self.drift.at:,}"
+        if now.drift == "drift":
+            return Text(f"DRIFT  {seen}", style="bold red")
+        return Text.assemble(("calm", "green"), f"  last: {seen}")
+
+    def _last_text(self) -> Text:
+        if self.last is None:
+            return Text("none yet", style="dim")
+        ago = f", {duration(time.monotonic() - self._last_at)} ago"
+        return Text.assemble((outcome(self.last), "bold green" if self.last.outcome == "promoted" else "yellow"), ago)
+
+
+def outcome(result: events.RetrainResult) -> str:
+    """One line on what came of an update."""
+    old, new = result.champion.get("stream_accuracy"), result.challenger.get("stream_accuracy")
+    figures = f": held-out {percent(new)} against {percent(old)}" if new is not None else ""
+    name = f" version {result.challenger['version']}" if result.outcome == "promoted" else ""
+    return f"{result.outcome.replace('_', ' ')}{name}{figures}"
+
+
+def learn_line(event: events.ServeEvent) -> str | None:
+    """What a log says of a learner's event."""
+    if isinstance(event, events.LearnerStarted):
+        return f"learner started from version {event.version} ({event.strategy}, buffer {event.size}/{event.capacity})"
+    if isinstance(event, events.DriftDetected):
+        return (
+            f"drift detected by {event.detector} at labelled image {event.at:,}: error {percent(event.error_before)} → "
+            f"{percent(event.error_after)}, begun about {event.since} images ago"
+        )
+    if isinstance(event, events.RateChanged):
+        return f"learning rate {event.old:.1e} → {event.new:.1e}: {event.reason}"
+    if isinstance(event, events.RetrainStarted):
+        return f"retraining ({event.strategy}) on {event.examples} new examples: {event.trigger}"
+    if isinstance(event, events.RetrainResult):
+        return f"{outcome(event)}; {'; '.join(event.reasons)} ({event.seconds:.1f} s)"
+    if isinstance(event, events.RolledBack):
+        return f"rolled back from version {event.old} to {event.new}: {event.reason}"
+    if isinstance(event, events.ChampionChanged):
+        return f"learner follows the alias from version {event.old} to {event.new}"
+    if isinstance(event, events.LearnerDown):
+        return f"learner down: {event.reason}; starts again in {event.delay:.0f} s (restart {event.restarts})"
+    if isinstance(event, events.Waiting):
+        return f"waiting: {event.reason}"
+    if isinstance(event, events.Notice):
+        return notice_line(event)
+    return None
+
+
+class RetrainView:
+    """The dashboard of `retrain`."""
+
+    def __init__(self) -> None:
+        self.panel = LearnPanel()
+        self._log = Log(6)
+        self._every = Every(10.0)
+        self._began = time.monotonic()
+
+    def update(self, event: events.LearnEvent) -> None:
+        """Take in what happened."""
+        self.panel.update(event)
+        line = learn_line(event)
+        if line is not None:
+            self._log.add(line)
+
+    def render(self) -> RenderableType:
+        """The panel."""
+        rows = self.panel.rows()
+        status = self.panel.status
+        if status is not None:
+            rows.insert(
+                0,
+                ("labelled", f"{status.labelled:,} seen    prequential accuracy {percent(status.accuracy)}"),
+            )
+        return frame(
+            "cifarctl retrain",
+            facts(rows),
+            self._log.render(),
+            subtitle=duration(time.monotonic() - self._began),
+        )
+
+    def lines(self, event: events.LearnEvent) -> Iterable[str]:
+        """Every decision, and where the learner stands each ten seconds."""
+        line = learn_line(event)
+        if line is not None:
+            yield line
+        elif isinstance(event, events.LearnerStatus) and self._every():
+            yield (
+                f"labelled {event.labelled:,}  buffer {event.size:,}/{event.capacity:,}  "
+                f"accuracy {percent(event.accuracy)}  next update in {event.until_update:,}"
+            )

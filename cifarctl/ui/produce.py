@@ -1,0 +1,81 @@
+"""The producer's dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from cifarctl import events
+from cifarctl.ui.output import notice_line
+from cifarctl.ui.widgets import Every, Log, Rate, bar, duration, facts, frame, rate
+
+
+class ProduceView:
+    """Messages sent, rate against the wanted one, what is on its way, the drift in force."""
+
+    def __init__(self) -> None:
+        self.started: events.ProduceStarted | None = None
+        self.progress = events.ProduceProgress(0, 0, 0, 0.0, "")
+        self._rate = Rate()
+        self._log = Log(3)
+        self._every = Every(5.0)
+
+    def update(self, event: events.ProduceEvent) -> None:
+        """Take in what happened."""
+        if isinstance(event, events.ProduceStarted):
+            self.started = event
+        elif isinstance(event, events.ProduceProgress):
+            self._rate.add(event.sent - self.progress.sent)
+            if event.phase != self.progress.phase:
+                self._log.add(f"images are now: {event.phase}")
+            self.progress = event
+        elif isinstance(event, events.Notice):
+            self._log.add(event.message)
+        elif isinstance(event, events.Waiting):
+            self._log.add(f"waiting: {event.reason}")
+
+    def render(self) -> RenderableType:
+        """The panel."""
+        start, now = self.started, self.progress
+        if start is None:
+            return frame("cifarctl produce", Text("loading images …"))
+        wanted = "full speed" if start.rate == 0 else f"wanted {start.rate:g}/s"
+        sent: RenderableType = f"{now.sent:,}"
+        if start.count:
+            sent = Text.assemble(f"{now.sent:,} of {start.count:,}  ", bar(now.sent / start.count))
+        failed = Text(f"{now.failed:,}", style="bold red" if now.failed else "")
+        rows: list[tuple[str, RenderableType]] = [
+            ("topic", f"{start.topic} ({start.format})"),
+            ("sent", sent),
+            ("rate", f"{rate(float(self._rate), 'messages')}  ({wanted})"),
+            ("in flight", f"{now.queued:,}"),
+            ("failed", failed),
+            ("images", now.phase or "clean"),
+        ]
+        return frame("cifarctl produce", facts(rows), self._log.render(), subtitle=duration(now.seconds))
+
+    def lines(self, event: events.ProduceEvent) -> Iterable[str]:
+        """A line at the start, and one every five seconds."""
+        if isinstance(event, events.ProduceStarted):
+            count = "until stopped" if event.count is None else f"{event.count:,} messages"
+            pace = "at full speed" if event.rate == 0 else f"at {event.rate:g}/s"
+            yield f"producing to {event.topic} ({event.format}) {pace}, {count}"
+        elif isinstance(event, events.ProduceProgress) and self._every():
+            yield (
+                f"sent {event.sent:,}  failed {event.failed:,}  {rate(float(self._rate), 'messages')}  "
+                f"images {event.phase or 'clean'}"
+            )
+        elif isinstance(event, events.Notice):
+            yield notice_line(event)
+        elif isinstance(event, events.Waiting):
+            yield f"waiting: {event.reason}"
+
+
+def produce_summary(result: events.ProduceResult) -> str:
+    """The last words of `produce`."""
+    return (
+        f"sent {result.sent:,} messages in {duration(result.seconds)} "
+        f"({rate(result.messages_per_second, 'messages')}), {result.failed:,} failed"
+    )

@@ -1,0 +1,169 @@
+"""The predictor's dashboard."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from rich.console import RenderableType
+from rich.rule import Rule
+from rich.text import Text
+
+from cifarctl import events
+from cifarctl.tally import Tally
+from cifarctl.ui.learn import LearnPanel, learn_line
+from cifarctl.ui.widgets import (
+    Every,
+    Log,
+    Rate,
+    duration,
+    facts,
+    frame,
+    milliseconds,
+    percent,
+    rate,
+    sparkline,
+)
+
+POINT = 25  # labelled images behind each point of the sparkline
+
+
+class ServeView:
+    """Accuracy, throughput, latency, version, dead letters; with a learner also buffer, drift and updates."""
+
+    def __init__(self, *, print_images: bool = False) -> None:
+        self.started: events.ServeStarted | None = None
+        self.tally = Tally()
+        self.version = 0
+        self.lag = 0
+        self.panel = LearnPanel()
+        self.points: deque[float] = deque(maxlen=64)
+        self._open_point: list[bool] = []
+        self._rate = Rate()
+        self._log = Log(4)
+        self._every = Every(5.0)
+        self._print_images = print_images
+        self._began = time.monotonic()
+
+    def update(self, event: events.ServeEvent) -> None:
+        """Take in what happened."""
+        self.tally.update(event)
+        self.panel.update(event)
+        if isinstance(event, events.BatchServed):
+            self._served(event)
+        elif isinstance(event, events.ServeStarted):
+            self.started, self.version = event, event.version
+        elif isinstance(event, events.Swapped):
+            self.version = event.new
+        for line in self._news(event):
+            self._log.add(line)
+
+    def render(self) -> RenderableType:
+        """The panel: at most 22 rows."""
+        start, tally = self.started, self.tally
+        name = "cifarctl serve"
+        if start is None:
+            return frame(name, Text("loading the model …"))
+        latency = tally.latencies
+        letters = Text(f"{tally.dead_lettered:,}", style="bold red" if tally.dead_lettered else "")
+        rows: list[tuple[str, RenderableType]] = [
+            (
+                "accuracy",
+                Text.assemble(
+                    (percent(tally.recent_accuracy), "bold"),
+                    " recent   ",
+                    percent(tally.accuracy),
+                    " overall   ",
+                    sparkline(self.points, 24),
+                ),
+            ),
+            (
+                "predicted",
+                f"{tally.predicted:,} ({tally.labelled:,} labelled)    {rate(float(self._rate), 'images')}",
+            ),
+            (
+                "latency",
+                f"p50 {milliseconds(latency.percentile(0.5))}    p99 {milliseconds(latency.percentile(0.99))}"
+                f"    lag {self.lag:,}",
+            ),
+            ("model", f"version {self.version} ({start.model}, {start.precision})    swaps {tally.swaps}"),
+            ("dead letters", letters),
+        ]
+        parts: list[RenderableType] = [facts(rows)]
+        if start.online:
+            parts += [Rule("learner", style="dim", align="left"), facts(self.panel.rows())]
+        parts += [Rule(style="dim"), self._log.render()]
+        title = f"{name} --online" if start.online else name
+        return frame(title, *parts, subtitle=f"{start.topic}  {duration(time.monotonic() - self._began)}")
+
+    def lines(self, event: events.ServeEvent) -> Iterable[str]:
+        """What changes, every five seconds where things stand, and with --print every image."""
+        if isinstance(event, events.ServeStarted):
+            learner = ", learning online" if event.online else ""
+            yield (
+                f"serving version {event.version} ({event.model}, {event.precision}, {event.threads} threads) "
+                f"from {event.topic} as {event.group}{learner}"
+            )
+        elif isinstance(event, events.BatchServed) and self._print_images:
+            yield from self._image_lines(event)
+        yield from self._news(event)
+        if isinstance(event, events.BatchServed) and not self._print_images and self._every():
+            tally = self.tally
+            buffer = f"  buffer {tally.buffer_size:,}/{tally.buffer_capacity:,}" if tally.buffer_capacity else ""
+            yield (
+                f"predicted {tally.predicted:,}  {rate(float(self._rate), 'images')}  "
+                f"accuracy {percent(tally.accuracy)} (recent {percent(tally.recent_accuracy)})  "
+                f"p99 {milliseconds(tally.latencies.percentile(0.99))}  version {self.version}{buffer}"
+            )
+
+    def _served(self, event: events.BatchServed) -> None:
+        self.lag = event.lag
+        self._rate.add(len(event.ids))
+        for right in (event.predicted == event.labels)[event.labels >= 0].tolist():
+            self._open_point.append(right)
+            if len(self._open_point) == POINT:
+                self.points.append(sum(self._open_point) / POINT)
+                self._open_point.clear()
+
+    def _news(self, event: events.ServeEvent) -> Iterator[str]:
+        if isinstance(event, events.BatchServed):
+            if event.dead_letters:
+                kind, message = event.dead_letters[-1]
+                more = f" (and {len(event.dead_letters) - 1} more)" if len(event.dead_letters) > 1 else ""
+                yield f"dead letter: {kind}: {message}{more}"
+        elif isinstance(event, events.Swapped):
+            yield f"now serving version {event.new} (was {event.old})"
+        elif isinstance(event, events.SwapRefused):
+            yield f"version {event.version} refused: {event.reason}"
+        else:
+            line = learn_line(event)
+            if line is not None:
+                yield line
+
+    def _image_lines(self, event: events.BatchServed) -> Iterator[str]:
+        classes = self.started.classes if self.started else ()
+        for image_id, label, predicted, confidence in zip(
+            event.ids, event.labels.tolist(), event.predicted.tolist(), event.confidence.tolist(), strict=True
+        ):
+            verdict = "unlabelled" if label < 0 else "correct" if label == predicted else f"wrong ({classes[label]})"
+            buffer = f"  buffer {self.tally.buffer_size}/{self.tally.buffer_capacity}"
+            yield (
+                f"{image_id}  {classes[predicted]}  {confidence:.2f}  {verdict}"
+                f"{buffer if self.started and self.started.online else ''}"
+            )
+
+
+def serve_summary(result: events.ServeResult) -> str:
+    """The last words of `serve`."""
+    versions = ", ".join(map(str, result.model_versions))
+    text = (
+        f"predicted {result.predicted:,} images in {duration(result.seconds)} "
+        f"({rate(result.messages_per_second, 'messages')}), {result.dead_lettered:,} dead letters; "
+        f"accuracy {percent(result.accuracy)} over {result.labelled:,} labelled; versions {versions}, "
+        f"{result.swaps} swaps; latency p50 {milliseconds(result.latency_ms['p50'])}, "
+        f"p99 {milliseconds(result.latency_ms['p99'])}"
+    )
+    if isinstance(result, events.OnlineServeResult):
+        text += f"; {result.retrains} updates, {result.promotions} promoted, {result.rollbacks} rolled back"
+    return text

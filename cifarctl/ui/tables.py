@@ -1,0 +1,152 @@
+"""Tables of the commands that answer at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cifarctl.events import EvaluateResult
+from cifarctl.ui.widgets import bar, percent
+
+if TYPE_CHECKING:
+    from cifarctl.registry import Move
+    from cifarctl.settings import Effective
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            no_wrap=column not in {"why", "value", "finding", "reason", "verdict"},
+        )
+    return table
+
+
+def config_table(rows: Sequence[Effective]) -> RenderableType:
+    """Settings, values, sources."""
+    table = _table("setting", "value", "from")
+    for row in rows:
+        style = "" if row.source == "default" else "bold"
+        table.add_row(row.setting.name, Text(row.value), row.source, style=style)
+    return table
+
+
+def versions_table(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The versions of a registry."""
+    if not versions:
+        return "the registry is empty; `cifarctl train` makes a first version"
+    table = _table(
+        "version", "created", "model", "parent", "validation", "test", "aliases", right=["version", "parent"]
+    )
+    for row in versions:
+        metrics = row["metrics"]
+        table.add_row(
+            str(row["version"]),
+            row["created"][:19].replace("T", " "),
+            row["model"],
+            str(row["parent"] or "–"),
+            percent(metrics.get("validation_accuracy")),
+            percent(metrics.get("test_accuracy")),
+            ", ".join(row["aliases"]),
+            style="bold" if row["aliases"] else "",
+        )
+    return table
+
+
+def manifest_table(manifest: Mapping[str, Any], path: Path) -> RenderableType:
+    """One version."""
+    table = _table("field", "value")
+    for name, value in manifest.items():
+        if name == "canary":
+            continue
+        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value)))
+    table.add_row("folder", Text(str(path)))
+    return table
+
+
+def history_table(moves: Sequence[Move]) -> RenderableType:
+    """Moves of aliases, oldest first."""
+    if not moves:
+        return "no alias has been moved yet"
+    table = _table("when", "alias", "action", "from", "to", "who", "why")
+    for move in moves:
+        table.add_row(
+            move.time[:19].replace("T", " "),
+            move.alias,
+            move.action,
+            str(move.from_version or "–"),
+            "–" if move.action == "reject" else str(move.to_version),
+            move.who,
+            Text(move.why),
+        )
+    return table
+
+
+def removed_table(removed: Sequence[Mapping[str, Any]], *, dry_run: bool) -> RenderableType:
+    """What gc removed."""
+    if not removed:
+        return "nothing to remove"
+    table = _table("would be removed" if dry_run else "removed", "reason", "bytes", right=["bytes"])
+    for row in removed:
+        table.add_row(Path(row["path"]).name, row["reason"], f"{row['bytes']:,}")
+    return table
+
+
+def verify_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Verdicts on versions."""
+    if not checks:
+        return "the registry is empty"
+    table = _table("version", "verdict", right=["version"])
+    for row in checks:
+        table.add_row(str(row["version"]), Text(row["problem"] or "sound", style="red" if row["problem"] else "green"))
+    return table
+
+
+def evaluation(result: EvaluateResult, picture: Path | None) -> RenderableType:
+    """The figures of a version, per class, and its confusion matrix."""
+    classes = list(result.per_class)
+    head = (
+        f"version {result.version}: accuracy {percent(result.accuracy)}, loss {result.loss:.4f}, "
+        f"expected calibration error {result.ece:.4f}"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="confusion: rows true, columns predicted")
+    table.add_column("")
+    short = [name[:5] for name in classes]
+    for name in short:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row, (name, counts) in enumerate(zip(classes, result.confusion, strict=True)):
+        highest = max((count for column, count in enumerate(counts) if column != row), default=0)
+        cells = [
+            Text(
+                str(count),
+                style="bold green" if column == row else "red" if count and count == highest else "dim",
+            )
+            for column, count in enumerate(counts)
+        ]
+        table.add_row(name[:10], *cells)
+    accuracies = _table("class", "accuracy", "")
+    for name, share in result.per_class.items():
+        accuracies.add_row(name, percent(share), bar(share or 0.0, 20))
+    parts: list[RenderableType] = [head, accuracies, table]
+    if picture is not None:
+        parts.append(f"confusion matrix drawn in {picture}")
+    return Group(*parts)
+
+
+def checks_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What doctor found."""
+    table = _table("check", "", "finding")
+    for row in checks:
+        mark = Text("ok", style="green") if row["ok"] else Text("FAIL", style="bold red")
+        table.add_row(row["check"], mark, Text(row["finding"]))
+    return table

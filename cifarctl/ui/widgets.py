@@ -1,0 +1,135 @@
+"""Small pieces of dashboards: numbers, bars, sparklines."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ACCENT = "cyan"
+
+
+def percent(share: float | None) -> str:
+    """``76.1 %``, or a dash for None."""
+    return "–" if share is None else f"{share:.1%}".replace("%", " %")
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03`` or ``02:03``."""
+    if not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def rate(value: float, unit: str) -> str:
+    """A figure a second with as many digits as are worth reading."""
+    return f"{value:,.0f} {unit}/s" if value >= 10 else f"{value:.2f} {unit}/s"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency, or a dash for None."""
+    if value is None:
+        return "–"
+    if value < 1000:
+        return f"{value:.1f} ms"
+    return f"{value / 1000:,.1f} s"
+
+
+def bar(share: float, width: int = 24) -> Text:
+    """A filled bar for a share of 0 to 1."""
+    full = round(min(max(share, 0.0), 1.0) * width)
+    return Text.assemble(("█" * full, ACCENT), ("░" * (width - full), "dim"))
+
+
+def sparkline(values: Sequence[float], width: int = 32, low: float = 0.0, high: float = 1.0) -> Text:
+    """The last `width` values as block characters, between fixed bounds so that the eye can compare."""
+    scaled = [(min(max(value, low), high) - low) / (high - low) for value in list(values)[-width:]]
+    blocks = "".join(BLOCKS[min(len(BLOCKS) - 1, int(value * len(BLOCKS)))] for value in scaled)
+    return Text(blocks.ljust(width), style=ACCENT)
+
+
+def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Two columns: what, and how much."""
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(style="dim", no_wrap=True, width=13)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def frame(title: str, *parts: RenderableType, subtitle: str = "") -> Panel:
+    """The one frame of a dashboard."""
+    return Panel(
+        Group(*parts),
+        title=f"[bold]{title}[/bold]",
+        title_align="left",
+        subtitle=subtitle or None,
+        subtitle_align="right",
+        border_style=ACCENT,
+        padding=(0, 1),
+    )
+
+
+class Log:
+    """The last few lines of what happened, with the time of day."""
+
+    def __init__(self, lines: int, now: Callable[[], float] = time.time) -> None:
+        self._lines: deque[str] = deque(maxlen=lines)
+        self._now = now
+
+    def add(self, line: str) -> None:
+        """Remember one line."""
+        self._lines.append(f"{time.strftime('%H:%M:%S', time.localtime(self._now()))}  {line}")
+
+    def render(self) -> RenderableType:
+        """Always the same height, so that nothing jumps."""
+        empty = [""] * ((self._lines.maxlen or 0) - len(self._lines))
+        rows = [*self._lines, *empty]
+        return Text("\n".join(rows), no_wrap=True, overflow="ellipsis", style="dim")
+
+
+class Rate:
+    """Events a second over the last few seconds."""
+
+    def __init__(self, window: float = 5.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._window, self._now = window, now
+        self._marks: deque[tuple[float, int]] = deque()
+        self._total = 0
+
+    def add(self, count: int) -> None:
+        """`count` more happened now."""
+        self._total += count
+        self._marks.append((self._now(), self._total))
+        while len(self._marks) > 2 and self._marks[0][0] < self._marks[-1][0] - self._window:
+            self._marks.popleft()
+
+    def __float__(self) -> float:
+        if len(self._marks) < 2:
+            return 0.0
+        (first, before), (_, after) = self._marks[0], self._marks[-1]
+        return (after - before) / max(self._now() - first, 1e-9)
+
+
+class Every:
+    """True at most once in so many seconds: paces plain log lines."""
+
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._now = seconds, now
+        self._last = -math.inf
+
+    def __call__(self) -> bool:
+        """Whether it is time again."""
+        if self._now() - self._last < self._seconds:
+            return False
+        self._last = self._now()
+        return True

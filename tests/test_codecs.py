@@ -1,0 +1,425 @@
+"""Wire formats: round trips, the tutorial's message, and what becomes of every kind of bad input."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cifarctl.stream import codecs
+from cifarctl.stream.codecs import DeadLetter, Decoded, Record
+
+HALF = (0.5, 0.5, 0.5)
+CLASSES = 10
+GREY = np.full((3, 32, 32), 128, np.uint8)
+
+images = hnp.arrays(np.uint8, (3, 32, 32))
+ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200)
+
+
+def record(value: bytes | None, *, key: bytes | None = b"k", offset: int = 0, **headers: bytes | None) -> Record:
+    pairs = tuple((name.replace("_", "-"), text) for name, text in headers.items())
+    return Record("cifar.images", 2, offset, 1_700_000_000_000, key, value, pairs)
+
+
+def decode(*records: Record) -> tuple[Decoded, list[DeadLetter]]:
+    return codecs.decode(records, classes=CLASSES, json_mean=HALF, json_std=HALF)
+
+
+def message(**changes: Any) -> bytes:
+    """A good JSON message but for `changes`; a change to ... leaves the field out."""
+    body = {**json.loads(codecs.encode_json(GREY, 3, "seven", HALF, HALF)), **changes}
+    return json.dumps({name: value for name, value in body.items() if value is not ...}).encode()
+
+
+def floats(value: float, count: int = 3072) -> str:
+    return base64.b64encode(struct.pack("<f", value) * count).decode()
+
+
+@given(images, ids, st.none() | st.integers(0, 9))
+def test_raw_comes_back(pixels: np.ndarray, id: str, label: int | None) -> None:
+    sent = Record("t", 0, 0, 1, None, codecs.encode_raw(pixels), tuple(codecs.headers_for("raw", id, label)))
+    good, bad = decode(sent)
+    assert not bad
+    assert np.array_equal(good.pixels, pixels[None])
+    assert good.labels.tolist() == [-1 if label is None else label]
+    assert good.ids == [id]
+    assert good.records == [sent]
+
+
+channel = st.floats(-2, 2, width=32)
+deviation = st.floats(0.015625, 8, width=32)
+
+
+@given(
+    images,
+    ids,
+    st.none() | st.integers(0, 9),
+    st.tuples(channel, channel, channel),
+    st.tuples(deviation, deviation, deviation),
+)
+def test_json_comes_back_whatever_the_normalisation(
+    pixels: np.ndarray, id: str, label: int | None, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    value = codecs.encode_json(pixels, label, id, mean, std)
+    sent = Record("t", 0, 0, 1, None, value, tuple(codecs.headers_for("json", id, label)))
+    good, bad = codecs.decode([sent], classes=CLASSES, json_mean=mean, json_std=std)
+    assert not bad
+    assert np.array_equal(good.pixels, pixels[None])
+    assert good.labels.tolist() == [-1 if label is None else label]
+    assert good.ids == [id]
+
+
+def test_the_tutorials_message_to_the_letter() -> None:
+    pixels = np.zeros((3, 32, 32), np.uint8)
+    pixels[1] = 255
+    image = struct.pack("<f", -1.0) * 1024 + struct.pack("<f", 1.0) * 1024 + struct.pack("<f", -1.0) * 1024
+    expected = {"image": base64.b64encode(image).decode(), "label": 6, "id": "img-1"}
+    value = codecs.encode_json(pixels, 6, "img-1", HALF, HALF)
+    assert json.loads(value) == expected
+    assert list(json.loads(value)) == ["image", "label", "id"]
+
+    good, bad = decode(record(json.dumps(expected).encode(), key=None))
+    assert not bad
+    assert np.array_equal(good.pixels[0], pixels)
+    assert (good.labels.tolist(), good.ids) == ([6], ["img-1"])
+
+
+def test_headers_of_a_message() -> None:
+    assert codecs.headers_for("raw", "é", 4) == [
+        ("content-type", b"application/x-cifar-raw"),
+        ("id", "é".encode()),
+        ("label", b"4"),
+    ]
+    assert codecs.headers_for("raw", "a", None) == [
+        ("content-type", b"application/x-cifar-raw"),
+        ("id", b"a"),
+    ]
+    assert codecs.headers_for("json", "a", 4) == [("content-type", b"application/json"), ("id", b"a")]
+    with pytest.raises(ValueError, match="tiff"):
+        codecs.headers_for("tiff", "a", None)
+
+
+anything = st.builds(
+    Record,
+    topic=st.just("t"),
+    partition=st.integers(0, 3),
+    offset=st.integers(0, 2**40),
+    timestamp_ms=st.integers(-1, 2**42),
+    key=st.none() | st.binary(max_size=8),
+    value=st.one_of(
+        st.none(),
+        st.binary(max_size=40),
+        st.binary(min_size=3072, max_size=3072),
+        st.just(b"\x89PNG\r\n\x1a\n...."),
+        st.just(b"[" * 200_000),
+        st.just(b'{"label": ' + b"9" * 5000 + b"}"),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+            max_leaves=5,
+        ).map(lambda body: json.dumps(body).encode()),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "image": st.sampled_from([floats(0), floats(float("nan")), floats(3e38), floats(9), "", "é", 1]),
+                "label": st.none() | st.integers() | st.floats() | st.booleans() | st.text(max_size=3),
+                "id": st.none() | st.integers() | st.booleans() | st.sampled_from(["", "a", "\ud800", "x" * 2000]),
+            },
+        ).map(lambda body: json.dumps(body).encode()),
+    ),
+    headers=st.lists(
+        st.tuples(
+            st.sampled_from(["content-type", "id", "label", "other"]),
+            st.none()
+            | st.binary(max_size=6)
+            | st.sampled_from([b"application/json", b"application/x-cifar-raw", b"image/png", b"3"]),
+        ),
+        max_size=4,
+    ).map(tuple),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(anything, max_size=12))
+def test_every_record_is_accounted_for_once_and_in_order(records: list[Record]) -> None:
+    good, bad = decode(*records)
+    place = {id(item): index for index, item in enumerate(records)}
+    images_at = [place[id(item)] for item in good.records]
+    letters_at = [place[id(letter.record)] for letter in bad]
+    if len(place) == len(records):
+        assert sorted(images_at + letters_at) == list(range(len(records)))
+        assert images_at == sorted(images_at)
+        assert letters_at == sorted(letters_at)
+    assert len(images_at) + len(letters_at) == len(records)
+    assert good.pixels.shape == (len(good.ids), 3, 32, 32)
+    assert good.pixels.dtype == np.uint8
+    assert good.labels.shape == (len(good.ids),)
+    assert ((good.labels >= -1) & (good.labels < CLASSES)).all()
+    for name in good.ids:
+        assert len(name.encode()) <= 3 * 1024
+    for letter in bad:
+        assert letter.stage == "decode"
+        assert letter.error.isidentifier()
+        assert letter.message
+        key, value, headers = codecs.dead_letter_message(letter)
+        assert (key, value) == (letter.record.key, letter.record.value)
+        assert headers[: len(letter.record.headers)] == list(letter.record.headers)
+
+
+BAD = [
+    ("NullValue", record(None)),
+    ("UnsupportedContentType", record(b"x" * 3072, content_type=b"image/png")),
+    ("UnsupportedContentType", record(b"x" * 3072, content_type=b"image/jpeg")),
+    ("UnsupportedContentType", record(b"x" * 3072, content_type=b"text/\xff")),
+    ("UnsupportedContentType", record(b"\x89PNG\r\n\x1a\n" + b"x" * 50)),
+    ("UnsupportedContentType", record(b"\xff\xd8\xff\xe0" + b"x" * 50)),
+    ("WrongLength", record(b"x" * 3071, content_type=b"application/x-cifar-raw")),
+    ("WrongLength", record(b"", content_type=b"application/x-cifar-raw")),
+    ("WrongLength", record(message(image=floats(0, 3071)))),
+    ("WrongLength", record(message(image=""))),
+    ("NotJson", record(b"")),
+    ("NotJson", record(b"\xff\x00garbage")),
+    ("NotJson", record(b"[" * 100_000)),
+    ("NotJson", record(b'{"label": ' + b"1" * 10_000 + b"}")),
+    ("NotJson", record(b"x" * 3072, content_type=b"application/json")),
+    ("NotAnObject", record(b"[1, 2]")),
+    ("NotAnObject", record(b"null")),
+    ("MissingImage", record(message(image=...))),
+    ("MissingImage", record(message(image=None))),
+    ("ImageNotText", record(message(image=[1, 2]))),
+    ("BadBase64", record(message(image="*" + floats(0)))),
+    ("BadBase64", record(message(image=floats(0)[:-1]))),
+    ("BadBase64", record(message(image="é" * 16384))),
+    ("PixelsNotFinite", record(message(image=floats(float("nan"))))),
+    ("PixelsNotFinite", record(message(image=floats(float("-inf"))))),
+    ("PixelsOutOfRange", record(message(image=floats(1.03)))),
+    ("PixelsOutOfRange", record(message(image=floats(-1.03)))),
+    ("PixelsOutOfRange", record(message(image=floats(255.0)))),
+    ("PixelsOutOfRange", record(message(image=floats(3e38)))),
+    ("LabelNotInteger", record(message(label="3"))),
+    ("LabelNotInteger", record(message(label=True))),
+    ("LabelNotInteger", record(message(label=3.0))),
+    ("LabelOutOfRange", record(message(label=10))),
+    ("LabelOutOfRange", record(message(label=-1))),
+    ("LabelOutOfRange", record(message(label=10**100))),
+    ("LabelNotInteger", record(b"x" * 3072, label=b"cat")),
+    ("LabelNotInteger", record(b"x" * 3072, label="٣".encode())),
+    ("LabelNotInteger", record(b"x" * 3072, label=b"")),
+    ("LabelOutOfRange", record(b"x" * 3072, label=b"10")),
+    ("LabelOutOfRange", record(b"x" * 3072, label=b"-1")),
+    ("IdNotText", record(message(id=["a"]))),
+    ("IdNotText", record(message(id=True))),
+    ("IdNotText", record(message(id=1.5))),
+    ("IdNotText", record(message(id="\ud800"))),
+    ("IdNotText", record(b"x" * 3072, id=b"\xff")),
+    ("IdTooLong", record(message(id="é" * 513))),
+    ("IdTooLong", record(b"x" * 3072, id=b"x" * 1025)),
+    ("IdTooLong", record(b"x" * 3072, key=b"x" * 1025)),
+]
+
+
+@pytest.mark.parametrize(("error", "bad"), BAD, ids=[f"{error}-{place}" for place, (error, _) in enumerate(BAD)])
+def test_bad_input_becomes_a_dead_letter_between_good_neighbours(error: str, bad: Record) -> None:
+    first, last = record(b"\x01" * 3072, key=b"first"), record(message(id="last"))
+    good, letters = decode(first, bad, last)
+    assert [(letter.record, letter.error) for letter in letters] == [(bad, error)]
+    assert good.ids == ["first", "last"]
+    assert (good.pixels[0] == 1).all()
+    assert (good.pixels[1] == 128).all()
+
+
+def test_pixels_out_of_range_name_the_settings() -> None:
+    _, (letter,) = decode(record(message(image=floats(2.0))))
+    assert "serve.json_mean" in letter.message
+    assert "serve.json_std" in letter.message
+    assert "1.5" in letter.message
+
+
+def test_a_producers_rounding_is_no_error() -> None:
+    good, bad = decode(record(message(image=floats(1.01))), record(message(image=floats(-1.01))))
+    assert not bad
+    assert (good.pixels[0] == 255).all()
+    assert (good.pixels[1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("sent", "id"),
+    [
+        (record(message(id="body"), id=b"header"), "body"),
+        (record(message(id=17), id=b"header"), "17"),
+        (record(message(id=None), id=b"header"), "header"),
+        (record(message(id="")), "k"),
+        (record(message(id=...)), "k"),
+        (record(b"x" * 3072, id=b"header"), "header"),
+        (record(b"x" * 3072, id=None), "k"),
+        (record(b"x" * 3072, key=b"\xffkey"), "�key"),
+        (record(b"x" * 3072, key=None, offset=12), "cifar.images-2-12"),
+        (record(b"x" * 3072, key=b"", offset=13), "cifar.images-2-13"),
+    ],
+)
+def test_where_the_id_comes_from(sent: Record, id: str) -> None:
+    good, bad = decode(sent)
+    assert not bad
+    assert good.ids == [id]
+
+
+@pytest.mark.parametrize(
+    ("sent", "label"),
+    [
+        (record(message(label=None)), -1),
+        (record(message(label=...)), -1),
+        (record(message(label=...), label=b"4"), 4),
+        (record(message(label=5), label=b"4"), 5),
+        (record(b"x" * 3072), -1),
+        (record(b"x" * 3072, label=None), -1),
+        (record(b"x" * 3072, label=b"09"), 9),
+    ],
+)
+def test_where_the_label_comes_from(sent: Record, label: int) -> None:
+    good, bad = decode(sent)
+    assert not bad
+    assert good.labels.tolist() == [label]
+
+
+def test_content_type_decides_before_the_length() -> None:
+    padded = message().ljust(16_600)
+    good, bad = decode(
+        record(padded, content_type=b"Application/JSON; charset=utf-8"),
+        record(b"\x89PNG\r\n\x1a\n".ljust(3072), content_type=b"application/x-cifar-raw"),
+        record(b"\x07" * 3072, content_type=b""),
+    )
+    assert not bad
+    assert (good.pixels[0] == 128).all()
+    assert (good.pixels[2] == 7).all()
+
+
+def test_decoded_pixels_can_be_written_to_and_no_records_are_no_images() -> None:
+    good, _ = decode(record(b"\x00" * 3072))
+    good.pixels[0, 0, 0, 0] = 9
+    empty, bad = decode()
+    assert empty.pixels.shape == (0, 3, 32, 32)
+    assert empty.labels.dtype == np.int64
+    assert bad == []
+
+
+def test_only_images_are_encoded() -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        codecs.encode_raw(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="float32"):
+        codecs.encode_json(np.zeros((3, 32, 32), np.float32), 0, "a", HALF, HALF)
+
+
+def test_dead_letter_headers_come_after_the_original_ones() -> None:
+    _, (letter,) = decode(record(b"oops", offset=5, content_type=b"application/json", other=None))
+    headers = codecs.dead_letter_headers(letter)
+    assert headers[:2] == [("content-type", b"application/json"), ("other", None)]
+    assert headers[2][0] == "cifarctl.error.class"
+    assert dict(headers[2:]) == {
+        "cifarctl.error.class": b"NotJson",
+        "cifarctl.error.message": letter.message.encode(),
+        "cifarctl.error.stage": b"decode",
+        "cifarctl.source.topic": b"cifar.images",
+        "cifarctl.source.partition": b"2",
+        "cifarctl.source.offset": b"5",
+    }
+
+
+def test_a_huge_dead_letter_travels_as_a_digest() -> None:
+    value = b"?" * 1_000_000
+    _, (letter,) = decode(record(value, offset=5, other=b"y"))
+    key, body, headers = codecs.dead_letter_message(letter)
+    digest = json.loads(body or b"")
+    assert key == b"k"
+    assert digest["size"] == len(value)
+    assert digest["sha256"] == hashlib.sha256(value).hexdigest()
+    assert value.startswith(base64.b64decode(digest["head"]))
+    assert digest["source"] == {"topic": "cifar.images", "partition": 2, "offset": 5}
+    assert dict(headers)["cifarctl.error.class"] == b"NotJson"
+    assert len(body or b"") < 10_000
+
+
+def prediction(**changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "id": "a",
+        "label_predicted": 3,
+        "class_name": "cat",
+        "confidence": 0.123456789,
+        "label": 3,
+        "model_version": 7,
+        "model_sha256": "ab" * 32,
+        "partition": 1,
+        "offset": 42,
+        "produced_at": 1_700_000_000_000,
+        "predicted_at": 1_700_000_000_005,
+    }
+    return codecs.encode_prediction(**{**fields, **changes})
+
+
+def test_prediction_on_the_wire() -> None:
+    assert json.loads(prediction()) == {
+        "id": "a",
+        "label_predicted": 3,
+        "class": "cat",
+        "confidence": 0.123457,
+        "label": 3,
+        "correct": True,
+        "model_version": 7,
+        "model_sha256": "ab" * 32,
+        "source": {"partition": 1, "offset": 42},
+        "produced_at": 1_700_000_000_000,
+        "predicted_at": 1_700_000_000_005,
+    }
+    assert json.loads(prediction(label=np.int64(4), label_predicted=np.int64(3)))["correct"] is False
+
+
+@pytest.mark.parametrize("label", [None, -1])
+def test_without_a_label_nothing_is_correct_or_wrong(label: int | None) -> None:
+    body = json.loads(prediction(label=label, produced_at=-1))
+    assert (body["label"], body["correct"], body["produced_at"]) == (None, None, None)
+
+
+@given(ids, st.integers(0, 9), st.none() | st.integers(0, 9), st.floats(0, 1), st.integers(0, 2**60))
+def test_predictions_come_back(id: str, guess: int, label: int | None, confidence: float, offset: int) -> None:
+    back = codecs.decode_prediction(
+        prediction(id=id, label_predicted=guess, label=label, confidence=confidence, offset=offset)
+    )
+    assert (back.id, back.label_predicted, back.label, back.offset) == (id, guess, label, offset)
+    assert back.correct == (None if label is None else label == guess)
+    assert back.confidence == pytest.approx(confidence, abs=1e-6)
+    assert (back.class_name, back.model_version, back.partition) == ("cat", 7, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": 5},
+        {"label_predicted": True},
+        {"label_predicted": None},
+        {"confidence": "high"},
+        {"confidence": 2},
+        {"label": "3"},
+        {"correct": 1},
+        {"source": None},
+        {"source": {"partition": 1}},
+        {"predicted_at": 1.5},
+        {"produced_at": "now"},
+    ],
+)
+def test_nonsense_is_no_prediction(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="prediction"):
+        codecs.decode_prediction(json.dumps({**json.loads(prediction()), **change}).encode())
+
+
+@given(st.none() | st.binary(max_size=30))
+def test_bytes_are_no_prediction(value: bytes | None) -> None:
+    with pytest.raises(ValueError, match="prediction"):
+        codecs.decode_prediction(value)
