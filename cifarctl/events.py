@@ -134,7 +134,10 @@ class ServeStarted:
 
 @dataclass(frozen=True)
 class BatchServed:
-    """A micro-batch; arrays of (B,): `labels` -1 = unlabelled, `latency_ms` from produced to predicted."""
+    """A micro-batch; arrays of (B,): `labels` -1 = unlabelled, `latency_ms` from produced to predicted.
+
+    `seconds` went into decoding, predicting and handing over; `lag` counts the messages still to be read.
+    """
 
     version: int
     ids: Sequence[str]
@@ -144,6 +147,7 @@ class BatchServed:
     latency_ms: NDArray[np.float64]
     dead_letters: Sequence[tuple[str, str]]
     lag: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class ServeResult:
-    """JSON of `serve`."""
+    """JSON of `serve`; `seconds` from the first message read to the last one answered."""
 
     predicted: int
     dead_lettered: int

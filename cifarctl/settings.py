@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -135,7 +135,9 @@ class KafkaSettings(Section):
     sasl_password: SecretStr | None = Field(None, description="SASL password")
     ssl_ca_location: Path | None = Field(None, description="file of trusted certificates")
     options: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, description="any further librdkafka option, for example kafka.options.linger.ms"
+        default_factory=dict,
+        repr=False,  # passwords may be among them
+        description="any further librdkafka option, for example kafka.options.linger.ms",
     )
 
 
@@ -173,15 +175,13 @@ class OnlineSettings(Section):
     update_every: PositiveInt = Field(500, description="labelled images between two updates")
     update_interval: PositiveFloat = Field(300.0, description="seconds between two updates; whichever comes first")
     min_examples: PositiveInt = Field(200, description="fewest labelled images to learn from")
-    buffer_size: Annotated[int, Field(ge=10)] = Field(2000, description="labelled images kept to learn from")
-    holdout_every: Annotated[int, Field(ge=2)] = Field(
-        5, description="every k-th labelled image is kept for the gate only"
-    )
-    holdout_size: PositiveInt = Field(200, description="most recent held-out images that the gate compares on")
+    buffer_size: Annotated[int, Field(ge=10)] = Field(4000, description="labelled images kept to learn from")
+    holdout_every: Annotated[int, Field(ge=2)] = Field(4, description="every k-th labelled image is kept for the gate only")
+    holdout_size: PositiveInt = Field(400, description="most recent held-out images that the gate compares on")
     reference_size: PositiveInt = Field(5000, description="training images kept beside the stream's, for replay")
-    steps: PositiveInt = Field(80, description="optimiser steps of one update")
+    steps: PositiveInt = Field(100, description="optimiser steps of one update")
     batch_size: PositiveInt = Field(128, description="images a step of an update")
-    learning_rate: PositiveFloat = Field(1e-3, description="base learning rate of updates (AdamW)")
+    learning_rate: PositiveFloat = Field(2e-3, description="base learning rate of updates (AdamW)")
     learning_rate_max: PositiveFloat = Field(4e-3, description="highest learning rate, after a drift")
     learning_rate_min: PositiveFloat = Field(2e-4, description="lowest learning rate, in long calm")
     detector: Literal["adwin", "page-hinkley", "kswin"] = Field(
@@ -190,7 +190,12 @@ class OnlineSettings(Section):
     gate_alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.01, description="significance that a challenger must reach on held-out stream images"
     )
-    validation_tolerance: Fraction = Field(0.03, description="fall in validation accuracy that the gate lets pass")
+    validation_tolerance: Fraction = Field(
+        0.03, description="fall of validation accuracy below the first version's that the gate lets pass"
+    )
+    validation_tolerance_moved: Fraction = Field(
+        0.15, description="the same while the inputs differ from the validation images, which are then out of date"
+    )
     watch: Annotated[int, Field(ge=0)] = Field(
         500,
         description="labelled images after a promotion during which the previous version may take over again",
@@ -289,14 +294,16 @@ def load(overrides: Mapping[str, Any] | None = None) -> Settings:
     Raises:
         SettingsError: a name is unknown or a value is not allowed; the message names setting, value, source.
     """
-    given = dict(overrides or {})
+    given = {name: _decoded(name, value, "option") for name, value in (overrides or {}).items()}
     found = _read_sources(given)
     for source, values in found.items():
         _refuse_unknown(source, values)
     try:
         return Settings(**_nested(given))
     except ValidationError as error:
-        raise SettingsError("; ".join(_describe(dict(item), found) for item in error.errors())) from None
+        # A union reports each of its members: those that differ in the type alone are told once.
+        wrong = {_place(item["loc"]): _describe(dict(item), found) for item in reversed(error.errors())}
+        raise SettingsError("; ".join(reversed(wrong.values()))) from None
 
 
 def explain(overrides: Mapping[str, Any] | None = None) -> list[Effective]:
@@ -317,7 +324,8 @@ def parse_assignment(text: str) -> tuple[str, str]:
     """
     name, equals, value = text.partition("=")
     if not equals or name.count(".") < 1:
-        raise SettingsError(f"--set {text!r}: expected section.key=value, for example train.epochs=5")
+        # Not the value: it may be a password.
+        raise SettingsError(f"--set {name.strip()!r}: expected section.key=value, for example train.epochs=5")
     return name.strip(), value.strip()
 
 
@@ -392,15 +400,45 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_sources(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What each source says, strongest first."""
+    readers: dict[str, Callable[[], dict[str, Any]]] = {
+        "option": lambda: _nested(overrides),
+        "environment": lambda: _variables("environment", os.environ, EnvSettingsSource),
+        DOTENV_FILE: lambda: _variables(DOTENV_FILE, dotenv_values(DOTENV_FILE), DotEnvSettingsSource),
+        TOML_FILE: lambda: TomlConfigSettingsSource(Settings, TOML_FILE)(),
+    }
+    found = {}
+    for source, read in readers.items():
+        try:
+            found[source] = read()
+        except (SourceError, ValueError, OSError) as error:  # a section that is no JSON, a file that is no TOML
+            raise SettingsError(f"{source} cannot be read: {error}") from None
+    return found
+
+
+def _variables(source: str, variables: Mapping[str, str | None], reader: type[EnvSettingsSource]) -> dict[str, Any]:
+    """What environment variables of ours say, misspelt ones included."""
+    values = {name.upper(): value for name, value in variables.items()}
+    for setting in declared():
+        if value := values.get(setting.environment):
+            _decoded(setting.name, value, source)
+    return _ours(reader(Settings)()) | _strays(variables)
+
+
+def _decoded(name: str, value: Any, source: str) -> Any:
+    """`value`, read as JSON where it is the text of a list or a dictionary.
+
+    Raises:
+        SettingsError: it is no JSON.
+    """
+    example = next((s.default for s in declared() if s.name == name and isinstance(s.default, tuple | dict)), None)
+    if example is None or not isinstance(value, str):
+        return value
     try:
-        return {
-            "option": _nested(overrides),
-            "environment": EnvSettingsSource(Settings)() | _strays(os.environ),
-            DOTENV_FILE: _ours(DotEnvSettingsSource(Settings)()) | _strays(dotenv_values(DOTENV_FILE)),
-            TOML_FILE: TomlConfigSettingsSource(Settings, TOML_FILE)(),
-        }
-    except (SourceError, ValueError, OSError) as error:  # a value that is no JSON, a file that is no TOML
-        raise SettingsError(f"settings cannot be read: {error}") from None
+        return json.loads(value)
+    except ValueError:
+        shown = _shown(f"{name} {value}", value)  # the text may speak of a password
+        like = _text(example or {"linger.ms": 20})
+        raise SettingsError(f"{name} = {shown} ({source}): should be JSON, for example {like}") from None
 
 
 def _ours(values: dict[str, Any]) -> dict[str, Any]:
@@ -425,19 +463,30 @@ def _source(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
     section, _, key = name.partition(".")
     for source, values in found.items():
         inside = values.get(section)
-        if isinstance(inside, Mapping) and key in inside:
+        if not isinstance(inside, Mapping):
+            there = inside is not None
+        elif key.startswith("options."):
+            there = key.removeprefix("options.") in inside.get("options", {})
+        else:
+            there = key in inside
+        if there:
             return source
     return "default"
 
 
+def _place(path: Sequence[int | str]) -> str:
+    """The dotted name of a setting, or of one of kafka.options."""
+    depth = 3 if path[:2] == ("kafka", "options") else 2
+    return ".".join(str(part) for part in path[:depth])
+
+
 def _describe(error: dict[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
-    path = [str(part) for part in error["loc"]]
-    name = ".".join(path[:2])
+    name = _place(error["loc"])
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, [setting.name for setting in declared()], n=1)
         hint = f"; did you mean {close[0]}?" if close else "; `cifarctl config` lists all"
         return f"unknown setting {name} ({_source(name, found)}){hint}"
     secret = any(setting.secret for setting in declared() if setting.name == name)
-    value = MASK if secret else _shown(".".join(path), error["input"])
+    value = MASK if secret else _shown(name, error["input"])
     message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
     return f"{name} = {value} ({_source(name, found)}): {message}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -59,6 +60,8 @@ class Tally:
     rollbacks: int = 0
     buffer_size: int = 0
     buffer_capacity: int = 0
+    began: float | None = None
+    ended: float = 0.0
     versions: list[int] = field(default_factory=list)
     latencies: Latencies = field(default_factory=Latencies)
     recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -74,6 +77,9 @@ class Tally:
             self.correct += int(right.sum())
             self.recent.extend(right.tolist())
             self.latencies.add(event.latency_ms)
+            self.ended = time.monotonic()
+            if self.began is None:
+                self.began = self.ended - event.seconds
         elif isinstance(event, events.ServeStarted):
             self.versions.append(event.version)
         elif isinstance(event, events.Swapped):
@@ -87,6 +93,11 @@ class Tally:
             self.promotions += event.outcome == "promoted"
         elif isinstance(event, events.RolledBack):
             self.rollbacks += 1
+
+    @property
+    def seconds(self) -> float:
+        """From the first message read to the last one answered."""
+        return 0.0 if self.began is None else self.ended - self.began
 
     @property
     def handled(self) -> int:

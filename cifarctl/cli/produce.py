@@ -47,8 +47,8 @@ def produce(
         alias = registry.alias(settings.serve.alias)
         if alias is not None and "stream" in registry.manifest(alias.version).split.seen:
             run.output.warn(
-                f"note: version {alias.version}, which {alias.name} names, was trained on the images that are streamed now; "
-                "its accuracy on them flatters"
+                f"note: version {alias.version}, which {alias.name} names, was trained on the images that are "
+                "streamed now; its accuracy on them flatters"
             )
         stream = produce_flow(
             dataset.train.take(split.stream),

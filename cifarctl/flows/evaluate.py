@@ -73,9 +73,8 @@ def evaluate_version(registry: Registry, version: int, dataset: Dataset) -> Eval
     manifest = loaded.manifest
     if manifest.classes != dataset.classes:
         raise DataError(
-            f"version {manifest.version} was trained on {manifest.split.source} with {len(manifest.classes)} classes "
-            f"({', '.join(manifest.classes[:3])}, ...), the data set {dataset.name} has {', '.join(dataset.classes[:3])}, "
-            "...; set data.source and data.dir as for its training"
+            f"version {manifest.version} knows the classes {', '.join(manifest.classes[:3])}, ..., the data set "
+            f"{dataset.name} has {', '.join(dataset.classes[:3])}, ...; set data.source and data.dir as then"
         )
     predictor = Predictor(loaded.model, manifest.normalisation.mean, manifest.normalisation.std)
     metrics = evaluate(predictor, dataset.test)

@@ -28,7 +28,7 @@ SAVE_INTERVAL = 5.0  # seconds between checkpoints while examples arrive
 STATUS_INTERVAL = 0.5  # seconds between two LearnerStatus events, which are also the heartbeat
 
 
-class Stopped(Exception):  # noqa: N818  an outcome, not an error
+class Stopped(Exception):
     """Raised from within an update when the learner is told to stop."""
 
 
@@ -176,8 +176,8 @@ def _learning(settings: Settings, on_step: Callable[[], None]) -> Iterator[Examp
         )
         if learner.classes != classes:
             raise DataError(
-                f"version {learner.champion} knows {len(learner.classes)} classes ({', '.join(learner.classes[:3])}, ...), the "
-                f"data set has {len(classes)} ({', '.join(classes[:3])}, ...); set data.source and data.dir as for its training"
+                f"version {learner.champion} knows the classes {', '.join(learner.classes[:3])}, ..., the data set has "
+                f"{', '.join(classes[:3])}, ...; set data.source and data.dir as for its training"
             )
         source = stack.enter_context(Source(settings.kafka, [topic], group_id=f"{settings.kafka.group_id}.learner"))
         yield Examples(learner, source, AtLeastOnceSink(settings.kafka, source), settings.serve)

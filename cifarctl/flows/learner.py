@@ -24,6 +24,7 @@ from cifarctl.online.buffer import ReplayBuffer
 from cifarctl.online.drift import Detection, ErrorMonitor
 from cifarctl.online.fit import Lesson
 from cifarctl.online.gate import Record, decide
+from cifarctl.online.inputs import InputMonitor
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import strategy
 from cifarctl.online.watch import Watch
@@ -32,7 +33,7 @@ from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.settings import OnlineSettings
 
 RECENT_OUTCOMES = 500  # labelled images over which the prequential accuracy is told
-QUICK_UPDATES = 4  # after a drift so many updates come four times as often
+QUICK_UPDATES = 6  # after a drift so many updates come four times as often
 FEWEST_AFTER_DRIFT = 32  # images of the new concept without which an update is not worth its time
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -61,6 +62,7 @@ class Learner:
         self._propose = strategy(settings.strategy)
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._lock = FileLock(self.folder / "lock", blocking=False)
+        self._inputs = InputMonitor(validation)
         self._monitor = ErrorMonitor(settings.detector, settings.seed)
         self._rate = AdaptiveRate(settings.learning_rate, settings.learning_rate_min, settings.learning_rate_max)
         self._outcomes: deque[bool] = deque(maxlen=RECENT_OUTCOMES)
@@ -178,14 +180,19 @@ class Learner:
         champion = self._champion
         yield events.RetrainStarted(fresh, trigger, self.settings.strategy, self._rate.value)
 
-        challenger = self._propose(champion.model, self._lesson())
+        lesson = self._lesson()
+        challenger = self._propose(champion.model, lesson)
         predictor = self._predictor_of(challenger)
         held_out = self._held_out()
         old = Record(_correct(self._predictor, held_out), self._validation_accuracy)
         new = Record(_correct(predictor, held_out), evaluate(predictor, self._validation).accuracy)
-        floor = self._base_accuracy - self.settings.validation_tolerance
+        moved = self._inputs.moved(lesson.recent)
+        tolerance = self.settings.validation_tolerance_moved if moved else self.settings.validation_tolerance
+        floor = self._base_accuracy - tolerance
         decision = decide(old, new, alpha=self.settings.gate_alpha, validation_floor=floor)
         reasons, version = list(decision.reasons), None
+        if moved:
+            reasons.append("the inputs have moved away from the validation images")
         if decision.promote:
             version, refusal = self._promote(challenger, new, reasons)
             reasons += refusal
@@ -203,7 +210,7 @@ class Learner:
         if version is not None:
             if self._rate.promoted():
                 yield events.RateChanged(before, self._rate.value, "a challenger was promoted")
-        elif not self._quick_updates and self._rate.calm():
+        elif not self._quick_updates and not moved and self._rate.calm():
             yield events.RateChanged(before, self._rate.value, "nothing was gained")
 
     def not_enough(self) -> events.RetrainResult:

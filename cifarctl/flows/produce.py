@@ -93,8 +93,8 @@ def produce(
 
     if not sender.flush(kafka.timeout_s):
         raise BrokerError(
-            f"{sender.pending} of {sender.sent} images are not acknowledged by {kafka.bootstrap_servers} and may be lost; "
-            "check kafka.bootstrap_servers and send again"
+            f"{sender.pending} of {sender.sent} images are not acknowledged by {kafka.bootstrap_servers} and may be "
+            "lost; check kafka.bootstrap_servers and send again"
         )
     seconds = time.monotonic() - began
     yield progress(max(0, position - 1))

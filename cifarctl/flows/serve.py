@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +39,35 @@ def serve(
 ) -> Iterator[events.ServeEvent]:
     """Predict what arrives on the images topic until told to stop; every input is answered at least once.
 
-    A `learner` is started beside it, as a process of its own, and its events are passed on. Ends with a ServeResult when `stop` is set, after `max_messages` inputs, or when all assigned
-    partitions have been read to their end for `idle_timeout` seconds.
+    A `learner` is started beside it, as a process of its own, and its events are passed on. Ends with a ServeResult
+    when `stop` is set, after `max_messages` inputs, or when all assigned partitions have been read to their end for
+    `idle_timeout` seconds.
 
     Raises:
         VersionNotFound, IntegrityError: there is no version to serve, or it fails its checks.
         BrokerError: no broker, or predictions are not accepted.
     """
-    stop = stop or threading.Event()
+    tally = Tally()
+    loop = _loop(registry, options, kafka, learner, max_messages, idle_timeout, ready_file, stop, tally)
+    with closing(loop):
+        for event in loop:
+            tally.update(event)
+            yield event
+    yield _result(tally, online=learner is not None)
+
+
+def _loop(
+    registry: Registry,
+    options: ServeSettings,
+    kafka: KafkaSettings,
+    learner: LearnerProcess | None,
+    max_messages: int | None,
+    idle_timeout: float | None,
+    ready_file: Path | None,
+    stop: threading.Event | None,
+    tally: Tally,
+) -> Generator[events.ServeEvent, None, None]:
+    """The loop itself; `tally` is brought up to date by the caller with every event."""
     threads = options.threads or max(1, (os.cpu_count() or 1) - (learner.threads if learner else 0))
     torch.set_num_threads(threads)
     alias = registry.alias(options.alias)
@@ -60,7 +81,6 @@ def serve(
     topics = clients.Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.images, topics.predictions, topics.dead_letters])
 
-    tally = Tally()
     with ExitStack() as stack:
         follower = stack.enter_context(
             AliasFollower(registry, options.alias, options.alias_interval, alias.version, alias.generation)
@@ -69,7 +89,7 @@ def serve(
         sink = AtLeastOnceSink(kafka, source)
         if learner is not None:
             stack.enter_context(learner)
-        started = events.ServeStarted(
+        yield events.ServeStarted(
             topic=topics.images,
             group=kafka.group_id,
             version=alias.version,
@@ -79,53 +99,45 @@ def serve(
             threads=threads,
             online=learner is not None,
         )
-        tally.update(started)
-        yield started
         if "stream" in loaded.manifest.split.seen:
             yield events.Notice(
-                f"version {alias.version} was trained on the images that `produce` streams: its accuracy on them flatters"
+                f"version {alias.version} was trained on the images that `produce` streams: it flatters itself on them"
             )
         if ready_file is not None:
             ready_file.write_text(f"{os.getpid()}\n")
-        began, idle_since, waiting = time.monotonic(), None, False
+        idle_since: float | None = None
+        waiting = False
 
-        while not stop.is_set() and (max_messages is None or tally.handled < max_messages):
+        while not (stop is not None and stop.is_set()):
             if (found := follower.take()) is not None:
                 swap = _swap(found, loaded)
                 if isinstance(found, LoadedModel) and isinstance(swap, events.Swapped):
                     loaded, predictor = found, _predictor(found, options, like=predictor)
-                tally.update(swap)
                 yield swap
 
             room = options.batch_size if max_messages is None else max_messages - tally.handled
+            if room <= 0:
+                break
             records = source.read(min(options.batch_size, room), options.max_wait_ms / 1000)
             if records:
-                served = _answer(records, predictor, loaded, sink, topics, options, source.lag() or 0)
-                tally.update(served)
-                yield served
+                yield _answer(records, predictor, loaded, sink, topics, options, source.lag() or 0)
             if sink.due():
                 sink.commit()
 
             if learner is not None:
-                for event in learner.poll():
-                    tally.update(event)
-                    yield event
+                yield from learner.poll()
             if (source.last_error is not None) != waiting:
                 waiting = not waiting
                 if waiting:
                     yield events.Waiting(f"{kafka.bootstrap_servers} does not answer ({source.last_error})")
-            idle = not records and bool(source.assigned) and source.drained
+            idle = not records and source.drained
             idle_since = (idle_since or time.monotonic()) if idle else None
             if idle_timeout is not None and idle_since and time.monotonic() - idle_since >= idle_timeout:
                 break
 
-        seconds = time.monotonic() - began
         sink.close()
     if learner is not None:
-        for event in learner.poll():  # its last words
-            tally.update(event)
-            yield event
-    yield _result(tally, seconds, online=learner is not None)
+        yield from learner.poll()  # its last words
 
 
 def _predictor(loaded: LoadedModel, options: ServeSettings, like: Predictor | None = None) -> Predictor:
@@ -165,6 +177,7 @@ def _answer(
     lag: int,
 ) -> events.BatchServed:
     """Every record becomes a prediction or a dead letter."""
+    began = time.perf_counter()
     manifest = loaded.manifest
     batch, letters = codecs.decode(
         records,
@@ -207,17 +220,18 @@ def _answer(
         latency_ms=np.maximum(now - produced[produced >= 0], 0.0),
         dead_letters=[(letter.error, letter.message) for letter in letters],
         lag=lag,
+        seconds=time.perf_counter() - began,
     )
 
 
-def _result(tally: Tally, seconds: float, *, online: bool) -> events.ServeResult:
+def _result(tally: Tally, *, online: bool) -> events.ServeResult:
     result = events.ServeResult(
         predicted=tally.predicted,
         dead_lettered=tally.dead_lettered,
         labelled=tally.labelled,
         accuracy=tally.accuracy,
-        seconds=seconds,
-        messages_per_second=tally.handled / max(seconds, 1e-9),
+        seconds=tally.seconds,
+        messages_per_second=tally.handled / max(tally.seconds, 1e-9),
         latency_ms=tally.latencies.summary(),
         model_versions=tally.versions,
         swaps=tally.swaps,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from river import drift
 from river.base import DriftDetector
 
-RECENT = 50  # images whose error is told as "after"
+MEMORY = 1000  # outcomes among which the beginning of a drift is looked for
+FEWEST = 10  # outcomes on either side of it
 
 Name = Literal["adwin", "page-hinkley", "kswin"]
 
@@ -27,41 +31,56 @@ class Detection:
 class ErrorMonitor:
     """Feeds 0 (right) or 1 (wrong) to a river detector and reports the rises only.
 
-    ADWIN: Bifet and Gavaldà 2007, Learning from Time-Changing Data with Adaptive Windowing. Page-Hinkley: Page 1954.
-    KSWIN: Raab et al. 2020. ADWIN tells by its window how long ago the change was; for the others that is not known and
-    the last 50 images are given.
+    ADWIN: Bifet and Gavaldà 2007, Learning from Time-Changing Data with Adaptive Windowing. Page-Hinkley: Page 1954,
+    Continuous Inspection Schemes. KSWIN: Raab et al. 2020, Reactive Soft Prototype Computing for Concept Drift Streams.
     """
 
     def __init__(self, name: Name, seed: int = 0) -> None:
         self.name = name
         self._seed = seed
-        self._detector = _make(name, seed)
         self._count = 0
-        self._errors: deque[int] = deque(maxlen=RECENT)
-        self._sum = 0.0
-        self._since_reset = 0
+        self.reset()
 
     def update(self, wrong: bool) -> Detection | None:
         """Take the outcome of one labelled image; a Detection where the error has risen."""
         self._count += 1
-        self._since_reset += 1
-        self._errors.append(int(wrong))
-        self._sum += wrong
-        before = self._sum / self._since_reset
+        self._errors.append(wrong)
         self._detector.update(float(wrong))
         if not self._detector.drift_detected:
             return None
-        since = int(self._detector.width) if isinstance(self._detector, drift.ADWIN) else len(self._errors)
-        after = sum(self._errors) / len(self._errors)
+        split = change_point(self._errors)
+        errors = np.array(self._errors, dtype=np.float64)
+        before, after = float(errors[:split].mean()), float(errors[split:].mean())
         self.reset()
         if after <= before:  # the error fell: good news is no drift
             return None
-        return Detection(self._count, max(since, 1), before, after)
+        return Detection(self._count, len(errors) - split, before, after)
 
     def reset(self) -> None:
         """Begin anew, as after the predictor was exchanged: its error has another mean."""
         self._detector = _make(self.name, self._seed)
-        self._sum, self._since_reset = 0.0, 0
+        self._errors: deque[bool] = deque(maxlen=MEMORY)
+
+
+def change_point(errors: Sequence[bool] | deque[bool]) -> int:
+    """The most likely index at which the error rate of a sequence of at least two outcomes changed.
+
+    Maximum likelihood of two Bernoulli segments: Hinkley and Hinkley 1970, Inference about the Change-Point in a
+    Sequence of Binomial Variables.
+    """
+    total = np.cumsum(np.array(errors, dtype=np.float64))
+    margin = min(FEWEST, len(total) // 2)
+    index = np.arange(margin, len(total) - margin + 1)
+    index = index[(index > 0) & (index < len(total))]
+    left = total[index - 1]
+    likelihood = _log_likelihood(left, index) + _log_likelihood(total[-1] - left, len(total) - index)
+    return int(index[np.argmax(likelihood)])
+
+
+def _log_likelihood(wrong: NDArray[np.float64], of: NDArray[np.int64]) -> NDArray[np.float64]:
+    share = np.clip(wrong / of, 1e-9, 1 - 1e-9)
+    result: NDArray[np.float64] = wrong * np.log(share) + (of - wrong) * np.log(1 - share)
+    return result
 
 
 def _make(name: Name, seed: int) -> DriftDetector:

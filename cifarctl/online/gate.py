@@ -33,9 +33,10 @@ class Decision:
 def decide(champion: Record, challenger: Record, *, alpha: float, validation_floor: float) -> Decision:
     """Whether `challenger` shall replace `champion`.
 
-    It must be better on held-out stream images by the one-sided exact McNemar test (McNemar 1947; on the images that just
-    one of the two gets right, a sign test) at level `alpha`, and its validation accuracy must not be below
-    `validation_floor`, which stands still while champions change, so that small losses cannot add up.
+    It must be better on held-out stream images by the one-sided exact McNemar test (McNemar 1947; on the images that
+    just one of the two gets right, a sign test) at level `alpha`, and its validation accuracy must not be below
+    `validation_floor`, which stands still while champions change, so that small losses cannot add up. A champion
+    that is itself below the floor may be replaced by what is no worse: there is no way back up otherwise.
 
     Raises:
         ValueError: the two were not judged on the same number of images.
@@ -46,7 +47,8 @@ def decide(champion: Record, challenger: Record, *, alpha: float, validation_flo
     lost = int((champion.correct & ~challenger.correct).sum())
     p_value = sign_test(gained, lost)
     better = p_value <= alpha
-    sound = math.isfinite(challenger.validation_accuracy) and challenger.validation_accuracy >= validation_floor
+    floor = min(validation_floor, champion.validation_accuracy)
+    sound = challenger.validation_accuracy >= floor  # not-a-number is never sound
     stream = (
         f"held-out stream images: {_percent(challenger.stream_accuracy)} against {_percent(champion.stream_accuracy)} "
         f"(gains {gained}, loses {lost} of {len(champion.correct)}; p = {p_value:.4f}, "
@@ -54,7 +56,7 @@ def decide(champion: Record, challenger: Record, *, alpha: float, validation_flo
     )
     validation = (
         f"validation accuracy {_percent(challenger.validation_accuracy)}, "
-        f"{'not below' if sound else 'below'} the floor of {_percent(validation_floor)}"
+        f"{'not below' if sound else 'below'} the floor of {_percent(floor)}"
     )
     return Decision(better and sound, (stream, validation))
 

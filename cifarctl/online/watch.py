@@ -37,7 +37,7 @@ class Watch(Generic[PredictorT]):
             p_value = sign_test(self._regained, self._lost)
             if p_value <= self._alpha:
                 return (
-                    f"of {self._pairs} labelled images since the promotion the version before alone gets {self._regained} "
-                    f"right, the new one alone {self._lost} (p = {p_value:.2g})"
+                    f"of {self._pairs} labelled images since the promotion the version before alone gets "
+                    f"{self._regained} right, the new one alone {self._lost} (p = {p_value:.2g})"
                 )
         return "" if look == LOOKS else None

@@ -64,7 +64,7 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Words that even --quiet lets through, on stderr."""
-        Console(stderr=True, highlight=False).print(text, style="bold yellow", markup=False)
+        Console(stderr=True, highlight=False).print(text, style="bold yellow", markup=False, soft_wrap=True)
 
     def result(self, document: Any, summary: RenderableType | None = None) -> None:
         """The command's result: JSON on stdout, or `summary` for people."""

@@ -52,7 +52,7 @@ def versions_table(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
         metrics = row["metrics"]
         table.add_row(
             str(row["version"]),
-            row["created"][:19].replace("T", " "),
+            row["created"][:16].replace("T", " "),
             row["model"],
             str(row["parent"] or "–"),
             percent(metrics.get("validation_accuracy")),
@@ -81,7 +81,7 @@ def history_table(moves: Sequence[Move]) -> RenderableType:
     table = _table("when", "alias", "action", "from", "to", "who", "why")
     for move in moves:
         table.add_row(
-            move.time[:19].replace("T", " "),
+            move.time[:16].replace("T", " "),
             move.alias,
             move.action,
             str(move.from_version or "–"),

@@ -1,0 +1,70 @@
+# The habits of this project; continuous integration (.ci/run) calls the same ones.
+#
+#   PYTHON=python3.12   the interpreter that makes the virtual environment
+#   VENV=.venv          where that lives
+#   ARGS="..."          further words for what is run: make test ARGS="-k codecs", make demo ARGS=--json
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+OLDEST := 3.10
+BEFORE := 3.14
+SUITABLE := import sys; number = lambda text: tuple(map(int, text.split("."))); \
+	sys.exit(not number("$(OLDEST)") <= sys.version_info[:2] < number("$(BEFORE)"))
+
+# Modules rather than scripts of $(VENV)/bin: those break when the folder is moved.
+RUN := $(VENV)/bin/python -m
+STAMP := $(VENV)/.installed-
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # two pips in one environment get in each other's way
+.PHONY: help demo test check lint types format bench env-example clean
+
+help: ## list these habits
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+demo: $(STAMP)embedded ## show the whole loop on an embedded broker, in a few minutes
+	$(RUN) cifarctl demo $(ARGS)
+
+test: $(STAMP)test ## run the tests
+	$(RUN) pytest $(ARGS)
+
+check: lint types test ## everything that has to pass
+
+lint: $(STAMP)dev ## style, and the import boundaries
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: $(STAMP)dev ## static types
+	$(RUN) mypy
+
+format: $(STAMP)dev ## put the code into the one format
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+bench: $(STAMP)test ## measure against the tutorial's scripts; best on a machine that does nothing else
+	$(RUN) benchmarks.startup
+	$(RUN) benchmarks.stream
+	$(RUN) benchmarks.train
+
+env-example: $(STAMP)embedded ## write .env.example anew, from the settings
+	$(RUN) cifarctl config --env-example > .env.example
+
+clean: ## remove the environment and what tools left behind; data and registry stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find cifarctl tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Once per extra, and again whenever pyproject.toml has changed. Each of these three contains the ones before it.
+embedded.contains :=
+test.contains := embedded
+dev.contains := embedded test
+$(STAMP)%: pyproject.toml | $(VENV)/pyvenv.cfg
+	$(RUN) pip install --disable-pip-version-check --quiet --editable '.[$*]'
+	@touch $@ $(addprefix $(STAMP),$($*.contains))
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c '$(SUITABLE)' 2>/dev/null || { \
+		echo "cifarctl needs Python >= $(OLDEST) and < $(BEFORE), but $(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
+		echo "name another one, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,89 @@
+"""Training `net` on the real CIFAR-10: cifarctl against the tutorial's trainer.
+
+Measures: test accuracy, time and memory of `cifarctl train --full` (all 50,000 training images), of the tutorial's
+trainer on the same images, and of `cifarctl train` without --full (35,000). Each is a process of its own and tests
+on the same 10,000 images at the end. They run one after the other, the tutorial's between the two of ours, once a
+seed. Time is told three ways: of the epochs alone, of the whole process by the clock, and of CPU, which a noisy
+neighbour disturbs least. Ratios are ours, with --full, to the tutorial's.
+Required: test accuracy >= 0.78 with --full, >= 0.76 without, time <= 0.4 of the tutorial's, memory < 2 GiB.
+
+    python -m benchmarks.train [--epochs 10] [--seeds 1] [--quick]
+
+--quick runs the tutorial for two epochs only and scales their time; its accuracy then says nothing.
+CIFAR-10 is looked for in the setting data.dir (CIFARCTL_DATA__DIR).
+
+Last run: see benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+from benchmarks.process import CIFARCTL, TUTORIAL, Ran, run
+from cifarctl import settings
+
+QUICK_EPOCHS = 2
+
+
+def ours(data: Path, registry: Path, epochs: int, seed: int, *, full: bool) -> Ran:
+    """`cifarctl train` in a registry of its own."""
+    chosen = ["--epochs", str(epochs), "--seed", str(seed), *(["--full"] if full else [])]
+    places = ["--set", "data.source=cifar10", "--set", f"data.dir={data}", "--set", f"registry.dir={registry}"]
+    return run([*CIFARCTL, "train", "--json", *chosen, *places])
+
+
+def tutorials(data: Path, epochs: int, seed: int) -> Ran:
+    """The tutorial's trainer."""
+    return run([*TUTORIAL, "train", "--data", str(data), "--epochs", str(epochs), "--seed", str(seed)])
+
+
+def row(name: str, images: int, accuracy: float | None, epochs: float, wall: float | None, ran: Ran) -> str:
+    """One line of the table; what was not measured is a dash."""
+    shown = "-" if accuracy is None else f"{accuracy:.4f}"
+    clock = "-" if wall is None else f"{wall:.1f}"
+    cpu = "-" if wall is None else f"{ran.cpu_seconds:.1f}"
+    return f"{name:<24}{images:>8,}{shown:>10}{epochs:>10.1f}{clock:>10}{cpu:>10}{ran.peak_mib:>10.0f}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    data = settings.load().data.dir.resolve()
+    epochs = min(QUICK_EPOCHS, given.epochs) if given.quick else given.epochs
+
+    print(f"{'':<24}{'images':>8}{'test':>10}{'epochs s':>10}{'clock s':>10}{'CPU s':>10}{'peak MiB':>10}")
+    ratios: list[tuple[float, float, float]] = []
+    for seed in range(given.seeds):
+        with tempfile.TemporaryDirectory() as registry:
+            full = ours(data, Path(registry), given.epochs, seed, full=True)
+            tutorial = tutorials(data, epochs, seed)
+            split = ours(data, Path(registry), given.epochs, seed, full=False)
+        for name, ran in (("cifarctl train --full", full), ("cifarctl train", split)):
+            result = ran.result
+            images, accuracy = result["train_images"], result["test_accuracy"]
+            print(row(f"{name}, seed {seed}", images, accuracy, result["seconds"], ran.seconds, ran))
+        spent = statistics.mean(tutorial.result["epoch_seconds"]) * given.epochs
+        whole = epochs == given.epochs
+        accuracy = tutorial.result["test_accuracy"] if whole else None
+        wall = tutorial.seconds if whole else None
+        name = f"tutorial, seed {seed}" + ("" if whole else ", scaled")
+        print(row(name, tutorial.result["train_images"], accuracy, spent, wall, tutorial), flush=True)
+        if whole:
+            clock, cpu = full.seconds / tutorial.seconds, full.cpu_seconds / tutorial.cpu_seconds
+        else:
+            clock = cpu = float("nan")
+        ratios.append((full.result["seconds"] / spent, clock, cpu))
+
+    parts = zip(("epochs", "clock", "CPU"), zip(*ratios, strict=True), strict=True)
+    print("ratio:  " + "   ".join(f"{name} {statistics.median(values):.3f}" for name, values in parts))
+
+
+if __name__ == "__main__":
+    main()
