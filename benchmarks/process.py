@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 CIFARCTL = [sys.executable, "-m", "cifarctl"]
@@ -52,3 +55,17 @@ def run(command: Sequence[str]) -> Ran:
         result = json.loads(said.read().splitlines()[-1])
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
     return Ran(result, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit)
+
+
+def machine() -> str:
+    """A line about where a measurement was made, and whether others were at work there before it."""
+    cores = os.cpu_count() or 1
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    load = os.getloadavg()[0]
+    warning = "; OTHERS ARE AT WORK HERE, these figures say little" if load > 0.3 * cores else ""
+    python = platform.python_version()
+    return f"{model}, {cores} cores; Python {python}, torch {version('torch')}; load average {load:.2f}{warning}"

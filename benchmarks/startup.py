@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.process import machine
+
 LIMIT = 1.5
 HELP = [str(Path(sys.executable).with_name("cifarctl")), "--help"]
 BARE = [sys.executable, "-c", "import typer, rich.console"]
@@ -36,9 +38,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20)
     pairs = parser.parse_args().pairs
 
+    print(machine())
     for command in (HELP, BARE):  # the first run writes the compiled modules
         seconds(command)
-    helps, bares = [], []
+    helps: list[float] = []
+    bares: list[float] = []
     for pair in range(pairs):
         for command, times in ((HELP, helps), (BARE, bares)) if pair % 2 else ((BARE, bares), (HELP, helps)):
             times.append(seconds(command))

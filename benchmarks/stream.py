@@ -6,8 +6,10 @@ Measures messages a second of
 - `cifarctl serve`, raw and JSON, against the tutorial's consumer (kafka-python, one image a forward pass), the same
   weights in both, from topics that are already full; from the first message read to the last prediction handed over.
 Each is a process of its own; the sides take turns, `--rounds` times, and the figure is the median. The tutorial's
-side handles fewer messages because it is slow. The broker is the embedded one, or the one that
-CIFARCTL_KAFKA__BOOTSTRAP_SERVERS names, whose topics of the run are deleted at the end.
+side handles fewer messages because it is slow. Its consumer is run with PyTorch's default of threads, as the
+tutorial does, and with one, which is faster for one image where others compete for the cores; ratios are to the
+better of the two. The broker is the embedded one, or the one that CIFARCTL_KAFKA__BOOTSTRAP_SERVERS names, whose
+topics of the run are deleted at the end.
 
     python -m benchmarks.stream [--count 10000] [--tutorial-count 1000] [--rounds 3]
 
@@ -23,6 +25,7 @@ import os
 import statistics
 import tempfile
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +33,7 @@ from pathlib import Path
 import torch
 from confluent_kafka.admin import AdminClient
 
-from benchmarks.process import CIFARCTL, TUTORIAL, run
+from benchmarks.process import CIFARCTL, TUTORIAL, machine, run
 from benchmarks.tutorial import Net
 from cifarctl import settings
 from cifarctl.stream.embedded import EmbeddedBroker
@@ -86,9 +89,9 @@ class Bench:
         return self.cifarctl("serve", "--max-messages", str(count), prefix=f"{RUN}-full-{form}", group=group)
 
 
-def table(title: str, figures: dict[str, list[float]], slow: str) -> None:
-    """Print the median of each and its ratio to that of `slow`."""
-    base = statistics.median(figures[slow])
+def table(title: str, figures: dict[str, list[float]]) -> None:
+    """Print the median of each and its ratio to the best of the tutorial's."""
+    base = max(statistics.median(values) for name, values in figures.items() if name.startswith("tutorial"))
     print(f"\n{title:<28}{'messages/s':>12}{'least':>10}{'most':>10}{'ratio':>9}")
     for name, values in figures.items():
         middle = statistics.median(values)
@@ -105,27 +108,29 @@ def main() -> None:
     data = settings.load().data.dir.resolve()
     few = str(given.tutorial_count)
 
+    print(machine())
     with broker() as servers, tempfile.TemporaryDirectory() as folder:
         bench = Bench(servers, data, Path(folder))
 
-        sides = ("cifarctl, raw", "cifarctl, json", "tutorial, json")
-        produced: dict[str, list[float]] = {side: [] for side in sides}
-        served: dict[str, list[float]] = {side: [] for side in sides}
+        produced: dict[str, list[float]] = defaultdict(list)
         words = ("produce", "--data", str(data), "--interval", "0", "--count", few)
         for number in range(given.rounds):
             for form in FORMATS:
                 produced[f"cifarctl, {form}"].append(bench.produce(form, given.count, f"{RUN}-{form}-{number}"))
             produced["tutorial, json"].append(bench.tutorial(*words, "--topic", f"{RUN}-tutorial-{number}"))
-        table("produce", produced, "tutorial, json")
+        table("produce", produced)
 
         for form in FORMATS:
             bench.produce(form, given.count, f"{RUN}-full-{form}")
-        words = ("consume", "--model", str(bench.weights), "--count", few, "--topic", f"{RUN}-full-json.images")
+        served: dict[str, list[float]] = defaultdict(list)
+        topics = ("--topic", f"{RUN}-full-json.images", "--predictions", f"{RUN}-tutorial-answers")
+        consume = ("consume", "--model", str(bench.weights), "--count", few, *topics)
         for number in range(given.rounds):
             for form in FORMATS:
                 served[f"cifarctl, {form}"].append(bench.serve(form, given.count, number))
-            served["tutorial, json"].append(bench.tutorial(*words, "--predictions", f"{RUN}-tutorial-answers"))
-        table("serve", served, "tutorial, json")
+            served["tutorial, json"].append(bench.tutorial(*consume))
+            served["tutorial, json, one thread"].append(bench.tutorial(*consume, "--threads", "1"))
+        table("serve", served)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.process import CIFARCTL, TUTORIAL, Ran, run
+from benchmarks.process import CIFARCTL, TUTORIAL, Ran, machine, run
 from cifarctl import settings
 
 QUICK_EPOCHS = 2
@@ -58,6 +58,7 @@ def main() -> None:
     data = settings.load().data.dir.resolve()
     epochs = min(QUICK_EPOCHS, given.epochs) if given.quick else given.epochs
 
+    print(machine())
     print(f"{'':<24}{'images':>8}{'test':>10}{'epochs s':>10}{'clock s':>10}{'CPU s':>10}{'peak MiB':>10}")
     ratios: list[tuple[float, float, float]] = []
     for seed in range(given.seeds):

@@ -221,6 +221,7 @@ def main() -> None:
     producer.add_argument("--interval", type=float, default=5.0)
     consumer.add_argument("--predictions", required=True)
     consumer.add_argument("--model", type=Path, required=True)
+    consumer.add_argument("--threads", type=int, help="of the network; left to PyTorch by the tutorial")
     given = parser.parse_args()
 
     result: Trained | Streamed
@@ -233,6 +234,8 @@ def main() -> None:
             given.servers, given.topic, images(given.data, train=True), count=given.count, interval=given.interval
         )
     else:
+        if given.threads:
+            torch.set_num_threads(given.threads)
         result = consume(given.servers, given.topic, given.predictions, load(given.model), count=given.count)
     print(json.dumps(asdict(result)))
 

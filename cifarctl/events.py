@@ -27,13 +27,14 @@ class Notice:
 
 @dataclass(frozen=True)
 class TrainStarted:
-    """The run's frame; `first_epoch` is above 1 when a checkpoint is continued."""
+    """The run's frame; `first_epoch` or `first_batch` is above 1 when a checkpoint is continued."""
 
     model: str
     parameters: int
     images: int
     epochs: int
     first_epoch: int
+    first_batch: int
     batches: int
     precision: str
     device: str

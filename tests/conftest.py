@@ -5,6 +5,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
+from helpers import Home, train_home
 
 # Read, and resolved, before the fixture below clears the environment and changes the folder.
 _GIVEN = os.environ.get("CIFARCTL_DATA__DIR")
@@ -13,6 +15,9 @@ CIFAR10_DIR = Path(_GIVEN).resolve() if _GIVEN else None
 # Shared machines are slow at moments, which says nothing about the code.
 hypothesis.settings.register_profile("cifarctl", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("cifarctl")
+
+# The tests' models are so small that a second thread costs more than it brings.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +35,15 @@ def cifar10_dir() -> Path:
     if CIFAR10_DIR is None or not (CIFAR10_DIR / "cifar-10-batches-py").is_dir():
         pytest.skip("CIFARCTL_DATA__DIR names no folder that holds cifar-10-batches-py")
     return CIFAR10_DIR
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A small trained registry that nobody may write to; `home` is a copy for one test."""
+    return train_home(tmp_path_factory.mktemp("trained") / "registry")
+
+
+@pytest.fixture
+def home(trained: Home, tmp_path: Path) -> Home:
+    """A small trained registry of this test's own."""
+    return trained.copy(tmp_path / "registry")

@@ -1,4 +1,4 @@
-"""Running cifarctl for tests: as processes, as a call within this one, and as flows in a thread of their own.
+"""Running cifarctl for tests: as processes, as calls within this one, and as flows in threads of their own.
 
 Whatever is awaited here is an event (a file, a line, a message) with a deadline that only a broken program meets.
 """
@@ -20,14 +20,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pytest
+import torch
 from confluent_kafka import Message, TopicPartition
+from helpers import cifarctl
+from typer.testing import Result
 
 from cifarctl import data, events, settings
 from cifarctl.data import Images, Scenario
 from cifarctl.flows.produce import produce as produce_flow
+from cifarctl.flows.serve import serve as serve_flow
+from cifarctl.flows.supervise import LearnerProcess
 from cifarctl.registry import Registry
 from cifarctl.settings import KafkaSettings, Settings
 from cifarctl.stream import clients, codecs
@@ -36,22 +41,34 @@ from cifarctl.stream.codecs import Prediction, Record
 
 PATIENCE_S = 90.0
 EventT = TypeVar("EventT")
+KindT = TypeVar("KindT")
+
+#: Small images and quick arithmetic for all commands.
+SMALL: dict[str, Any] = {
+    "data.source": "synthetic",
+    "data.synthetic_images": 2000,
+    "train.batch_size": 32,
+    "train.precision": "float32",
+    "train.threads": 1,
+    "serve.precision": "float32",
+    "serve.threads": 1,
+    "serve.alias_interval": 0.1,
+}
 
 
-def until(done: Callable[[], object], otherwise: Callable[[], str] = lambda: "it did not happen") -> None:
-    """Wait for `done`; after the deadline fail with what `otherwise` says."""
+def until(done: Callable[[], object], story: Callable[[], str] = lambda: "") -> None:
+    """Wait for `done`; after the deadline fail and tell the `story` so far."""
     deadline = time.monotonic() + PATIENCE_S
     while not done():
         if time.monotonic() >= deadline:
-            pytest.fail(otherwise())
+            pytest.fail(f"it did not happen; {story()}")
         time.sleep(0.02)
 
 
 class Process:
     """A running ``cifarctl`` command, in a session of its own as if it had its own terminal."""
 
-    def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], folder: Path, number: int) -> None:
-        name = f"{number}-{arguments[0]}"
+    def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], folder: Path, name: str) -> None:
         self._out, self._err, self._ready = (folder / f"{name}.{kind}" for kind in ("out", "err", "ready"))
         if arguments[0] == "serve":
             arguments = (*arguments, "--ready-file", str(self._ready))
@@ -85,7 +102,7 @@ class Process:
 
     def await_ready(self) -> None:
         """Wait for the ready file of `serve`."""
-        self.until(self._ready.exists)
+        self.until(lambda: self._ready.exists() and self._ready.read_text())
         assert self._ready.read_text() == f"{self.pid}\n"
 
     def await_line(self, text: str, times: int = 1) -> None:
@@ -93,17 +110,17 @@ class Process:
         self.until(lambda: self.err.count(text) >= times)
 
     def until(self, done: Callable[[], object]) -> None:
-        """Wait for `done`, and only as long as the process runs."""
+        """Wait for `done`, only as long as the command runs."""
 
         def story() -> str:
-            return f"it did not happen; stdout:\n{self.out[-2000:]}\nstderr:\n{self.err[-4000:]}"
+            return f"{self._popen.args}\nstdout:\n{self.out[-2000:]}\nstderr:\n{self.err[-4000:]}"
 
         def happened() -> bool:
-            ended = self._popen.poll() is not None
+            code = self._popen.poll()  # before the question: what it did last counts
             if done():
                 return True
-            if ended:
-                pytest.fail(f"ended with {self._popen.returncode} before; {story()}")
+            if code is not None:
+                pytest.fail(f"it ended before, with code {code}; {story()}")
             return False
 
         until(happened, story)
@@ -133,23 +150,23 @@ class Process:
             self._popen.wait()
 
 
-class Flow:
-    """A flow in a thread, its events collected; what it raises is raised by `result`."""
+class Flow(Generic[EventT]):
+    """A flow in a thread, its events collected; what it raises is raised again where its end is awaited."""
 
-    def __init__(self, stream: Callable[[threading.Event], Iterator[Any]]) -> None:
-        self.events: list[Any] = []
-        self.stop = threading.Event()
+    def __init__(self, stream: Callable[[threading.Event], Iterator[EventT]]) -> None:
+        self.events: list[EventT] = []
+        self._stop = threading.Event()
         self._failure: BaseException | None = None
-        self._stream = stream(self.stop)
+        self._stream = stream
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def of(self, kind: type[EventT]) -> list[EventT]:
+    def of(self, kind: type[KindT]) -> list[KindT]:
         """The events of one kind so far."""
         return [event for event in list(self.events) if isinstance(event, kind)]
 
     def until(self, done: Callable[[], object]) -> None:
-        """Wait for `done`, and only as long as the flow runs."""
+        """Wait for `done`, only as long as the flow runs."""
 
         def happened() -> bool:
             running = self._thread.is_alive()
@@ -159,7 +176,7 @@ class Flow:
                 raise self._failure or AssertionError(f"it ended before; last events: {self.events[-5:]}")
             return False
 
-        until(happened, lambda: f"it did not happen; last events: {self.events[-5:]}")
+        until(happened, lambda: f"last events: {self.events[-5:]}")
 
     def result(self) -> Any:
         """Wait for the end; the last event."""
@@ -171,23 +188,23 @@ class Flow:
 
     def finish(self) -> Any:
         """Ask it to end; the last event."""
-        self.stop.set()
+        self._stop.set()
         return self.result()
 
     def clean_up(self) -> None:
-        self.stop.set()
+        self._stop.set()
         self._thread.join(PATIENCE_S)
 
     def _run(self) -> None:
         try:
-            for event in self._stream:
+            for event in self._stream(self._stop):
                 self.events.append(event)
-        except BaseException as error:  # noqa: BLE001  told by result
+        except BaseException as error:  # noqa: BLE001  told by until and result
             self._failure = error
 
 
 class Topic:
-    """All messages of a topic from its beginning, read outside any group; grows by looking."""
+    """All messages of a topic from its beginning, read outside any group."""
 
     def __init__(self, kafka: KafkaSettings, name: str) -> None:
         clients.ensure_topics(kafka, [name])
@@ -197,9 +214,15 @@ class Topic:
 
     def look(self) -> list[Record]:
         """All records so far, in the order of their timestamps."""
-        while messages := self._consumer.consume(1000, 0.05):
-            self.records += [_record(message) for message in messages if message.error() is None]
+        messages = self._consumer.consume(10_000, 0.1)
+        self.records += [_record(message) for message in messages if message.error() is None]
         self.records.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
+        return self.records
+
+    def await_records(self, count: int) -> list[Record]:
+        """Wait until there are `count` records, which must then be all."""
+        until(lambda: len(self.look()) >= count, lambda: f"{len(self.records)} of {count} records")
+        assert len(self.look()) == count
         return self.records
 
     def clean_up(self) -> None:
@@ -208,12 +231,12 @@ class Topic:
 
 @dataclass
 class Site:
-    """A place of its own for a test: folder, registry, topics, settings; ends at its end all that was started."""
+    """A place of a test's own: folder, registry, topics, settings; what it has started ends with it."""
 
     folder: Path
     kafka: KafkaSettings
     options: dict[str, Any]
-    _running: list[Any] = field(default_factory=list)
+    _started: list[Any] = field(default_factory=list)
 
     @property
     def topics(self) -> Topics:
@@ -224,16 +247,14 @@ class Site:
         return Registry(self.settings().registry)
 
     def settings(self, **changes: Any) -> Settings:
-        """The settings that the processes have; changes as ``serve__batch_size=5``."""
-        return settings.load(self.options | _dotted(changes))
+        """The settings that commands here have; changes as ``serve__batch_size=5``."""
+        return settings.load(self._effective(changes))
 
     def start(self, *arguments: str, **changes: Any) -> Process:
-        """Start ``cifarctl``; it has the settings through its environment."""
-        given = self.options | _dotted(changes)
+        """Start ``cifarctl``; it finds the settings in its environment."""
+        given = self._effective(changes)
         environment = {f"CIFARCTL_{name.upper().replace('.', '__')}": str(value) for name, value in given.items()}
-        process = Process(arguments, environment, self.folder, len(self._running))
-        self._running.append(process)
-        return process
+        return self._keep(Process(arguments, environment, self.folder, f"{len(self._started)}-{arguments[0]}"))
 
     def run(self, *arguments: str, code: int = 0, **changes: Any) -> Process:
         """Run ``cifarctl`` to its end, which must be `code`."""
@@ -241,38 +262,33 @@ class Site:
         assert process.wait() == code, process.err
         return process
 
-    def flow(self, stream: Callable[[threading.Event], Iterator[Any]]) -> Flow:
-        """Start a flow in a thread."""
-        flow = Flow(stream)
-        self._running.append(flow)
-        return flow
+    def call(self, *arguments: str, **changes: Any) -> Result:
+        """Run ``cifarctl`` within this process, which saves the time of a start."""
+        return cifarctl(*arguments, *(f"--set={name}={value}" for name, value in self._effective(changes).items()))
 
-    def topic(self, name: str) -> Topic:
-        """Look on at a topic; `name` is a field of `Topics`."""
-        topic = Topic(self.kafka, getattr(self.topics, name))
-        self._running.append(topic)
-        return topic
+    def serve(self, *, learner: LearnerProcess | None = None, **changes: Any) -> Flow[events.ServeEvent]:
+        """The flow behind ``cifarctl serve``; its own options are `max_messages` and `idle_timeout`."""
+        own = {name: changes.pop(name) for name in ("max_messages", "idle_timeout") if name in changes}
+        chosen = self.settings(**changes)
 
-    def stream_images(self) -> Images:
-        """The images that `produce` sends."""
-        dataset = data.load(self.settings().data)
-        chosen = self.settings().data
-        return dataset.train.take(data.split(dataset.train.labels, chosen.split, chosen.split_seed).stream)
+        def stream(stop: threading.Event) -> Iterator[events.ServeEvent]:
+            return serve_flow(self.registry, chosen.serve, chosen.kafka, learner=learner, stop=stop, **own)
+
+        return self._keep(Flow(stream))
 
     def produce(
         self, count: int | None, *, drift: str = "", stop: threading.Event | None = None, **changes: Any
     ) -> Iterator[events.ProduceEvent]:
         """The flow behind ``cifarctl produce``, at full speed unless told otherwise."""
         chosen = self.settings(**({"produce__rate": 0} | changes))
+        images, scenario = self.stream_images(), Scenario.parse(drift)
         return produce_flow(
-            self.stream_images(),
-            chosen.kafka,
-            chosen.produce,
-            chosen.serve,
-            count=count,
-            drift=Scenario.parse(drift),
-            stop=stop,
+            images, chosen.kafka, chosen.produce, chosen.serve, count=count, drift=scenario, stop=stop
         )
+
+    def keep_producing(self, rate: float, drift: str = "") -> Flow[events.ProduceEvent]:
+        """Images at `rate` a second until told to finish."""
+        return self._keep(Flow(lambda stop: self.produce(None, drift=drift, stop=stop, produce__rate=rate)))
 
     def send(self, count: int, **options: Any) -> None:
         """Produce `count` images and see them acknowledged."""
@@ -280,33 +296,48 @@ class Site:
         assert isinstance(result, events.ProduceResult)
         assert (result.sent, result.failed) == (count, 0)
 
+    def topic(self, name: str) -> Topic:
+        """Look on at a topic; `name` is a field of `Topics`."""
+        return self._keep(Topic(self.kafka, getattr(self.topics, name)))
+
+    def stream_images(self) -> Images:
+        """The images that `produce` sends."""
+        chosen = self.settings().data
+        dataset = data.load(chosen)
+        return dataset.train.take(data.split(dataset.train.labels, chosen.split, chosen.split_seed).stream)
+
     def clean_up(self) -> None:
-        for running in reversed(self._running):
-            running.clean_up()
+        for started in reversed(self._started):
+            started.clean_up()
+
+    def _effective(self, changes: dict[str, Any]) -> dict[str, Any]:
+        return self.options | {name.replace("__", "."): value for name, value in changes.items()}
+
+    def _keep(self, started: Any) -> Any:
+        self._started.append(started)
+        return started
 
 
 @pytest.fixture
 def site(tmp_path: Path, kafka: KafkaSettings, trained: Path) -> Iterator[Site]:
-    """A site with a registry whose production version knows the synthetic images a little."""
+    """A site with a registry whose production version gets about 70 % of the synthetic images right."""
     shutil.copytree(trained, tmp_path / "registry")
-    names = ("bootstrap_servers", "topic_prefix", "group_id", "session_timeout_ms", "commit_interval_ms")
-    options = {f"kafka.{name}": getattr(kafka, name) for name in names}
-    site = Site(tmp_path, kafka, DATA | options | {"registry.dir": tmp_path / "registry"})
+    site = _site(tmp_path, kafka)
+    threads = torch.get_num_threads()
     yield site
     site.clean_up()
+    torch.set_num_threads(threads)  # serving sets it for itself
 
 
-DATA: dict[str, Any] = {"data.source": "synthetic", "data.synthetic_images": 4000}
 _trained: list[Path] = []
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with one version, trained through the command line; one for all modules. Copy it."""
+    """A registry with one version, trained through the command line: one for all modules, so copy it."""
     if not _trained:
         folder = tmp_path_factory.mktemp("trained")
-        site = Site(folder, KafkaSettings(), DATA | {"registry.dir": folder / "registry"})
-        site.run("train", "--epochs", "4", "--quiet")
+        _site(folder, KafkaSettings()).run("train", "--epochs", "4", "--quiet")
         _trained.append(folder / "registry")
     return _trained[0]
 
@@ -317,14 +348,24 @@ def predictions(topic: Topic) -> list[Prediction]:
 
 
 def ids(topic: Topic) -> list[str]:
-    """The ids of the images topic so far, where headers carry them."""
+    """The ids of the images topic so far, as headers carry them."""
     return [(dict(record.headers)["id"] or b"").decode() for record in topic.look()]
+
+
+def committed(site: Site) -> int:
+    """Messages of the images topic that the group has done with."""
+    client = clients.consumer(site.kafka, site.kafka.group_id)
+    try:
+        places = [TopicPartition(site.topics.images, number) for number in range(site.kafka.partitions)]
+        return sum(max(0, place.offset) for place in client.committed(places, timeout=PATIENCE_S))
+    finally:
+        client.close()
 
 
 def children(pid: int) -> dict[int, str]:
     """Child processes and their command lines."""
     if sys.platform == "linux":  # where ps may not be installed
-        return {int(folder.name): line for folder, parent, line in _linux_processes() if parent == pid}
+        return {child: command for child, parent, command in _linux_processes() if parent == pid}
     listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     return {int(row[0]): row[2] for row in rows if len(row) == 3 and int(row[1]) == pid}
@@ -337,30 +378,36 @@ def learner_of(pid: int) -> int:
 
 
 def tutorial() -> ModuleType:
-    """The module benchmarks/tutorial.py, which is no part of any package."""
+    """The tutorial's scripts, from benchmarks/."""
     path = Path(__file__).parent.parent / "benchmarks" / "tutorial.py"
     spec = importlib.util.spec_from_file_location("tutorial", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["tutorial"] = module  # where its dataclasses look for their annotations
+    sys.modules[spec.name] = module  # where its dataclasses look for their annotations
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kafka-python reads its schemas in a way that Python 3.11 deprecates
         spec.loader.exec_module(module)
     return module
 
 
-def _linux_processes() -> Iterator[tuple[Path, int, str]]:
+def _site(folder: Path, kafka: KafkaSettings) -> Site:
+    names = ("bootstrap_servers", "topic_prefix", "group_id", "session_timeout_ms", "commit_interval_ms")
+    own = {f"kafka.{name}": getattr(kafka, name) for name in names}
+    return Site(folder, kafka, SMALL | own | {"registry.dir": folder / "registry"})
+
+
+def _linux_processes() -> Iterator[tuple[int, int, str]]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            yield folder, parent, (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            yield int(folder.name), parent, (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def _record(message: Message) -> Record:
-    place = message.topic() or "", message.partition() or 0, message.offset() or 0
-    return Record(*place, message.timestamp()[1], message.key(), message.value(), tuple(message.headers() or ()))
-
-
-def _dotted(changes: dict[str, Any]) -> dict[str, Any]:
-    return {name.replace("__", "."): value for name, value in changes.items()}
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    headers = tuple(message.headers() or ())
+    return Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value(), headers)

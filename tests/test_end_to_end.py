@@ -32,11 +32,13 @@ RETRAIN_FIELDS = {"outcome", "examples", "champion", "challenger", "reasons", "s
 
 #: A learner that decides within seconds.
 BRISK: dict[str, Any] = {
-    "online__update_every": 200,
+    "online__update_every": 800,  # a quarter of it after a drift
     "online__min_examples": 100,
     "online__buffer_size": 600,
     "online__reference_size": 1000,
-    "online__steps": 40,
+    "online__steps": 30,
+    "online__batch_size": 64,
+    "online__niceness": 0,
 }
 
 
@@ -44,12 +46,12 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
     images, answers = site.topic("images"), site.topic("predictions")
     serve = site.start("serve", "--online", "--json", **BRISK)
     serve.await_line("learner started")
-    clean = 600
-    produce = site.start("produce", "--rate", "120", "--drift", f"invert@{clean}-1000000", "--json")
+    clean = 400
+    produce = site.start("produce", "--rate", "100", "--drift", f"invert@{clean}-1000000", "--json")
     serve.await_line("drift detected")
     serve.await_line("promoted version")
     serve.await_line("now serving version")
-    serve.until(lambda: sum(answer.model_version > 1 for answer in predictions(answers)) >= 300)
+    serve.until(lambda: sum(answer.model_version > 1 for answer in predictions(answers)) >= 150)
 
     produce.press_ctrl_c()
     assert produce.wait() == 130, produce.err

@@ -82,6 +82,7 @@ def train(
         images=len(images),
         epochs=settings.epochs,
         first_epoch=first_epoch,
+        first_batch=run.step % run.batches + 1,
         batches=run.batches,
         precision=run.precision,
         device=str(device),
@@ -91,13 +92,12 @@ def train(
     for epoch in range(first_epoch, settings.epochs + 1):
         began, before = time.perf_counter(), run.step
         yield from run.epoch(epoch, stop)
-        if stop is not None and stop.is_set():
-            run.save(path)
-            yield events.Notice(f"interrupted in epoch {epoch}; continue with the same command and --resume")
-            return
         seconds = time.perf_counter() - began
         run.seconds += seconds
         run.save(path)
+        if stop is not None and stop.is_set():
+            yield events.Notice(f"interrupted in epoch {epoch}; continue with the same command and --resume")
+            return
         yield events.EpochDone(
             epoch=epoch,
             loss=run.mean_loss,
@@ -123,7 +123,7 @@ def train(
         origin="train",
     )
     path.unlink(missing_ok=True)
-    promoted, reason = _promote(registry, manifest, validation, promote)
+    promoted, reason = _promote(registry, manifest, validation, promote, run.precision)
     yield events.TrainResult(
         version=manifest.version,
         model=settings.model,
@@ -273,11 +273,15 @@ class _Run:
         self.model.load_state_dict(
             {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         )
+        parameters = list(self.model.parameters())
         inner: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimiser."):
                 _, number, key = name.split(".", 2)
-                inner.setdefault(int(number), {})[key] = value
+                like = parameters[int(number)]
+                # The fused optimiser walks through memory: moments must lie in it as their parameter does.
+                laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+                inner.setdefault(int(number), {})[key] = laid
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": inner})
         self.generator.set_state(tensors["generator"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -306,11 +310,13 @@ def _checkpoint_path(registry: Registry, settings: TrainSettings, split: dict[st
     return registry.dir / "training" / f"{settings.model}-{name}.safetensors"
 
 
-def _promote(registry: Registry, new: Manifest, validation: Images | None, wanted: bool | None) -> tuple[bool, str]:
+def _promote(
+    registry: Registry, new: Manifest, validation: Images | None, wanted: bool | None, precision: Precision
+) -> tuple[bool, str]:
     """Move `production` to `new` where that is right; whether it was moved, and why."""
     current = registry.alias("production")
     if wanted is None:
-        wanted, reason = _better(registry, new, None if current is None else current.version, validation)
+        wanted, reason = _better(registry, new, None if current is None else current.version, validation, precision)
     else:
         reason = "by --promote" if wanted else "by --no-promote"
     if wanted:
@@ -323,7 +329,10 @@ def _promote(registry: Registry, new: Manifest, validation: Images | None, wante
     return wanted, reason
 
 
-def _better(registry: Registry, new: Manifest, current: int | None, validation: Images | None) -> tuple[bool, str]:
+def _better(
+    registry: Registry, new: Manifest, current: int | None, validation: Images | None, precision: Precision
+) -> tuple[bool, str]:
+    """Whether `new` beats the version `current` on the validation images, in the arithmetic that `new` was judged in."""
     if current is None:
         return True, "there was no production version"
     if validation is None:
@@ -334,7 +343,8 @@ def _better(registry: Registry, new: Manifest, current: int | None, validation: 
         return True, f"production version {current} cannot be loaded: {error}"
     if old.manifest.classes != new.classes:
         return False, f"production version {current} has other classes; --promote forces it"
-    predictor = Predictor(old.model, old.manifest.normalisation.mean, old.manifest.normalisation.std)
+    mean, std = old.manifest.normalisation.mean, old.manifest.normalisation.std
+    predictor = Predictor(old.model, mean, std, precision=precision)
     before, after = evaluate(predictor, validation).accuracy, new.metrics["validation_accuracy"] or 0.0
     return (
         after > before,

@@ -64,7 +64,8 @@ class TrainView:
     def lines(self, event: events.TrainEvent) -> Iterable[str]:
         """A line at the start and an epoch."""
         if isinstance(event, events.TrainStarted):
-            resumed = f", resumed in epoch {event.first_epoch}" if event.first_epoch > 1 else ""
+            again = event.first_epoch > 1 or event.first_batch > 1
+            resumed = f", resumed at epoch {event.first_epoch}, batch {event.first_batch}" if again else ""
             yield (
                 f"training {event.model} ({event.parameters:,} parameters) on {event.images:,} images of {event.data}, "
                 f"{event.epochs} epochs, {event.precision} on {event.device}{resumed}"

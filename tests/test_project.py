@@ -1,0 +1,177 @@
+"""The files around the program: packaging, licence, compose file, habits, import boundaries."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+import cifarctl
+from cifarctl.settings import KafkaSettings
+from cifarctl.stream import embedded
+
+ROOT = Path(__file__).parent.parent
+COMPOSE = ROOT / "compose" / "kafka.yml"
+
+
+def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
+
+
+def docker_has_compose() -> bool:
+    return shutil.which("docker") is not None and run("docker", "compose", "version").returncode == 0
+
+
+def compose() -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(COMPOSE)
+
+
+# --- compose
+
+
+def test_the_compose_file_follows_the_specification() -> None:
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    checked = run(sys.executable, "-m", "check_jsonschema", *schema, str(COMPOSE))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.skipif(not docker_has_compose(), reason="no docker client with the compose plugin")
+def test_docker_accepts_the_compose_file() -> None:
+    checked = run("docker", "compose", "-f", str(COMPOSE), "config", "-q")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_the_compose_broker_is_the_one_that_cifarctl_looks_for() -> None:
+    kafka = compose()["services"]["kafka"]
+    address = KafkaSettings().bootstrap_servers
+    port = address.partition(":")[2]
+    assert kafka["ports"] == [f"{address}:{port}"]  # and so on this machine only
+    assert kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"] == f"HOST://{address}"
+    assert kafka["environment"]["KAFKA_NUM_PARTITIONS"] == KafkaSettings().partitions
+
+
+def test_the_compose_image_is_pinned() -> None:
+    assert re.fullmatch(r"apache/kafka:\d+\.\d+\.\d+", compose()["services"]["kafka"]["image"])
+
+
+def test_the_remedy_of_broker_errors_names_the_compose_file() -> None:
+    assert COMPOSE.relative_to(ROOT).as_posix() in embedded.COMPOSE.split()
+
+
+# --- package
+
+
+def test_installed_metadata() -> None:
+    metadata = importlib.metadata.metadata("cifarctl")
+    assert {"embedded", "test", "dev"} <= set(metadata.get_all("Provides-Extra") or ())
+    bounds = dict(re.findall(r"(>=|<)([\d.]+)", metadata["Requires-Python"]))
+    makefile = dict(re.findall(r"^(OLDEST|BEFORE) := ([\d.]+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert bounds == {">=": makefile["OLDEST"], "<": makefile["BEFORE"]}
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="cifarctl")
+    assert script.value == "cifarctl.cli:main"
+
+
+def test_the_changelog_knows_this_version() -> None:
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert cifarctl.__version__ in headings
+
+
+def test_the_licence_is_whole() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert re.findall(r"^ +(\d)\. [A-Z]", text, flags=re.MULTILINE) == list("123456789")
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard") if shutil.which("git") else None
+    if listed is None or listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    place = re.compile(rb"(?<![\w.:/-])/(?:" + b"|".join([b"work", b"tmp", b"root", b"home", b"Users"]) + rb")/")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    found = [str(file.relative_to(ROOT)) for file in files if file.is_file() and place.search(file.read_bytes())]
+    assert found == []
+
+
+# --- habits
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_names_the_remedy_where_python_is_too_old(tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.18 && exit\nexit 1\n')
+    old.chmod(0o755)
+    made = run("make", "demo", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}")
+    assert made.returncode != 0
+    assert "needs Python >= 3.10 and < 3.14" in made.stderr
+    assert "is: Python 3.9.18" in made.stderr
+    assert "make demo PYTHON=" in made.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_installs_once_and_passes_words_on(tmp_path: Path) -> None:
+    """With a stand-in for the environment's Python that only writes down how it was called."""
+    calls = tmp_path / "calls"
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n')
+    python.chmod(0o755)
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    for habit, words in (("check", ""), ("test", "-k 'a or b'"), ("demo", "--json")):
+        made = run("make", habit, f"VENV={tmp_path / 'venv'}", f"ARGS={words}")
+        assert made.returncode == 0, made.stderr
+    pip, *rest = calls.read_text().splitlines()
+    assert pip.startswith("-m pip install")
+    assert pip.endswith("--editable .[dev]")
+    assert rest == [
+        "-m ruff check .",
+        "-m ruff format --check .",
+        "-m mypy",
+        "-m pytest",
+        "-m pytest -k a or b",
+        "-m cifarctl demo --json",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_continuous_integration_can_be_started() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    parsed = run("bash", "-n", str(script))
+    assert parsed.returncode == 0, parsed.stderr
+
+
+# --- boundaries
+
+BOUNDARIES = [
+    ("flows", "import confluent_kafka", True),
+    ("flows", "from confluent_kafka import Consumer", True),
+    ("stream", "import confluent_kafka", False),
+    ("flows", "import typer", True),
+    ("online", "from rich.table import Table", True),
+    ("cli", "import typer", False),
+    ("ui", "from rich.table import Table", False),
+    ("registry", "import os\nos.environ", True),
+    ("cli", "import pickle", False),  # cli is free of these bans; S301 still forbids to load one
+    ("registry", "import pickle", True),
+    ("flows", "import torch\ntorch.load", True),
+]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="ruff comes with the extra dev")
+@pytest.mark.parametrize(("package", "code", "banned"), BOUNDARIES)
+def test_import_boundaries(package: str, code: str, banned: bool) -> None:
+    lint = (sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "TID251", "--quiet")
+    checked = run(*lint, "--stdin-filename", f"cifarctl/{package}/probe.py", "-", input=code + "\n")
+    assert checked.returncode == banned, checked.stdout + checked.stderr
+    assert ("TID251" in checked.stdout) == banned

