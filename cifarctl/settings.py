@@ -123,7 +123,7 @@ class KafkaSettings(Section):
         6000, description="after this silence a dead replica's partitions move on"
     )
     timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(
-        8.0, description="seconds to wait for a broker that does not answer"
+        5.0, description="seconds to wait for a broker that does not answer"
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="how clients connect"
@@ -176,7 +176,9 @@ class OnlineSettings(Section):
     update_interval: PositiveFloat = Field(300.0, description="seconds between two updates; whichever comes first")
     min_examples: PositiveInt = Field(200, description="fewest labelled images to learn from")
     buffer_size: Annotated[int, Field(ge=10)] = Field(4000, description="labelled images kept to learn from")
-    holdout_every: Annotated[int, Field(ge=2)] = Field(4, description="every k-th labelled image is kept for the gate only")
+    holdout_every: Annotated[int, Field(ge=2)] = Field(
+        4, description="every k-th labelled image is kept for the gate only"
+    )
     holdout_size: PositiveInt = Field(400, description="most recent held-out images that the gate compares on")
     reference_size: PositiveInt = Field(5000, description="training images kept beside the stream's, for replay")
     steps: PositiveInt = Field(100, description="optimiser steps of one update")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typer.testing import CliRunner, Result
 from cifarctl import data, events
 from cifarctl.cli import app
 from cifarctl.data import Dataset, Images, Split
+from cifarctl.flows.publish import publish
 from cifarctl.flows.train import train
 from cifarctl.registry import Registry
+from cifarctl.registry.loading import load
 from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings
 
 DATA = DataSettings(source="synthetic", synthetic_images=2000)
@@ -95,3 +98,30 @@ def cifarctl(*arguments: str | Path) -> Result:
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
     finally:
         torch.set_num_threads(threads)  # serve and retrain set it for themselves
+
+
+def republish(registry: Registry, change: Callable[[torch.nn.Module], object] = lambda model: None) -> int:
+    """Publish the first version once more, its model changed by `change`; the number of the new one."""
+    loaded = load(registry, 1)
+    with torch.no_grad():
+        change(loaded.model)
+    manifest = loaded.manifest
+    return publish(
+        registry,
+        loaded.model,
+        name=manifest.model,
+        arguments=manifest.arguments,
+        normalisation=manifest.normalisation,
+        classes=manifest.classes,
+        split=manifest.split,
+        settings=manifest.settings,
+        metrics=manifest.metrics,
+        parent=1,
+        origin="train",
+    ).version
+
+
+def spoil(model: torch.nn.Module) -> None:
+    """Make a model of no use: it answers the first class whatever it sees."""
+    for parameter in model.parameters():
+        parameter.zero_()

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 import torch
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 from helpers import cifarctl
 from typer.testing import Result
 
@@ -137,6 +137,10 @@ class Process:
         self._popen.kill()
         self._popen.wait(PATIENCE_S)
 
+    @property
+    def ended(self) -> bool:
+        return self._popen.poll() is not None
+
     def wait(self) -> int:
         """The exit code."""
         try:
@@ -209,15 +213,24 @@ class Topic:
     def __init__(self, kafka: KafkaSettings, name: str) -> None:
         clients.ensure_topics(kafka, [name])
         self.records: list[Record] = []
+        places = _partitions(kafka, name)
+        self._unread = {place.partition for place in places}  # those whose end has not been seen yet
         self._consumer = clients.consumer(kafka, f"{kafka.group_id}.looking-on")
-        self._consumer.assign([TopicPartition(name, number, 0) for number in range(kafka.partitions)])
+        self._consumer.assign(places)
 
     def look(self) -> list[Record]:
-        """All records so far, in the order of their timestamps."""
-        messages = self._consumer.consume(10_000, 0.1)
-        self.records += [_record(message) for message in messages if message.error() is None]
+        """All records in the order of their timestamps; what came after the first look may be a moment late."""
+        self._read()
+        until(lambda: not self._unread or self._read())
         self.records.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
         return self.records
+
+    def _read(self) -> None:
+        for message in self._consumer.consume(10_000, 0.05):
+            if message.error() is None:
+                self.records.append(_record(message))
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                self._unread.discard(message.partition())
 
     def await_records(self, count: int) -> list[Record]:
         """Wait until there are `count` records, which must then be all."""
@@ -356,8 +369,8 @@ def committed(site: Site) -> int:
     """Messages of the images topic that the group has done with."""
     client = clients.consumer(site.kafka, site.kafka.group_id)
     try:
-        places = [TopicPartition(site.topics.images, number) for number in range(site.kafka.partitions)]
-        return sum(max(0, place.offset) for place in client.committed(places, timeout=PATIENCE_S))
+        places = client.committed(_partitions(site.kafka, site.topics.images), timeout=PATIENCE_S)
+        return sum(max(0, place.offset) for place in places)
     finally:
         client.close()
 
@@ -395,6 +408,11 @@ def _site(folder: Path, kafka: KafkaSettings) -> Site:
     names = ("bootstrap_servers", "topic_prefix", "group_id", "session_timeout_ms", "commit_interval_ms")
     own = {f"kafka.{name}": getattr(kafka, name) for name in names}
     return Site(folder, kafka, SMALL | own | {"registry.dir": folder / "registry"})
+
+
+def _partitions(kafka: KafkaSettings, topic: str) -> list[TopicPartition]:
+    """All of them, from the beginning; a topic that the broker made of itself has other ones than ours."""
+    return [TopicPartition(topic, number, 0) for number in range(clients.partition_counts(kafka)[topic])]
 
 
 def _linux_processes() -> Iterator[tuple[int, int, str]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from cifarctl.data import Images
-from cifarctl.online.drift import Detection, ErrorMonitor
+from cifarctl.online.drift import Detection, ErrorMonitor, change_point
 from cifarctl.online.gate import Decision, Record, decide, sign_test
 from cifarctl.online.inputs import FEWEST, InputMonitor, features
 from cifarctl.online.rate import AdaptiveRate
@@ -278,8 +278,22 @@ def test_a_jump_of_the_error_is_found_within_300_images(name: str, seed: int) ->
     assert 1000 < first.at <= 1300
     assert first.error_before < 0.35
     assert first.error_after > 0.4
-    # ADWIN tells where the change was; the others only that it was lately.
-    assert 1 <= first.since <= first.at - 1000 + (60 if name == "adwin" else 50)
+    assert abs(first.at - first.since - 1000) <= 60
+
+
+@given(before=st.integers(10, 300), after=st.integers(10, 300), rises=st.booleans())
+def test_a_change_from_always_to_never_is_found_exactly(before: int, after: int, rises: bool) -> None:
+    assert change_point([not rises] * before + [rises] * after) == before
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=60))
+def test_a_change_point_leaves_something_on_either_side(errors: list[bool]) -> None:
+    assert 1 <= change_point(errors) <= len(errors) - 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_change_of_the_error_rate_is_found_nearly(seed: int) -> None:
+    assert abs(change_point(outcomes(seed, (400, 0.2), (100, 0.7))) - 400) <= 20
 
 
 @pytest.mark.parametrize("seed", range(3))

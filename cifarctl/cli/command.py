@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cifarctl.ui.output import Output
 
 INTERRUPTED = 130
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 Json = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and warnings.")]
@@ -70,9 +71,10 @@ class Run:
     def signals(self) -> Iterator[Stop]:
         """A `Stop` that SIGINT and SIGTERM set while the block runs; leaves with 130 after SIGINT."""
         stop = Stop()
-        before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop.handle) for number in STOPPING}
         try:
-            yield stop
+            with _second_leaves():
+                yield stop
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -111,6 +113,37 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         return function
 
     return register
+
+
+@contextmanager
+def _second_leaves() -> Iterator[None]:
+    """End the process at the second signal, also while the main thread waits inside a C library.
+
+    Python runs signal handlers in the main thread, once that is back from where it waits: a commit to a broker that
+    hangs, for minutes. The numbers of signals, though, are written to a file descriptor as they arrive.
+    """
+    import socket
+
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def count() -> None:
+        stops = 0
+        while number := reader.recv(1):
+            stops += number[0] in STOPPING
+            if stops == 2:
+                os._exit(INTERRUPTED)
+
+    watcher = threading.Thread(target=count, name="signals", daemon=True)
+    watcher.start()
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
+        watcher.join()
+        reader.close()
 
 
 @contextmanager

@@ -34,6 +34,9 @@ def produce(
             "produce.seed": seed,
         }
     )
+    from cifarctl.stream import clients
+
+    clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
     from cifarctl.data import Scenario
     from cifarctl.events import ProduceResult
     from cifarctl.flows.produce import produce as produce_flow

@@ -18,6 +18,9 @@ def retrain(
 ) -> None:
     """Train one challenger from the labelled examples since the last one and put it before the gate."""
     settings = run.settings()
+    from cifarctl.stream import clients
+
+    clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
     import torch
 
     from cifarctl.errors import NotEnoughData, QualityGateError

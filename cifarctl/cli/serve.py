@@ -27,6 +27,9 @@ def serve(
 ) -> None:
     """Predict the images of the stream, live."""
     settings = run.settings()
+    from cifarctl.stream import clients
+
+    clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
     from cifarctl.events import ServeResult
     from cifarctl.flows.serve import serve as serve_flow
     from cifarctl.flows.supervise import LearnerProcess

@@ -56,7 +56,7 @@ def calibration_error(confidence: torch.Tensor, correct: torch.Tensor) -> float:
 
     The mean over all images of |accuracy − confidence| of the bin that the image falls in.
     """
-    bins = (confidence * CALIBRATION_BINS).long().clamp_max(CALIBRATION_BINS - 1)
+    bins = (confidence * CALIBRATION_BINS).long().clamp(0, CALIBRATION_BINS - 1)  # not-a-number becomes negative
     gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
     gaps.index_add_(0, bins, correct.double() - confidence.double())
     return gaps.abs().sum().item() / len(confidence)

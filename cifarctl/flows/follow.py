@@ -13,9 +13,9 @@ from cifarctl.registry.loading import LoadedModel, load
 class AliasFollower:
     """A thread that looks at an alias and loads what it names; the serving loop takes the result when it likes."""
 
-    def __init__(self, registry: Registry, alias: str, interval: float, current: int, generation: int) -> None:
-        self._registry, self._alias, self._interval = registry, alias, interval
-        self._current, self._generation = current, generation
+    def __init__(self, registry: Registry, alias: str, interval: float, generation: int) -> None:
+        """Report moves after `generation`, looking every `interval` seconds."""
+        self._registry, self._alias, self._interval, self._generation = registry, alias, interval, generation
         self._found: LoadedModel | tuple[int, str] | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -32,7 +32,11 @@ class AliasFollower:
         self._thread.join()
 
     def take(self) -> LoadedModel | tuple[int, str] | None:
-        """A version that is ready to serve, or (version, why it was refused), once each; else None."""
+        """What the alias names since its last move: a version ready to serve, or (version, why it was refused).
+
+        None where it has not moved since the last call. It may be the version that serves, the alias having been
+        away and come back: whether that one was ever taken is known to the caller only.
+        """
         if self._found is None:  # the usual case, without the lock
             return None
         with self._lock:
@@ -48,13 +52,10 @@ class AliasFollower:
             if alias is None or alias.generation == self._generation:
                 continue
             self._generation = alias.generation
-            if alias.version == self._current:
-                found: LoadedModel | tuple[int, str] | None = None  # back before the other one was taken
-            else:
-                try:
-                    found = load(self._registry, alias.version)
-                    self._current = alias.version
-                except CifarctlError as error:
-                    found = (alias.version, str(error))
+            found: LoadedModel | tuple[int, str]
+            try:
+                found = load(self._registry, alias.version)
+            except CifarctlError as error:
+                found = (alias.version, str(error))
             with self._lock:
                 self._found = found

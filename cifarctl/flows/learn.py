@@ -160,7 +160,6 @@ def _learning(settings: Settings, on_step: Callable[[], None]) -> Iterator[Examp
     reference, validation = dataset.train.take(chosen), dataset.train.take(split.validation)
     classes = dataset.classes
     del dataset  # the learner keeps a sample only
-    clients.check(settings.kafka)
     topic = clients.Topics.of(settings.kafka.topic_prefix).images
     clients.ensure_topics(settings.kafka, [topic])
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,17 @@ from cifarctl.settings import OnlineSettings
 RECENT_OUTCOMES = 500  # labelled images over which the prequential accuracy is told
 QUICK_UPDATES = 6  # after a drift so many updates come four times as often
 FEWEST_AFTER_DRIFT = 32  # images of the new concept without which an update is not worth its time
+FORMER_CHAMPIONS = 3  # that are tried again with every update
 CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Who asks to replace the champion; `version` None = newly trained, not published yet."""
+
+    version: int | None
+    model: torch.nn.Module
+    record: Record
 
 
 class Learner:
@@ -73,6 +84,7 @@ class Learner:
         self._quick_updates = 0
         self._clock_updated = clock()
         self._watch: Watch[Predictor] | None = None
+        self._validation_of: dict[int, float] = {}  # accuracies of former champions, measured once
 
     @property
     def folder(self) -> Path:
@@ -171,30 +183,33 @@ class Learner:
         return None
 
     def update(self, trigger: str) -> Iterator[events.LearnEvent]:
-        """Train a challenger, put it before the gate, promote or drop it. Ends with a RetrainResult."""
+        """Put former champions and a newly trained challenger before the gate, promote one or none.
+
+        Ends with a RetrainResult, and a RateChanged where the outcome moves the learning rate.
+        """
         began = time.perf_counter()
         fresh = self.fresh
         self._updated_at, self._clock_updated = self.buffer.labelled, self._clock()
         self._drift_pending = False
         self._quick_updates = max(0, self._quick_updates - 1)
-        champion = self._champion
+        champion, held_out, lesson = self._champion, self._held_out(), self._lesson()
         yield events.RetrainStarted(fresh, trigger, self.settings.strategy, self._rate.value)
 
-        lesson = self._lesson()
-        challenger = self._propose(champion.model, lesson)
-        predictor = self._predictor_of(challenger)
-        held_out = self._held_out()
-        old = Record(_correct(self._predictor, held_out), self._validation_accuracy)
-        new = Record(_correct(predictor, held_out), evaluate(predictor, self._validation).accuracy)
         moved = self._inputs.moved(lesson.recent)
         tolerance = self.settings.validation_tolerance_moved if moved else self.settings.validation_tolerance
         floor = self._base_accuracy - tolerance
-        decision = decide(old, new, alpha=self.settings.gate_alpha, validation_floor=floor)
+        old = Record(_correct(self._predictor, held_out), self._validation_accuracy)
+        for candidate in self._candidates(lesson, held_out):
+            # A former champion costs no training, so those are tried first; each spends its part of the error.
+            alpha = self.settings.gate_alpha / (1 if candidate.version is None else FORMER_CHAMPIONS)
+            decision = decide(old, candidate.record, alpha=alpha, validation_floor=floor)
+            if decision.promote:
+                break
         reasons, version = list(decision.reasons), None
         if moved:
             reasons.append("the inputs have moved away from the validation images")
         if decision.promote:
-            version, refusal = self._promote(challenger, new, reasons)
+            version, refusal = self._promote(candidate, reasons)
             reasons += refusal
         else:
             self.registry.record_rejection(alias=self.alias, who="learner", why="; ".join(reasons))
@@ -202,7 +217,7 @@ class Learner:
             outcome="rejected" if version is None else "promoted",
             examples=fresh,
             champion={"version": champion.manifest.version} | _figures(old),
-            challenger={"version": version} | _figures(new),
+            challenger={"version": version} | _figures(candidate.record),
             reasons=reasons,
             seconds=time.perf_counter() - began,
         )
@@ -300,15 +315,11 @@ class Learner:
         if alias is None:
             raise VersionNotFound(f"the alias {self.alias} names no version; train one first: cifarctl train")
         self._alias_generation = alias.generation
-        self._predictor = self._predictor_of(champion.model)
+        self._predictor = _predictor(champion)
         self._validation_accuracy = evaluate(self._predictor, self._validation).accuracy
         recorded = champion.manifest.metrics.get("base_validation_accuracy")
         self._base_accuracy = self._validation_accuracy if recorded is None else recorded
         self._monitor.reset()
-
-    def _predictor_of(self, model: torch.nn.Module) -> Predictor:
-        normalisation = self._champion.manifest.normalisation
-        return Predictor(model, normalisation.mean, normalisation.std)
 
     @property
     def _every(self) -> int:
@@ -356,29 +367,54 @@ class Learner:
         if self._rate.drift():
             yield events.RateChanged(before, self._rate.value, "drift")
 
-    def _promote(self, challenger: torch.nn.Module, record: Record, reasons: list[str]) -> tuple[int | None, list[str]]:
-        """Publish and promote; the new version, or None and why not."""
-        champion = self._champion.manifest
-        manifest = publish(
-            self.registry,
-            challenger,
-            name=champion.model,
-            arguments=champion.arguments,
-            normalisation=champion.normalisation,
-            classes=champion.classes,
-            split=champion.split,
-            settings=self.settings.model_dump(mode="json"),
-            metrics={
-                "validation_accuracy": record.validation_accuracy,
-                "base_validation_accuracy": self._base_accuracy,
-                "stream_accuracy": record.stream_accuracy,
-            },
-            parent=champion.version,
-            origin="learner",
-        )
+    def _candidates(self, lesson: Lesson, held_out: Images) -> Iterator[_Candidate]:
+        """Who may replace the champion: versions that were champions before, then a newly trained one."""
+        for version in self.registry.predecessors(self.alias)[:FORMER_CHAMPIONS]:
+            try:
+                loaded = load(self.registry, version)
+            except RegistryError:  # damaged or just collected: no candidate
+                continue
+            if loaded.manifest.classes == self.classes:
+                yield self._candidate(version, loaded.model, _predictor(loaded), held_out)
+        challenger = self._propose(self._champion.model, lesson)
+        mean, std = lesson.mean, lesson.std
+        yield self._candidate(None, challenger, Predictor(challenger, mean, std), held_out)
+
+    def _candidate(
+        self, version: int | None, model: torch.nn.Module, predictor: Predictor, held_out: Images
+    ) -> _Candidate:
+        known = None if version is None else self._validation_of.get(version)
+        accuracy = evaluate(predictor, self._validation).accuracy if known is None else known
+        if version is not None:
+            self._validation_of[version] = accuracy
+        return _Candidate(version, model, Record(_correct(predictor, held_out), accuracy))
+
+    def _promote(self, candidate: _Candidate, reasons: list[str]) -> tuple[int | None, list[str]]:
+        """Publish where it is new, and promote; the version, or None and why not."""
+        champion, record, version = self._champion.manifest, candidate.record, candidate.version
+        if version is None:
+            version = publish(
+                self.registry,
+                candidate.model,
+                name=champion.model,
+                arguments=champion.arguments,
+                normalisation=champion.normalisation,
+                classes=champion.classes,
+                split=champion.split,
+                settings=self.settings.model_dump(mode="json"),
+                metrics={
+                    "validation_accuracy": record.validation_accuracy,
+                    "base_validation_accuracy": self._base_accuracy,
+                    "stream_accuracy": record.stream_accuracy,
+                },
+                parent=champion.version,
+                origin="learner",
+            ).version
+        else:
+            reasons.insert(0, f"version {version} knows this concept")
         try:
             self.registry.promote(
-                manifest.version,
+                version,
                 alias=self.alias,
                 who="learner",
                 why="; ".join(reasons),
@@ -387,10 +423,10 @@ class Learner:
         except AliasConflict as conflict:
             return None, [f"not promoted: {conflict}"]
         previous = self._predictor
-        self._adopt(load(self.registry, manifest.version))
+        self._adopt(load(self.registry, version))
         if self.settings.watch:
             self._watch = Watch(previous, self.settings.watch, self.settings.gate_alpha)
-        return manifest.version, []
+        return version, []
 
     def _roll_back(self, reason: str) -> Iterator[events.LearnEvent]:
         old = self.champion
@@ -402,6 +438,11 @@ class Learner:
             return
         self._adopt(load(self.registry, alias.version))
         yield events.RolledBack(old, alias.version, reason)
+
+
+def _predictor(loaded: LoadedModel) -> Predictor:
+    normalisation = loaded.manifest.normalisation
+    return Predictor(loaded.model, normalisation.mean, normalisation.std)
 
 
 def _correct(predictor: Predictor, images: Images) -> NDArray[np.bool_]:

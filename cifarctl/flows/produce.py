@@ -43,7 +43,6 @@ def produce(
     stop = stop or threading.Event()
     drift = drift or Scenario("", ())
     topic = clients.Topics.of(kafka.topic_prefix).images
-    clients.check(kafka)
     clients.ensure_topics(kafka, [topic])
     yield events.ProduceStarted(topic, len(images), count, settings.rate, settings.format, drift.text)
 

@@ -77,14 +77,11 @@ def _loop(
         )
     loaded = load(registry, alias.version)
     predictor = _predictor(loaded, options)
-    clients.check(kafka)
     topics = clients.Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.images, topics.predictions, topics.dead_letters])
 
     with ExitStack() as stack:
-        follower = stack.enter_context(
-            AliasFollower(registry, options.alias, options.alias_interval, alias.version, alias.generation)
-        )
+        follower = stack.enter_context(AliasFollower(registry, options.alias, options.alias_interval, alias.generation))
         source = stack.enter_context(Source(kafka, [topics.images]))
         sink = AtLeastOnceSink(kafka, source)
         if learner is not None:
@@ -113,7 +110,8 @@ def _loop(
                 swap = _swap(found, loaded)
                 if isinstance(found, LoadedModel) and isinstance(swap, events.Swapped):
                     loaded, predictor = found, _predictor(found, options, like=predictor)
-                yield swap
+                if swap is not None:
+                    yield swap
 
             room = options.batch_size if max_messages is None else max_messages - tally.handled
             if room <= 0:
@@ -158,10 +156,13 @@ def _predictor(loaded: LoadedModel, options: ServeSettings, like: Predictor | No
     )
 
 
-def _swap(found: LoadedModel | tuple[int, str], current: LoadedModel) -> events.Swapped | events.SwapRefused:
+def _swap(found: LoadedModel | tuple[int, str], current: LoadedModel) -> events.Swapped | events.SwapRefused | None:
+    """What comes of a version that the alias names; None where it is the one that serves."""
     if not isinstance(found, LoadedModel):
         return events.SwapRefused(*found)
     old, new = current.manifest, found.manifest
+    if new.version == old.version:
+        return None
     if new.classes != old.classes:
         return events.SwapRefused(new.version, "it has other classes; restart serve to change them")
     return events.Swapped(old.version, new.version)

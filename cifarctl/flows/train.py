@@ -332,7 +332,7 @@ def _promote(
 def _better(
     registry: Registry, new: Manifest, current: int | None, validation: Images | None, precision: Precision
 ) -> tuple[bool, str]:
-    """Whether `new` beats the version `current` on the validation images, in the arithmetic that `new` was judged in."""
+    """Whether `new` beats version `current` on the validation images, both in the arithmetic that judged `new`."""
     if current is None:
         return True, "there was no production version"
     if validation is None:

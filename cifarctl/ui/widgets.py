@@ -63,7 +63,8 @@ def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     table.add_column(style="dim", no_wrap=True, width=13)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for name, value in rows:
-        table.add_row(name, value)
+        # A string would be read as markup, and brackets in it as styles.
+        table.add_row(name, Text(value) if isinstance(value, str) else value)
     return table
 
 
