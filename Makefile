@@ -35,6 +35,7 @@ check: lint types test ## everything that has to pass
 lint: $(STAMP)dev ## style, and the import boundaries
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(VENV)/bin/lint-imports
 
 types: $(STAMP)dev ## static types
 	$(RUN) mypy
