@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.process import CIFARCTL, TUTORIAL, Ran, machine, run
@@ -60,7 +61,7 @@ def main() -> None:
 
     print(machine())
     print(f"{'':<24}{'images':>8}{'test':>10}{'epochs s':>10}{'clock s':>10}{'CPU s':>10}{'peak MiB':>10}")
-    ratios: list[tuple[float, float, float]] = []
+    ratios: dict[str, list[float]] = defaultdict(list)
     for seed in range(given.seeds):
         with tempfile.TemporaryDirectory() as registry:
             full = ours(data, Path(registry), given.epochs, seed, full=True)
@@ -76,14 +77,11 @@ def main() -> None:
         wall = tutorial.seconds if whole else None
         name = f"tutorial, seed {seed}" + ("" if whole else ", scaled")
         print(row(name, tutorial.result["train_images"], accuracy, spent, wall, tutorial), flush=True)
+        ratios["epochs"].append(full.result["seconds"] / spent)
         if whole:
-            clock, cpu = full.seconds / tutorial.seconds, full.cpu_seconds / tutorial.cpu_seconds
-        else:
-            clock = cpu = float("nan")
-        ratios.append((full.result["seconds"] / spent, clock, cpu))
-
-    parts = zip(("epochs", "clock", "CPU"), zip(*ratios, strict=True), strict=True)
-    print("ratio:  " + "   ".join(f"{name} {statistics.median(values):.3f}" for name, values in parts))
+            ratios["clock"].append(full.seconds / tutorial.seconds)
+            ratios["CPU"].append(full.cpu_seconds / tutorial.cpu_seconds)
+    print("ratio:  " + "   ".join(f"{name} {statistics.median(values):.3f}" for name, values in ratios.items()))
 
 
 if __name__ == "__main__":

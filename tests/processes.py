@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import pytest
 import torch
@@ -42,6 +42,7 @@ from cifarctl.stream.codecs import Prediction, Record
 PATIENCE_S = 90.0
 EventT = TypeVar("EventT")
 KindT = TypeVar("KindT")
+StartedT = TypeVar("StartedT")
 
 #: Small images and quick arithmetic for all commands.
 SMALL: dict[str, Any] = {
@@ -295,9 +296,7 @@ class Site:
         """The flow behind ``cifarctl produce``, at full speed unless told otherwise."""
         chosen = self.settings(**({"produce__rate": 0} | changes))
         images, scenario = self.stream_images(), Scenario.parse(drift)
-        return produce_flow(
-            images, chosen.kafka, chosen.produce, chosen.serve, count=count, drift=scenario, stop=stop
-        )
+        return produce_flow(images, chosen.kafka, chosen.produce, chosen.serve, count=count, drift=scenario, stop=stop)
 
     def keep_producing(self, rate: float, drift: str = "") -> Flow[events.ProduceEvent]:
         """Images at `rate` a second until told to finish."""
@@ -326,7 +325,7 @@ class Site:
     def _effective(self, changes: dict[str, Any]) -> dict[str, Any]:
         return self.options | {name.replace("__", "."): value for name, value in changes.items()}
 
-    def _keep(self, started: Any) -> Any:
+    def _keep(self, started: StartedT) -> StartedT:
         self._started.append(started)
         return started
 
@@ -427,5 +426,5 @@ def _record(message: Message) -> Record:
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    headers = tuple(message.headers() or ())
-    return Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value(), headers)
+    headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+    return Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value(), tuple(headers))

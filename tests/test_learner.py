@@ -202,7 +202,7 @@ def test_a_useless_challenger_never_comes_through(home: Home, inverted: Images, 
 def test_what_would_forget_the_validation_images_is_refused(home: Home, clean: Images) -> None:
     """Labels that are all exchanged, over inputs that have not moved: better on the stream, but the guard says no."""
     exchanged = Images(clean.pixels[:600], (clean.labels[:600] + 1) % 10)
-    with open_learner(home, strategy="finetune", steps=60) as learner:
+    with open_learner(home, strategy="finetune", steps=40) as learner:
         show(learner, exchanged, "exchanged")
         (result,) = of(events.RetrainResult, list(learner.update("by hand")))
     assert result.challenger["stream_accuracy"] > result.champion["stream_accuracy"] + 0.1
@@ -399,7 +399,7 @@ def test_whoever_moves_the_alias_during_an_update_wins(home: Home, clean: Images
     def interfere() -> None:
         home.registry.promote(other, who="somebody", why="by hand")
 
-    with open_learner(home, on_step=interfere) as learner:
+    with open_learner(home, on_step=interfere, steps=2) as learner:
         show(learner, part(clean, 0, 120), "clean")
         (result,) = of(events.RetrainResult, list(learner.update("by hand")))
         assert result.outcome == "rejected"
@@ -411,7 +411,7 @@ def test_whoever_moves_the_alias_during_an_update_wins(home: Home, clean: Images
 def test_another_alias_can_be_learned_for(home: Home, clean: Images, monkeypatch: Any) -> None:
     wave_through(monkeypatch)
     home.registry.promote(1, alias="canary", who="test", why="first")
-    with open_learner(home, alias="canary") as learner:
+    with open_learner(home, alias="canary", steps=2) as learner:
         show(learner, part(clean, 0, 120), "clean")
         list(learner.update("by hand"))
     assert home.registry.resolve("canary") == 2
@@ -579,7 +579,7 @@ def test_a_restarted_learner_makes_the_same_challenger(home: Home, clean: Images
     twin = home.copy(tmp_path / "twin")
     results = []
     for own, restart in ((home, False), (twin, True)):
-        with open_learner(own) as learner:
+        with open_learner(own, steps=5) as learner:
             show(learner, part(clean, 0, 200), "clean")
             list(learner.update("by hand"))
             learner.save()
@@ -587,7 +587,7 @@ def test_a_restarted_learner_makes_the_same_challenger(home: Home, clean: Images
                 show(learner, part(clean, 200, 400), "more")
                 results.append(of(events.RetrainResult, list(learner.update("by hand")))[0])
         if restart:
-            with open_learner(own) as learner:
+            with open_learner(own, steps=5) as learner:
                 show(learner, part(clean, 200, 400), "more")
                 results.append(of(events.RetrainResult, list(learner.update("by hand")))[0])
     one, two = results

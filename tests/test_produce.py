@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import time
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -24,9 +25,11 @@ from cifarctl.flows import produce as produce_module
 from cifarctl.flows.produce import BLOCK, streamed
 from cifarctl.models.predictor import Predictor
 from cifarctl.registry.loading import load
+from cifarctl.settings import KafkaSettings
 from cifarctl.stream import codecs
 from cifarctl.stream.codecs import Decoded, Record
 from cifarctl.stream.embedded import EmbeddedBroker
+from cifarctl.stream.sender import Sender
 
 pytestmark = pytest.mark.broker
 
@@ -64,7 +67,9 @@ def test_the_images_are_those_of_the_scenario(site: Site, format: str) -> None: 
     assert isinstance(told[-1], events.ProduceResult)
     (notice,) = [event.message for event in told if isinstance(event, events.Notice)]
     assert "start again" in notice
-    assert told[-2].phase == "clean"
+    last = told[-2]
+    assert isinstance(last, events.ProduceProgress)
+    assert (last.phase, last.sent, last.queued) == ("clean", count, 0)
     assert (told[-1].sent, told[-1].failed) == (count, 0)
 
 
@@ -134,6 +139,7 @@ class Waiter(threading.Event):
         assert timeout > 0
         self._clock.now += timeout + Clock.OVERSHOOT
         self._clock.waits += 1
+        assert self._clock.waits < 100_000, "it waits for ever"
         return self.is_set()
 
 
@@ -146,11 +152,12 @@ def test_lateness_of_one_message_never_delays_another(
     """Message n is due n / rate seconds after the first: waiting that is always 30 ms late adds 30 ms in all."""
     clock = Clock()
     monkeypatch.setattr(produce_module, "time", types.SimpleNamespace(monotonic=clock.monotonic))
-    count = 300
+    count, began = 300, clock.now
     *_, result = site.produce(count, stop=Waiter(clock), produce__rate=rate)
     assert isinstance(result, events.ProduceResult)
     due = (count - 1) / rate
-    assert due <= result.seconds <= due + Clock.OVERSHOOT + 1e-6
+    assert due <= clock.now - began <= due + Clock.OVERSHOOT + 1e-6
+    assert result.seconds == pytest.approx(clock.now - began)
     assert result.sent == count
 
 
@@ -161,11 +168,14 @@ def test_progress_is_told_between_slow_messages(site: Site, monkeypatch: pytest.
     assert len([event for event in told if isinstance(event, events.ProduceProgress)]) > 10
 
 
-def test_rate_by_the_messages_own_timestamps(site: Site) -> None:  # noqa: F811
-    site.send(25, produce__rate=50)
+def test_no_message_is_sent_before_it_is_due(site: Site) -> None:  # noqa: F811
+    began_ms = time.time() * 1000
+    *_, result = site.produce(25, produce__rate=50)
+    assert isinstance(result, events.ProduceResult)
+    assert result.seconds >= 24 / 50
     records = sorted(site.topic("images").await_records(25), key=lambda record: record.key or b"")
-    times = [record.timestamp_ms for record in records]
-    assert all(late - times[0] >= number * 20 - 15 for number, late in enumerate(times))
+    for number, record in enumerate(records):
+        assert record.timestamp_ms >= began_ms + number * 20 - 2  # timestamps are whole milliseconds
 
 
 def test_full_speed_waits_for_nothing(site: Site) -> None:  # noqa: F811
@@ -216,6 +226,23 @@ def test_what_is_not_acknowledged_is_counted_and_is_an_error(
         told.extend(stream)
     assert isinstance(told[-1], events.ProduceResult)
     assert (told[-1].sent, told[-1].failed) == (0, 20)
+
+
+def test_the_command_tells_what_failed_before_the_error(
+    site: Site,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Elsewhere(Sender):
+        def __init__(self, settings: KafkaSettings) -> None:
+            nowhere = {"bootstrap_servers": "127.0.0.1:1", "options": {"message.timeout.ms": 50}}
+            super().__init__(settings.model_copy(update=nowhere))
+
+    monkeypatch.setattr(produce_module, "Sender", Elsewhere)
+    ran = site.call("produce", "--count", "5", "--rate", "0", "--json")
+    assert ran.exit_code == 5
+    assert "5 messages were not delivered" in ran.stderr.splitlines()[-1]
+    document = json.loads(ran.stdout)
+    assert (document["sent"], document["failed"]) == (0, 5)
 
 
 @plain_serializers

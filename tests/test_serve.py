@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import signal
 import time
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,8 +30,6 @@ from cifarctl.flows.publish import publish
 from cifarctl.flows.supervise import LearnerProcess
 from cifarctl.registry.loading import load
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import codecs
-from cifarctl.stream.codecs import Record
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.stream.sender import Sender
 

@@ -62,6 +62,11 @@ def produce(
             drift=scenario,
             stop=stop,
         )
-        result = run.output.drain(stream, ProduceView())
-        if isinstance(result, ProduceResult):
-            run.output.result(result, produce_summary(result))
+        result: ProduceResult | None = None
+        try:
+            for event in run.output.show(stream, ProduceView()):
+                if isinstance(event, ProduceResult):
+                    result = event
+        finally:  # how many have failed is told before the error that they are
+            if result is not None:
+                run.output.result(result, produce_summary(result))

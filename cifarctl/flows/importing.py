@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle  # noqa: TID251  for the name of an exception only
+import warnings
 from pathlib import Path
 
 import torch
@@ -36,11 +37,14 @@ def import_weights(
         IntegrityError: the file holds something else, or weights of another shape.
     """
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about unusual files: either we can use them or we say why not
+            found = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
     except FileNotFoundError:
         raise RegistryError(f"{file}: no such file") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise IntegrityError(f"{file} holds no plain weights: {str(error).splitlines()[0]}") from None
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise IntegrityError(f"{file} holds no plain weights: {cause}") from None
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):

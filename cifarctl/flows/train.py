@@ -74,7 +74,7 @@ def train(
     if resume:
         run.restore(path)
     else:
-        path.unlink(missing_ok=True)
+        checkpoint.discard(path)
     first_epoch = run.step // run.batches + 1
     yield events.TrainStarted(
         model=settings.model,
@@ -122,7 +122,7 @@ def train(
         parent=None,
         origin="train",
     )
-    path.unlink(missing_ok=True)
+    checkpoint.discard(path)
     promoted, reason = _promote(registry, manifest, validation, promote, run.precision)
     yield events.TrainResult(
         version=manifest.version,

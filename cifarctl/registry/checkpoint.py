@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from cifarctl.errors import RegistryError
-from cifarctl.registry.files import replace_file
+from cifarctl.registry.files import os_errors, replace_file
 
 _STATE = "state"
 
@@ -26,6 +26,16 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, An
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     replace_file(path, safetensors.save(contiguous, metadata={_STATE: json.dumps(state)}))
+
+
+def discard(path: Path) -> None:
+    """Delete a checkpoint, if it is there.
+
+    Raises:
+        RegistryError: it cannot be deleted.
+    """
+    with os_errors(path):
+        path.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
