@@ -120,26 +120,28 @@ def test_make_names_the_remedy_where_python_is_too_old(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_installs_once_and_passes_words_on(tmp_path: Path) -> None:
-    """With a stand-in for the environment's Python that only writes down how it was called."""
+    """With stand-ins for the environment's programs that only write down how they were called."""
     calls = tmp_path / "calls"
-    python = tmp_path / "venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n')
-    python.chmod(0o755)
+    programs = tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "lint-imports"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n')
+        (programs / name).chmod(0o755)
     (tmp_path / "venv" / "pyvenv.cfg").touch()
     for habit, words in (("check", ""), ("test", "-k 'a or b'"), ("demo", "--json")):
         made = run("make", habit, f"VENV={tmp_path / 'venv'}", f"ARGS={words}")
         assert made.returncode == 0, made.stderr
     pip, *rest = calls.read_text().splitlines()
-    assert pip.startswith("-m pip install")
+    assert pip.startswith("python -m pip install")
     assert pip.endswith("--editable .[dev]")
     assert rest == [
-        "-m ruff check .",
-        "-m ruff format --check .",
-        "-m mypy",
-        "-m pytest",
-        "-m pytest -k a or b",
-        "-m cifarctl demo --json",
+        "python -m ruff check .",
+        "python -m ruff format --check .",
+        "lint-imports ",
+        "python -m mypy",
+        "python -m pytest",
+        "python -m pytest -k a or b",
+        "python -m cifarctl demo --json",
     ]
 
 

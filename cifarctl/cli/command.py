@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cifarctl.ui.output import Output
 
 INTERRUPTED = 130
+SHOW_CURSOR = b"\x1b[?25h\n"
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 Json = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout, everything else on stderr.")]
@@ -42,7 +43,7 @@ class Stop(threading.Event):
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""
         if self.is_set():
-            os._exit(INTERRUPTED)
+            _leave_at_once()
         self.interrupted = number == signal.SIGINT
         self.set()
 
@@ -115,6 +116,12 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
     return register
 
 
+def _leave_at_once() -> NoReturn:
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), SHOW_CURSOR)  # a live dashboard has hidden it
+    os._exit(INTERRUPTED)
+
+
 @contextmanager
 def _second_leaves() -> Iterator[None]:
     """End the process at the second signal, also while the main thread waits inside a C library.
@@ -132,7 +139,7 @@ def _second_leaves() -> Iterator[None]:
         while number := reader.recv(1):
             stops += number[0] in STOPPING
             if stops == 2:
-                os._exit(INTERRUPTED)
+                _leave_at_once()
 
     watcher = threading.Thread(target=count, name="signals", daemon=True)
     watcher.start()

@@ -68,7 +68,9 @@ def _loop(
     tally: Tally,
 ) -> Generator[events.ServeEvent, None, None]:
     """The loop itself; `tally` is brought up to date by the caller with every event."""
-    threads = options.threads or max(1, (os.cpu_count() or 1) - (learner.threads if learner else 0))
+    # Half of the cores: the rest is for the Kafka client, the broker beside it and the learner. PyTorch's threads spin
+    # while they wait for each other, so one too many costs far more than it brings.
+    threads = options.threads or max(1, (os.cpu_count() or 1) // 2)
     torch.set_num_threads(threads)
     alias = registry.alias(options.alias)
     if alias is None:

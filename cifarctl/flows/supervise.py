@@ -30,7 +30,7 @@ class LearnerProcess:
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
-        self._heard = 0.0
+        self._heard = self._started = 0.0
         self._restarts = 0
         self._start_at = 0.0
         self._last_notice = ""
@@ -40,11 +40,6 @@ class LearnerProcess:
     def pid(self) -> int | None:
         """Process id of the running learner."""
         return self._process.pid if self._process is not None else None
-
-    @property
-    def threads(self) -> int:
-        """CPU threads that the learner uses."""
-        return self._settings.online.threads
 
     def __enter__(self) -> LearnerProcess:
         self._start()
@@ -71,7 +66,7 @@ class LearnerProcess:
                     self._heard = self._clock()
                     if event is None:
                         continue
-                    if isinstance(event, events.LearnerStatus) and event.labelled:
+                    if self._heard - self._started > LONGEST_DELAY:
                         self._restarts = 0  # it works: an end after this is a new misfortune
                     if isinstance(event, events.Notice):
                         self._last_notice = event.message
@@ -96,7 +91,7 @@ class LearnerProcess:
         )
         self._process.start()
         theirs.close()
-        self._heard = self._clock()
+        self._heard = self._started = self._clock()
         self._last_notice = ""
 
     def _end(self) -> None:
