@@ -361,7 +361,7 @@ class Check:
 
 
 TrainEvent = TrainStarted | TrainProgress | EpochDone | TrainResult | Notice
-ProduceEvent = ProduceStarted | ProduceProgress | ProduceResult | Waiting | Notice
+ProduceEvent = ProduceStarted | ProduceProgress | ProduceResult | Notice
 LearnEvent = (
     LearnerStarted
     | LearnerStatus

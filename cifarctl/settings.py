@@ -159,9 +159,7 @@ class ServeSettings(Section):
         "auto", description="arithmetic of prediction; auto takes bfloat16 where it measures faster"
     )
     device: str = Field("auto", description="auto, cpu, cuda, ...")
-    threads: Annotated[int, Field(ge=0)] = Field(
-        0, description="CPU threads of the predictor; 0 = half of the cores"
-    )
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the predictor; 0 = half of the cores")
     alias: str = Field("production", pattern=r"^[a-z][a-z0-9_-]{0,63}$", description="registry alias that is served")
     alias_interval: PositiveFloat = Field(0.5, description="seconds between looks at the alias")
     json_mean: Channels = Field((0.5, 0.5, 0.5), description="mean that producers of JSON subtracted, per channel")

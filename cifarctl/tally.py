@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,15 @@ class Tally:
             self.promotions += event.outcome == "promoted"
         elif isinstance(event, events.RolledBack):
             self.rollbacks += 1
+
+    def learner(self) -> dict[str, Any]:
+        """What `serve --online` adds to the result of `serve`."""
+        return {
+            "buffer": {"size": self.buffer_size, "capacity": self.buffer_capacity},
+            "retrains": self.retrains,
+            "promotions": self.promotions,
+            "rollbacks": self.rollbacks,
+        }
 
     @property
     def seconds(self) -> float:

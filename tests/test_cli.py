@@ -194,7 +194,7 @@ def no_space(*_: object, **__: object) -> None:
 
 def test_a_full_disk_is_one_line(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifarctl.ui.plots.draw_confusion", no_space)
-    message = fails(1, "eval", "--json", *home.options)
+    message = fails(1, "eval", "--json", *home.options, "--confusion", "confusion.png")
     assert message.startswith("no space left on the disk for somewhere/confusion.png; free some")
 
 

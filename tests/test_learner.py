@@ -11,12 +11,13 @@ import torch
 from helpers import Home, republish, spoil, tagged, tags
 from torch import nn
 
-from cifarctl import events
+from cifarctl import events, models
 from cifarctl.data import Images, synthetic
 from cifarctl.errors import RegistryBusy, RegistryError, SettingsError, VersionNotFound
 from cifarctl.flows import learner as module
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.learner import CHECKPOINT, FEWEST_AFTER_DRIFT, Learner
+from cifarctl.flows.publish import publish
 from cifarctl.models.predictor import Predictor
 from cifarctl.online.fit import Lesson
 from cifarctl.online.gate import Decision
@@ -607,7 +608,7 @@ def test_what_was_not_saved_is_forgotten(home: Home, clean: Images) -> None:
         assert learner.status().labelled == 160
 
 
-@pytest.mark.parametrize("change", [{"buffer_size": 400}, {"holdout_size": 100}], ids=["buffer", "holdout"])
+@pytest.mark.parametrize("change", [{"buffer_size": 400}, {"holdout_size": 100}, {"holdout_every": 9}], ids=str)
 def test_a_checkpoint_of_other_sizes_is_left_aside(home: Home, clean: Images, change: dict[str, int]) -> None:
     with open_learner(home) as learner:
         show(learner, part(clean, 0, 80), "a")
@@ -650,3 +651,29 @@ def test_an_update_can_be_broken_off(home: Home, clean: Images) -> None:
         learner.save()
     assert home.registry.numbers() == [1]
     assert [move.action for move in home.registry.history()] == ["promote"]
+
+
+def test_a_version_with_other_classes_is_not_adopted(home: Home, clean: Images) -> None:
+    with open_learner(home) as learner:
+        champion = learner.champion
+        loaded = load(home.registry, champion)
+        other = publish(
+            home.registry,
+            models.build("net", {"classes": 3}),
+            name="net",
+            arguments={"classes": 3},
+            normalisation=loaded.manifest.normalisation,
+            classes=("a", "b", "c"),
+            split=loaded.manifest.split,
+            settings={},
+            metrics={},
+            parent=None,
+            origin="train",
+        )
+        home.registry.promote(other.version, who="somebody", why="by mistake")
+        (notice,) = learner.follow_alias()
+        assert isinstance(notice, events.Notice)
+        assert "has other classes" in notice.message
+        assert learner.champion == champion
+        assert list(learner.follow_alias()) == []
+        show(learner, part(clean, 0, 20), "a")

@@ -173,14 +173,14 @@ def test_normalised_images_have_the_mean_and_deviation_that_were_taken_off() -> 
 
 
 def test_cpu_is_always_there() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    assert isinstance(choose_device("auto"), torch.device)
+    assert choose_device("cpu", "serve.device") == torch.device("cpu")
+    assert isinstance(choose_device("auto", "serve.device"), torch.device)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "tpu0", ""])
 def test_a_device_that_cannot_be_used(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"device = {name}: not usable here .*use auto or cpu") as caught:
-        choose_device(name)
+        choose_device(name, "serve.device")
     assert "\n" not in str(caught.value)
 
 

@@ -484,3 +484,47 @@ def test_one_epoch_of_cifar10_is_well_above_chance(cifar10_dir: Path, tmp_path: 
 def test_the_default_data_settings_have_not_crept_in(trained: Any) -> None:
     """The helpers' registry is of small synthetic data; otherwise every test here would be slow."""
     assert len(trained.dataset.train) == DATA.synthetic_images
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *arguments: Any, **options: Any) -> Any:
+        done = spoilt(self, *arguments, **options)
+        if next(iter(self.state.values()))["step"].item() == 2 * BATCHES:  # the last step of the second epoch
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].view(-1)[0] = float("nan")
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(TrainingDiverged, match=r"weights are not finite after step 20 .*last whole epoch is kept"):
+            list(flow(images, registry))
+    found = list(flow(images, registry, resume=True))
+    assert isinstance(found[0], events.TrainStarted)
+    assert found[0].first_epoch == 2
+
+
+def test_two_trainers_that_finish_together_are_both_judged(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = result_of(flow(images, registry))
+    better = module._better
+    raced = []
+
+    def race(*arguments: Any) -> tuple[bool, str]:
+        verdict = better(*arguments)
+        if not raced:  # somebody else moves the alias between our look at it and our move
+            raced.append(True)
+            registry.promote(1, who="other", why="faster")
+            registry.promote(other, who="other", why="faster")
+        return verdict
+
+    other = result_of(flow(images, registry, promote=False)).version
+    monkeypatch.setattr(module, "_better", race)
+    last = result_of(flow(images, registry, QUICK.model_copy(update={"epochs": 6})))
+    assert first.version == 1
+    assert f"of production version {other}" in last.reason
+    assert registry.resolve("production") == (last.version if last.promoted else other)

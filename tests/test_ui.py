@@ -157,7 +157,6 @@ PRODUCING: list[Any] = [
     events.ProduceProgress(10**7, 10**6, 10**6, 1e6, LONG),
     events.ProduceProgress(10**7, 10**6, 10**6, 1e6, MARKUP),
     events.Notice(LONG),
-    events.Waiting(LONG),
 ]
 TRAIN_STARTED = events.TrainStarted(
     model="net",
@@ -375,7 +374,6 @@ EXPECTED_LINES: list[tuple[AnyView, Any, str]] = [
     (ProduceView(), events.ProduceStarted("t.images", 9, 50, 0, "raw", ""), "at full speed, 50 messages"),
     (ProduceView(), PRODUCING[0], "sent 10  failed 0"),
     (ProduceView(), events.Notice("look"), "note: look"),
-    (ProduceView(), events.Waiting("nobody there"), "waiting: nobody there"),
     (TrainView(), TRAIN_STARTED, "training net (122,570 parameters) on 35,000 images of cifar10, 10 epochs"),
     (TrainView(), replace(TRAIN_STARTED, first_epoch=4), "resumed at epoch 4, batch 1"),
     (TrainView(), TRAINING[1], "loss 1.2000  validation accuracy 61.2 %  12.0 s  12,346 images/s"),
@@ -490,7 +488,7 @@ def test_versions_fit_a_terminal_without_losing_a_letter() -> None:
 def test_the_evaluation_fits_a_terminal() -> None:
     confusion = [[1000 if row == column else 999 for column in range(10)] for row in range(10)]
     result = events.EvaluateResult(7, 0.7654, 0.8, 0.05, dict.fromkeys(CLASSES, 0.5) | {"cat": None}, confusion)
-    shown = text_of(evaluation(result, None))
+    shown = text_of(evaluation(result))
     assert max(map(len, shown)) <= WIDTH
     text = "\n".join(shown)
     for part in ("version 7: accuracy 76.5 %", "automobile", "1000", "999", "–"):

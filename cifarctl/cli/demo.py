@@ -2,7 +2,7 @@
 
 import typer
 
-from cifarctl.cli.command import Run, command
+from cifarctl.cli.command import INTERRUPTED, Run, command
 from cifarctl.cli.data import load_data
 
 
@@ -18,8 +18,10 @@ def demo(run: Run) -> None:
     from cifarctl.flows.demo import demo as demo_flow
     from cifarctl.ui.demo import DemoView, demo_summary
 
+    dataset, split = load_data(run, settings.data)
     with run.signals() as stop:
-        dataset, split = load_data(run, settings.data)
         result = run.output.drain(demo_flow(settings, dataset, split, stop=stop), DemoView())
         if isinstance(result, DemoResult):
             run.output.result(result, demo_summary(result))
+        elif stop.is_set():
+            raise typer.Exit(INTERRUPTED)

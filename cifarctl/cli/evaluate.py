@@ -35,10 +35,16 @@ def evaluate(
     registry = Registry(settings.registry)
     number = registry.resolve(version)  # before the images are loaded, which takes longer
     dataset, _ = load_data(run, settings.data)
+    seen = registry.manifest(number).split.seen
+    if "stream" in seen:
+        run.output.warn(
+            f"note: version {number} was trained on {', '.join(seen)} images; the test images are still new"
+        )
     result = evaluate_version(registry, number, dataset)
-    picture = confusion or Path(f"confusion-{result.version:06}.png")
-    draw_confusion(result, picture)
-    run.output.result(result, evaluation(result, picture))
+    if confusion is not None:
+        draw_confusion(result, confusion)
+        run.output.say(f"confusion matrix drawn in {confusion}")
+    run.output.result(result, evaluation(result))
     if min_accuracy is not None and result.accuracy < min_accuracy:
         raise QualityGateError(
             f"version {result.version} has accuracy {result.accuracy:.4f}, below --min-accuracy {min_accuracy:g}"

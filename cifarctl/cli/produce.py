@@ -44,15 +44,15 @@ def produce(
     from cifarctl.ui.produce import ProduceView, produce_summary
 
     scenario = Scenario.parse(drift)
+    dataset, split = load_data(run, settings.data)
+    registry = Registry(settings.registry)
+    alias = registry.alias(settings.serve.alias)
+    if alias is not None and "stream" in registry.manifest(alias.version).split.seen:
+        run.output.warn(
+            f"note: version {alias.version}, which {alias.name} names, was trained on the images that are "
+            "streamed now; its accuracy on them flatters"
+        )
     with run.signals() as stop:
-        dataset, split = load_data(run, settings.data)
-        registry = Registry(settings.registry)
-        alias = registry.alias(settings.serve.alias)
-        if alias is not None and "stream" in registry.manifest(alias.version).split.seen:
-            run.output.warn(
-                f"note: version {alias.version}, which {alias.name} names, was trained on the images that are "
-                "streamed now; its accuracy on them flatters"
-            )
         stream = produce_flow(
             dataset.train.take(split.stream),
             settings.kafka,

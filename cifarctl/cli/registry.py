@@ -38,10 +38,17 @@ def _open(run: Run) -> "Registry":
 
 def list_versions(run: Run) -> None:
     """List all versions."""
+    from cifarctl.errors import RegistryError
     from cifarctl.ui.tables import versions_table
 
     registry = _open(run)
     aliases = registry.aliases()
+    manifests = []
+    for number in registry.numbers():
+        try:
+            manifests.append(registry.manifest(number))
+        except RegistryError as error:  # one damaged version must not hide the others
+            run.output.warn(f"not listed: {error}")
     document = [
         {
             "version": manifest.version,
@@ -51,7 +58,7 @@ def list_versions(run: Run) -> None:
             "metrics": manifest.metrics,
             "aliases": sorted(name for name, alias in aliases.items() if alias.version == manifest.version),
         }
-        for manifest in registry.versions()
+        for manifest in manifests
     ]
     run.output.result(document, versions_table(document))
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cifarctl.cli.command import Run, command
+from cifarctl.cli.command import INTERRUPTED, Run, command
 
 
 def register(app: typer.Typer) -> None:
@@ -24,16 +24,20 @@ def retrain(
     import torch
 
     from cifarctl.errors import NotEnoughData, QualityGateError
-    from cifarctl.events import LearnEvent, RetrainResult
+    from cifarctl.events import RetrainResult
     from cifarctl.flows import learn
+    from cifarctl.tally import Tally
     from cifarctl.ui.learn import RetrainView, outcome
 
     torch.set_num_threads(settings.online.threads)
-    result: LearnEvent | None = None
     with run.signals() as stop:
         if follow:
-            run.output.drain(learn.follow(settings, stop), RetrainView())
+            tally = Tally()
+            for event in run.output.show(learn.follow(settings, stop), RetrainView()):
+                tally.update(event)
+            run.output.result(tally.learner())
             return
+        result: RetrainResult | None = None
         failure: NotEnoughData | None = None
         try:
             for event in run.output.show(learn.once(settings, stop), RetrainView()):
@@ -41,9 +45,10 @@ def retrain(
                     result = event
         except NotEnoughData as error:  # the result is told first: scripts read it
             failure = error
-        if isinstance(result, RetrainResult):
-            run.output.result(result, outcome(result))
-            if failure is not None:
-                raise failure
-            if result.outcome == "rejected":
-                raise QualityGateError(f"the challenger was rejected: {'; '.join(result.reasons)}")
+        if result is None:  # told to stop before there was an outcome
+            raise typer.Exit(INTERRUPTED)
+        run.output.result(result, outcome(result))
+        if failure is not None:
+            raise failure
+        if result.outcome == "rejected":
+            raise QualityGateError(f"the challenger was rejected: {'; '.join(result.reasons)}")

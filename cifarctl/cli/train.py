@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cifarctl.cli.command import Run, command
+from cifarctl.cli.command import INTERRUPTED, Run, command
 from cifarctl.cli.data import load_data
 
 
@@ -31,8 +31,8 @@ def train(
     from cifarctl.registry import Registry
     from cifarctl.ui.train import TrainView, train_summary
 
+    dataset, split = load_data(run, settings.data)
     with run.signals() as stop:
-        dataset, split = load_data(run, settings.data)
         stream = train_flow(
             dataset,
             split,
@@ -48,4 +48,4 @@ def train(
         if isinstance(result, TrainResult):
             run.output.result(result, train_summary(result))
         elif stop.is_set():
-            raise typer.Exit(130)
+            raise typer.Exit(INTERRUPTED)

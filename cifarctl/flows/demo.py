@@ -6,10 +6,11 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 from cifarctl import events
 from cifarctl.data import Dataset, Scenario, Split
-from cifarctl.errors import RegistryError
+from cifarctl.errors import CifarctlError, RegistryError
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.produce import produce, streamed
 from cifarctl.flows.publish import publish
@@ -66,33 +67,33 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
         settings = settings.model_copy(update={"kafka": kafka})
         outcomes: list[bool] = []
         learned: events.OnlineServeResult | None = None
-        answered = threading.Event()  # set when all is answered, or by whoever stops us
-        sender = _Sender(
-            produce(
-                stream,
-                kafka,
-                settings.produce,
-                settings.serve,
-                count=CLEAN + DRIFTED,
-                drift=drift,
-                stop=answered,
-            )
+        answered = threading.Event()  # set when all is answered, and when we are told to stop
+        threading.Thread(target=_pass_on, args=(stop, answered), daemon=True).start()
+        sending = produce(
+            stream, kafka, settings.produce, settings.serve, count=CLEAN + DRIFTED, drift=drift, stop=answered
         )
-        for event in serve(registry, settings.serve, kafka, learner=LearnerProcess(settings), stop=answered):
-            yield event
-            if isinstance(event, events.LearnerStarted) and not sender.started:
-                yield _stage(3)
-                sender.start()
-            elif isinstance(event, events.BatchServed):
-                before = len(outcomes)
-                outcomes += (event.predicted == event.labels).tolist()
-                if before < CLEAN <= len(outcomes):
-                    yield _stage(4)
-            elif isinstance(event, events.OnlineServeResult):
-                learned = event
-            sender.check()
-            if stop.is_set() or len(outcomes) >= CLEAN + DRIFTED:
-                answered.set()
+        sender = _Sender(sending)
+        serving = serve(registry, settings.serve, kafka, learner=LearnerProcess(settings), stop=answered)
+        with closing(serving):
+            for event in serving:
+                yield event
+                if isinstance(event, events.LearnerStarted) and not sender.started:
+                    yield _stage(3)
+                    sender.start()
+                elif isinstance(event, events.LearnerDown) and not sender.started:
+                    raise CifarctlError(
+                        f"the learner cannot start ({event.reason}); `cifarctl doctor` looks for the cause"
+                    )
+                elif isinstance(event, events.BatchServed):
+                    before = len(outcomes)
+                    outcomes += (event.predicted == event.labels).tolist()
+                    if before < CLEAN <= len(outcomes):
+                        yield _stage(4)
+                elif isinstance(event, events.OnlineServeResult):
+                    learned = event
+                sender.check()
+                if len(outcomes) >= CLEAN + DRIFTED:
+                    answered.set()
     if stop.is_set() or learned is None:
         return
 
@@ -115,6 +116,11 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
         seconds=time.monotonic() - began,
         registry=str(settings.registry.dir),
     )
+
+
+def _pass_on(stop: threading.Event, answered: threading.Event) -> None:
+    stop.wait()
+    answered.set()
 
 
 class _Sender:

@@ -37,7 +37,7 @@ def examine(settings: Settings) -> list[tuple[Check, int]]:
 
 
 def _device(settings: Settings) -> str:
-    device = choose_device(settings.serve.device)
+    device = choose_device(settings.serve.device, "serve.device")
     return f"{device}, {os.cpu_count()} cores; python {platform.python_version()}, torch {torch.__version__}"
 
 

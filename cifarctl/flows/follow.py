@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from types import TracebackType
 
-from cifarctl.errors import CifarctlError
+from cifarctl.errors import CifarctlError, IntegrityError, VersionNotFound
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
 
@@ -51,11 +51,15 @@ class AliasFollower:
                 continue
             if alias is None or alias.generation == self._generation:
                 continue
-            self._generation = alias.generation
             found: LoadedModel | tuple[int, str]
             try:
                 found = load(self._registry, alias.version)
-            except CifarctlError as error:
+            except (IntegrityError, VersionNotFound) as error:
                 found = (alias.version, str(error))
+            except CifarctlError:  # could not be read this time
+                continue
+            except Exception as error:  # noqa: BLE001  this thread must live: without it no swap ever happens again
+                found = (alias.version, f"{type(error).__name__}: {error}")
+            self._generation = alias.generation
             with self._lock:
                 self._found = found

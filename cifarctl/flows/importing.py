@@ -42,7 +42,16 @@ def import_weights(
             found = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
     except FileNotFoundError:
         raise RegistryError(f"{file}: no such file") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # what torch raises for files that are something else depends on what they are
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise IntegrityError(f"{file} holds no plain weights: {cause}") from None
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):

@@ -14,7 +14,7 @@ import torch
 
 from cifarctl import data, events
 from cifarctl.data import Images
-from cifarctl.errors import CifarctlError, DataError, NotEnoughData
+from cifarctl.errors import BrokerError, CifarctlError, DataError, NotEnoughData
 from cifarctl.flows.learner import Learner
 from cifarctl.registry import Registry
 from cifarctl.settings import ServeSettings, Settings
@@ -90,11 +90,18 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
     with _learning(settings, step) as examples:
         learner = examples.learner
         yield learner.started()
-        shown = 0.0
-        while not examples.drained:
+        shown, answered = 0.0, time.monotonic()
+        while not examples.source.caught_up:
             if stop.is_set():
                 return
             yield from examples.read()
+            if examples.source.last_error is None:
+                answered = time.monotonic()
+            elif time.monotonic() - answered > settings.kafka.timeout_s:
+                raise BrokerError(
+                    f"{settings.kafka.bootstrap_servers} has stopped answering ({examples.source.last_error}); "
+                    "try again when kafka.bootstrap_servers can be reached"
+                )
             if time.monotonic() - shown >= STATUS_INTERVAL:
                 shown = time.monotonic()
                 yield learner.status()
@@ -138,16 +145,35 @@ def run_process(settings: Settings, pipe: Connection) -> None:
             beat = time.monotonic()
             pipe.send(None)
 
+    working = threading.Event()
+
+    def say_starting() -> None:  # loading images may take minutes, and is no hanging
+        with suppress(OSError):
+            while not working.wait(STATUS_INTERVAL):
+                pipe.send(None)
+
+    starting = threading.Thread(target=say_starting, daemon=True)
+    starting.start()
+    code, last_words = 0, None
     try:
         for event in follow(settings, stop, heartbeat):
+            if not working.is_set():  # two threads must not write into the pipe at once
+                working.set()
+                starting.join()
             pipe.send(event)
+    except OSError:
+        pass  # the parent has gone
     except CifarctlError as error:
-        pipe.send(events.Notice(f"learner: {error}"))
-        raise SystemExit(error.exit_code) from None
-    except BrokenPipeError:
-        raise SystemExit(0) from None  # the parent has gone
-    finally:
+        code, last_words = error.exit_code, str(error)
+    except Exception as error:  # noqa: BLE001  the parent tells it in a line; nobody reads a traceback here
+        code, last_words = 1, f"unexpected {type(error).__name__}: {error}"
+    working.set()
+    starting.join()
+    with suppress(OSError):
+        if last_words:
+            pipe.send(events.Notice(f"learner: {last_words}"))
         pipe.close()
+    raise SystemExit(code)
 
 
 @contextmanager
@@ -158,7 +184,7 @@ def _learning(settings: Settings, on_step: Callable[[], None]) -> Iterator[Examp
     generator = torch.Generator().manual_seed(settings.online.seed)
     chosen = split.train[torch.randperm(len(split.train), generator=generator)[: settings.online.reference_size]]
     reference, validation = dataset.train.take(chosen), dataset.train.take(split.validation)
-    classes = dataset.classes
+    classes, images = dataset.classes, split.sha256
     del dataset  # the learner keeps a sample only
     topic = clients.Topics.of(settings.kafka.topic_prefix).images
     clients.ensure_topics(settings.kafka, [topic])
@@ -178,6 +204,11 @@ def _learning(settings: Settings, on_step: Callable[[], None]) -> Iterator[Examp
                 f"version {learner.champion} knows the classes {', '.join(learner.classes[:3])}, ..., the data set has "
                 f"{', '.join(classes[:3])}, ...; set data.source and data.dir as for its training"
             )
+        if learner.split != images:
+            raise DataError(
+                f"version {learner.champion} was trained on another split of the images, so it may have seen "
+                "the validation images; set data.source, data.split and data.split_seed as for its training"
+            )
         source = stack.enter_context(Source(settings.kafka, [topic], group_id=f"{settings.kafka.group_id}.learner"))
         yield Examples(learner, source, AtLeastOnceSink(settings.kafka, source), settings.serve)
 
@@ -194,11 +225,6 @@ class Examples:
     def unsaved(self) -> bool:
         """Whether something was read since the last `save`."""
         return bool(self._unsaved)
-
-    @property
-    def drained(self) -> bool:
-        """Whether everything there is has been read."""
-        return self.source.drained
 
     def read(self) -> Iterator[events.LearnEvent]:
         """Show the learner the next labelled images."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cifarctl import events
 from cifarctl.data import Images
-from cifarctl.errors import AliasConflict, RegistryBusy, RegistryError, VersionNotFound
+from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, VersionNotFound
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.publish import publish
 from cifarctl.models.predictor import Predictor, choose_precision
@@ -29,7 +29,7 @@ from cifarctl.online.inputs import InputMonitor
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import strategy
 from cifarctl.online.watch import Watch
-from cifarctl.registry import Registry, checkpoint
+from cifarctl.registry import Alias, Registry, checkpoint
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.settings import OnlineSettings
 
@@ -100,7 +100,10 @@ class Learner:
         """
         self._take_lock()
         try:
-            self._adopt(load(self.registry, self.alias))
+            alias = self.registry.alias(self.alias)
+            if alias is None:
+                raise VersionNotFound(f"the alias {self.alias} names no version; train one first: cifarctl train")
+            self._adopt(alias, load(self.registry, alias.version))
             self.buffer = ReplayBuffer(
                 self.settings.buffer_size,
                 len(self.classes),
@@ -126,6 +129,11 @@ class Learner:
     def classes(self) -> tuple[str, ...]:
         """The classes that the champion knows."""
         return self._champion.manifest.classes
+
+    @property
+    def split(self) -> str:
+        """Hash of the split of the images that the champion was trained on."""
+        return self._champion.manifest.split.sha256
 
     @property
     def fresh(self) -> int:
@@ -189,9 +197,6 @@ class Learner:
         """
         began = time.perf_counter()
         fresh = self.fresh
-        self._updated_at, self._clock_updated = self.buffer.labelled, self._clock()
-        self._drift_pending = False
-        self._quick_updates = max(0, self._quick_updates - 1)
         champion, held_out, lesson = self._champion, self._held_out(), self._lesson()
         yield events.RetrainStarted(fresh, trigger, self.settings.strategy, self._rate.value)
 
@@ -205,6 +210,9 @@ class Learner:
             decision = decide(old, candidate.record, alpha=alpha, validation_floor=floor)
             if decision.promote:
                 break
+        # Only now: an update that is interrupted while it trains is due again.
+        self._updated_at, self._clock_updated = self.buffer.labelled, self._clock()
+        self._drift_pending, self._quick_updates = False, max(0, self._quick_updates - 1)
         reasons, version = list(decision.reasons), None
         if moved:
             reasons.append("the inputs have moved away from the validation images")
@@ -243,17 +251,19 @@ class Learner:
         alias = self.registry.alias(self.alias)
         if alias is None or alias.generation == self._alias_generation:
             return
-        old = self._champion.manifest.version
-        self._alias_generation = alias.generation
-        if alias.version == old:
-            return
+        old = self.champion
         try:
-            self._adopt(load(self.registry, alias.version))
-            self._watch = None
+            loaded = load(self.registry, alias.version)
+            if loaded.manifest.classes != self.classes:
+                raise IntegrityError(f"version {alias.version} has other classes")
         except RegistryError as error:
+            self._alias_generation = alias.generation
             yield events.Notice(f"the learner stays with version {old}: {error}")
             return
-        yield events.ChampionChanged(old, alias.version)
+        self._adopt(alias, loaded)
+        if alias.version != old:
+            self._watch = None
+            yield events.ChampionChanged(old, alias.version)
 
     def status(self) -> events.LearnerStatus:
         """Where the learner stands."""
@@ -279,21 +289,34 @@ class Learner:
         own = {
             "updated_at": self._updated_at,
             "drift_at": self._drift_at,
+            "drift_pending": self._drift_pending,
             "quick_updates": self._quick_updates,
             "rate": self._rate.value,
             "outcomes": list(self._outcomes),
         }
-        checkpoint.save(self.folder / CHECKPOINT, tensors, {"buffer": state, "learner": own})
+        checkpoint.save(self.folder / CHECKPOINT, tensors, {"of": self._identity(), "buffer": state, "learner": own})
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on with the learner that takes it over."""
+        settings, manifest = self.settings, self._champion.manifest
+        return {
+            "classes": list(manifest.classes),
+            "split": manifest.split.sha256,
+            "buffer_size": settings.buffer_size,
+            "holdout_size": settings.holdout_size,
+            "holdout_every": settings.holdout_every,
+        }
 
     def _restore(self) -> None:
         found = checkpoint.load(self.folder / CHECKPOINT)
-        if found is None or not self.buffer.fits(found[1]["buffer"]):  # other sizes or classes: begin afresh
+        if found is None or found[1].get("of") != self._identity():  # other images, classes or sizes: begin afresh
             return
         tensors, state = found
         self.buffer.load(tensors, state["buffer"])
         self._generator.set_state(tensors["generator"])
         own: dict[str, Any] = state["learner"]
         self._updated_at, self._drift_at = own["updated_at"], own["drift_at"]
+        self._drift_pending = own["drift_pending"]
         self._quick_updates, self._rate.value = own["quick_updates"], own["rate"]
         self._outcomes.extend(own["outcomes"])
 
@@ -308,12 +331,9 @@ class Learner:
         except OSError as error:
             raise RegistryError(f"{self.folder} cannot be written: {error.strerror}") from None
 
-    def _adopt(self, champion: LoadedModel) -> None:
-        """Make `champion` the version to learn from and to measure against."""
+    def _adopt(self, alias: Alias, champion: LoadedModel) -> None:
+        """Make `champion` the version to learn from and to measure against, as of this move of the alias."""
         self._champion = champion
-        alias = self.registry.alias(self.alias)
-        if alias is None:
-            raise VersionNotFound(f"the alias {self.alias} names no version; train one first: cifarctl train")
         self._alias_generation = alias.generation
         self._predictor = _predictor(champion)
         self._validation_accuracy = evaluate(self._predictor, self._validation).accuracy
@@ -413,7 +433,7 @@ class Learner:
         else:
             reasons.insert(0, f"version {version} knows this concept")
         try:
-            self.registry.promote(
+            alias = self.registry.promote(
                 version,
                 alias=self.alias,
                 who="learner",
@@ -423,7 +443,7 @@ class Learner:
         except AliasConflict as conflict:
             return None, [f"not promoted: {conflict}"]
         previous = self._predictor
-        self._adopt(load(self.registry, version))
+        self._adopt(alias, load(self.registry, version))
         if self.settings.watch:
             self._watch = Watch(previous, self.settings.watch, self.settings.gate_alpha)
         return version, []
@@ -436,7 +456,7 @@ class Learner:
             )
         except AliasConflict:  # somebody else has decided meanwhile; follow_alias takes that over
             return
-        self._adopt(load(self.registry, alias.version))
+        self._adopt(alias, load(self.registry, alias.version))
         yield events.RolledBack(old, alias.version, reason)
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from cifarctl import events
 from cifarctl.data import Images, Scenario
-from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings, ProduceSettings, ServeSettings
 from cifarctl.stream import clients, codecs
 from cifarctl.stream.sender import Sender
@@ -47,7 +46,7 @@ def produce(
     yield events.ProduceStarted(topic, len(images), count, settings.rate, settings.format, drift.text)
 
     run = secrets.token_hex(4)
-    sender = Sender(kafka)
+    sender = Sender(kafka, stop)
     began = shown = time.monotonic()
 
     def progress(position: int) -> events.ProduceProgress:
@@ -80,7 +79,8 @@ def produce(
             else:
                 value = codecs.encode_raw(picture)
             headers = codecs.headers_for(settings.format, image_id, label)
-            sender.send(topic, image_id.encode(), value, headers)
+            if not sender.send(topic, image_id.encode(), value, headers):
+                break
             position += 1
             if position % len(images) == 0 and position != count:
                 yield events.Notice(f"all {len(images):,} images have been sent; they start again with new ids")
@@ -90,21 +90,23 @@ def produce(
         if stop.is_set():
             break
 
-    if not sender.flush(kafka.timeout_s):
-        raise BrokerError(
-            f"{sender.pending} of {sender.sent} images are not acknowledged by {kafka.bootstrap_servers} and may be "
-            "lost; check kafka.bootstrap_servers and send again"
-        )
+    left, heard = sender.pending, time.monotonic()
+    while not sender.flush(PROGRESS_INTERVAL):  # as long as acknowledgements come in, however slowly
+        if sender.pending < left:
+            left, heard = sender.pending, time.monotonic()
+        elif time.monotonic() - heard > kafka.timeout_s:
+            break
+        yield progress(max(0, position - 1))
     seconds = time.monotonic() - began
     yield progress(max(0, position - 1))
-    delivered = sender.sent - sender.failed
+    failed = sender.failed + sender.pending
     yield events.ProduceResult(
-        sent=delivered,
-        failed=sender.failed,
+        sent=sender.sent - failed,
+        failed=failed,
         seconds=seconds,
-        messages_per_second=delivered / max(seconds, 1e-9),
+        messages_per_second=(sender.sent - failed) / max(seconds, 1e-9),
     )
-    sender.raise_failed()
+    sender.close(0.0)
 
 
 def streamed(images: Images, start: int, size: int, drift: Scenario, seed: int) -> Images:

@@ -36,7 +36,7 @@ def serve(
     idle_timeout: float | None = None,
     ready_file: Path | None = None,
     stop: threading.Event | None = None,
-) -> Iterator[events.ServeEvent]:
+) -> Generator[events.ServeEvent, None, None]:
     """Predict what arrives on the images topic until told to stop; every input is answered at least once.
 
     A `learner` is started beside it, as a process of its own, and its events are passed on. Ends with a ServeResult
@@ -98,10 +98,7 @@ def _loop(
             threads=threads,
             online=learner is not None,
         )
-        if "stream" in loaded.manifest.split.seen:
-            yield events.Notice(
-                f"version {alias.version} was trained on the images that `produce` streams: it flatters itself on them"
-            )
+        yield from _flattery(loaded)
         if ready_file is not None:
             ready_file.write_text(f"{os.getpid()}\n")
         idle_since: float | None = None
@@ -112,6 +109,7 @@ def _loop(
                 swap = _swap(found, loaded)
                 if isinstance(found, LoadedModel) and isinstance(swap, events.Swapped):
                     loaded, predictor = found, _predictor(found, options, like=predictor)
+                    yield from _flattery(loaded)
                 if swap is not None:
                     yield swap
 
@@ -143,7 +141,7 @@ def _loop(
 def _predictor(loaded: LoadedModel, options: ServeSettings, like: Predictor | None = None) -> Predictor:
     """The version ready to predict; `like` saves measuring again what a sister of the same architecture has shown."""
     normalisation = loaded.manifest.normalisation
-    device = like.device if like else choose_device(options.device)
+    device = like.device if like else choose_device(options.device, "serve.device")
     model = loaded.model.to(device).to(memory_format=torch.channels_last)
     precision = (
         like.precision if like else choose_precision(options.precision, model, device, options.batch_size, train=False)
@@ -156,6 +154,14 @@ def _predictor(loaded: LoadedModel, options: ServeSettings, like: Predictor | No
         precision=precision,
         batch_size=options.batch_size,
     )
+
+
+def _flattery(loaded: LoadedModel) -> Iterator[events.Notice]:
+    """Says so where the version has been trained on what `produce` streams."""
+    if "stream" in loaded.manifest.split.seen:
+        yield events.Notice(
+            f"version {loaded.manifest.version} was trained on the images that `produce` streams: its accuracy flatters"
+        )
 
 
 def _swap(found: LoadedModel | tuple[int, str], current: LoadedModel) -> events.Swapped | events.SwapRefused | None:
@@ -243,8 +249,5 @@ def _result(tally: Tally, *, online: bool) -> events.ServeResult:
         return result
     return events.OnlineServeResult(
         **vars(result),
-        buffer={"size": tally.buffer_size, "capacity": tally.buffer_capacity},
-        retrains=tally.retrains,
-        promotions=tally.promotions,
-        rollbacks=tally.rollbacks,
+        **tally.learner(),
     )

@@ -16,13 +16,14 @@ from cifarctl.settings import Settings
 
 FIRST_DELAY = 1.0  # seconds before the first restart; doubled each time
 LONGEST_DELAY = 60.0
+REAP_TIMEOUT = 0.5
 STOP_TIMEOUT = 5.0  # seconds for the learner to save its work
 
 
 class LearnerProcess:
     """Starts the learner, hands on its events, and starts it again with growing delays when it ends or is silent.
 
-    Nothing here ever waits for the learner, but for the farewell at the end.
+    Nothing here waits for the learner, but for half a second when it is killed, and for the farewell at the end.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -98,7 +99,7 @@ class LearnerProcess:
         assert self._process is not None
         if self._process.is_alive():
             self._process.kill()
-        self._process.join()
+        self._process.join(REAP_TIMEOUT)  # a process that hangs in the kernel does not even die at once
 
     def _ended(self) -> str:
         assert self._process is not None

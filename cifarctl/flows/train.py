@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from cifarctl import events, models
 from cifarctl.data import Dataset, Images, Split, augment
-from cifarctl.errors import RegistryError, TrainingDiverged
+from cifarctl.errors import AliasConflict, RegistryError, TrainingDiverged
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.publish import publish, split_record
 from cifarctl.models.predictor import Precision, Predictor, autocast, choose_device, choose_precision
@@ -64,7 +64,7 @@ def train(
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, "train.device")
     images = dataset.train if full else dataset.train.take(split.train)
     validation = None if full else dataset.train.take(split.validation)
     record = split_record(dataset, split, data_settings, ("train", "validation", "stream") if full else ("train",))
@@ -94,6 +94,7 @@ def train(
         yield from run.epoch(epoch, stop)
         seconds = time.perf_counter() - began
         run.seconds += seconds
+        run.require_finite(epoch)
         run.save(path)
         if stop is not None and stop.is_set():
             yield events.Notice(f"interrupted in epoch {epoch}; continue with the same command and --resume")
@@ -161,9 +162,8 @@ class _Run:
     @classmethod
     def start(cls, settings: TrainSettings, images: Images, classes: int, device: torch.device) -> _Run:
         arguments = {"classes": classes}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            model = models.build(settings.model, arguments)
+        torch.manual_seed(settings.seed)  # initial weights, and whatever else an architecture draws (dropout)
+        model = models.build(settings.model, arguments)
         model = model.to(device).to(memory_format=torch.channels_last)
         batch_size = min(settings.batch_size, len(images))
         return cls(
@@ -212,9 +212,8 @@ class _Run:
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
             value = loss.item()
             if not math.isfinite(value):
-                raise TrainingDiverged(
-                    f"the loss is {value} at step {self.step + 1} (epoch {epoch}, batch {batch + 1}); the checkpoint "
-                    f"of the last whole epoch is kept; lower train.learning_rate (now {settings.learning_rate:g})"
+                raise self.diverged(
+                    f"the loss is {value} at step {self.step + 1} (epoch {epoch}, batch {batch + 1})", epoch
                 )
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -235,6 +234,20 @@ class _Run:
                     seconds_left=(steps - self.step) / speed,
                 )
 
+    def require_finite(self, epoch: int) -> None:
+        """Refuse to save weights that the last step before has spoilt.
+
+        Raises:
+            TrainingDiverged: a weight is not finite.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self.diverged(f"the weights are not finite after step {self.step} (epoch {epoch})", epoch)
+
+    def diverged(self, what: str, epoch: int) -> TrainingDiverged:
+        """The error that says what has happened, what is kept and what to do."""
+        kept = "the checkpoint of the last whole epoch is kept" if epoch > 1 else "no checkpoint was written yet"
+        return TrainingDiverged(f"{what}; {kept}; lower train.learning_rate (now {self.settings.learning_rate:g})")
+
     @property
     def mean_loss(self) -> float:
         return self.loss_sum / max(1, self.loss_count)
@@ -252,7 +265,7 @@ class _Run:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for number, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in values.items()}
-        tensors["generator"] = self.generator.get_state()
+        tensors |= {"generator": self.generator.get_state(), "global_generator": torch.get_rng_state()}
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -284,6 +297,7 @@ class _Run:
                 inner.setdefault(int(number), {})[key] = laid
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": inner})
         self.generator.set_state(tensors["generator"])
+        torch.set_rng_state(tensors["global_generator"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.precision = state["precision"]
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
@@ -314,19 +328,22 @@ def _promote(
     registry: Registry, new: Manifest, validation: Images | None, wanted: bool | None, precision: Precision
 ) -> tuple[bool, str]:
     """Move `production` to `new` where that is right; whether it was moved, and why."""
-    current = registry.alias("production")
-    if wanted is None:
-        wanted, reason = _better(registry, new, None if current is None else current.version, validation, precision)
-    else:
+    if wanted is not None:
         reason = "by --promote" if wanted else "by --no-promote"
-    if wanted:
-        registry.promote(
-            new.version,
-            who="train",
-            why=reason,
-            expected_generation=current.generation if current else 0,
-        )
-    return wanted, reason
+        if wanted:
+            registry.promote(new.version, who="train", why=reason)
+        return wanted, reason
+    while True:
+        current = registry.alias("production")
+        better, reason = _better(registry, new, None if current is None else current.version, validation, precision)
+        if not better:
+            return False, reason
+        try:
+            generation = current.generation if current else 0
+            registry.promote(new.version, who="train", why=reason, expected_generation=generation)
+        except AliasConflict:  # somebody was faster, so there is another version to be compared with
+            continue
+        return True, reason
 
 
 def _better(

@@ -16,8 +16,8 @@ Precision = Literal["bfloat16", "float32"]
 Channels = tuple[float, float, float]
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a ``device`` setting; auto = cuda, then mps, then cpu.
+def choose_device(name: str, setting: str) -> torch.device:
+    """The device that `setting` names; auto = cuda, then mps, then cpu.
 
     Raises:
         SettingsError: torch does not know the device or it is not there.
@@ -30,7 +30,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise SettingsError(f"device = {name}: not usable here ({reason}); use auto or cpu") from None
+        raise SettingsError(f"{setting} = {name}: not usable here ({reason}); use auto or cpu") from None
     return device
 
 

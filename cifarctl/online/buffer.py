@@ -177,9 +177,6 @@ class ReplayBuffer:
             "holdout.labels": held.labels,
         }
         state = {
-            "capacity": self.capacity,
-            "holdout_capacity": self.holdout.capacity,
-            "classes": self.classes,
             "recent_added": self.recent.added,
             "holdout_added": self.holdout.added,
             "labelled": self.labelled,
@@ -187,11 +184,6 @@ class ReplayBuffer:
             "ids": list(self._ids),
         }
         return tensors, state
-
-    def fits(self, state: Mapping[str, Any]) -> bool:
-        """Whether a dump was made by a buffer of the same sizes."""
-        mine = (self.capacity, self.holdout.capacity, self.classes)
-        return mine == (state["capacity"], state["holdout_capacity"], state["classes"])
 
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Take over a dump of a buffer of the same sizes."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,7 @@ def decide(champion: Record, challenger: Record, *, alpha: float, validation_flo
 
 def sign_test(gained: int, lost: int) -> float:
     """Probability of at least `gained` heads in `gained + lost` throws of a fair coin."""
-    throws = gained + lost
-    tails: int = sum(math.comb(throws, heads) for heads in range(gained, throws + 1))
-    return float(tails / 2**throws)
+    return float(stats.binom.sf(gained - 1, gained + lost, 0.5))
 
 
 def _percent(share: float | None) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ _FOLDER = re.compile(r"[0-9]{6,18}")
 _TOMBSTONE = re.compile(r"([0-9]{6,18})\.deleted")
 _NUMBER = re.compile(r"v?([0-9]{1,18})")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+STALE_SECONDS = 3600
 _MIB = 1 << 20
 _NO_FILES: Mapping[str, bytes] = MappingProxyType({})
 
@@ -483,6 +485,13 @@ class Registry:
                     with os_errors(path):
                         reason = "interrupted write" if name.startswith(STAGING) else "interrupted removal"
                         found.append(Removed(_trashed(name), path, reason, size_of(path)))
+        # The learner and trainers write their checkpoints without the lock: there only age tells what is dead.
+        for folder in (self.dir / "learner", self.dir / "training"):
+            for name in entries(folder):
+                path = folder / name
+                with os_errors(path):
+                    if name.startswith(STAGING) and time.time() - path.stat().st_mtime > STALE_SECONDS:
+                        found.append(Removed(None, path, "interrupted write", size_of(path)))
         return found
 
     def _superfluous(self) -> list[Removed]:

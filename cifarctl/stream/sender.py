@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import cast
@@ -22,13 +23,14 @@ class Sender:
     `sent` counts messages handed over, `failed` those of them that the broker never acknowledged.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        """Open a producer.
+    def __init__(self, settings: KafkaSettings, stop: threading.Event | None = None) -> None:
+        """Open a producer; when `stop` is set it waits no longer for room in the queue.
 
         Raises:
             SettingsError: librdkafka refuses an option.
         """
         self._settings = settings
+        self._stop = stop
         self._failure: KafkaError | None = None
         self.producer: Producer = clients.producer(settings)
         self.sent = 0
@@ -45,8 +47,8 @@ class Sender:
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]] = (),
-    ) -> None:
-        """Queue one message; waits while the queue is full.
+    ) -> bool:
+        """Queue one message; waits while the queue is full. False: told to stop while waiting, and not queued.
 
         Raises:
             BrokerError: the message is refused at once, for example for its size.
@@ -59,9 +61,12 @@ class Sender:
                     self.producer.produce(topic, value, key, headers=pairs, on_delivery=self._delivered)
                     break
                 except BufferError:
+                    if self._stop is not None and self._stop.is_set():
+                        return False
                     self.producer.poll(SLICE_S)
         self.sent += 1
         self.producer.poll(0)
+        return True
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was sent is acknowledged or failed; False if `timeout_s` seconds did not do."""

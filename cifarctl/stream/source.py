@@ -38,6 +38,7 @@ class Source:
         self._settings = settings
         self._assigned: set[Partition] = set()
         self._ended: set[Partition] = set()
+        self._reached: set[Partition] = set()
         self._positions: dict[Partition, int] = {}
         self._failure: KafkaError | None = None
         self._probe_at = 0.0
@@ -68,6 +69,11 @@ class Source:
     def drained(self) -> bool:
         """Whether partitions are assigned, all were read to their end, and the broker is there to say so."""
         return bool(self._assigned) and self._assigned <= self._ended and self._failure is None
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether partitions are assigned and each has been read to its end once, whatever has arrived since."""
+        return bool(self._assigned) and self._assigned <= self._reached
 
     @property
     def last_error(self) -> str | None:
@@ -130,6 +136,7 @@ class Source:
         partition = (topic, number)
         if error is not None:
             self._ended.add(partition)
+            self._reached.add(partition)
             return None
         self._ended.discard(partition)
         self._positions[partition] = offset + 1
@@ -183,6 +190,7 @@ class Source:
     def _forget(self, gone: frozenset[Partition]) -> None:
         self._assigned -= gone
         self._ended -= gone
+        self._reached -= gone
         for partition in gone:
             self._positions.pop(partition, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cifarctl.errors import SettingsError
 from cifarctl.events import EvaluateResult
 
 
@@ -11,6 +12,7 @@ def draw_confusion(result: EvaluateResult, path: Path) -> None:
     """Draw the confusion matrix, each row in shares of its class, as a picture.
 
     Raises:
+        SettingsError: the ending of the name is that of no picture.
         OSError: the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,4 +36,7 @@ def draw_confusion(result: EvaluateResult, path: Path) -> None:
                 colour = "white" if shares[i][j] > 0.5 else "black"
                 axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=8)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats:
+        raise SettingsError(f"--confusion {path}: the name must end in one of {', '.join(sorted(formats))}")
     figure.savefig(path, dpi=130)

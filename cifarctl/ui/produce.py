@@ -33,8 +33,6 @@ class ProduceView:
             self.progress = event
         elif isinstance(event, events.Notice):
             self._log.add(event.message)
-        elif isinstance(event, events.Waiting):
-            self._log.add(f"waiting: {event.reason}")
 
     def render(self) -> RenderableType:
         """The panel."""
@@ -69,8 +67,6 @@ class ProduceView:
             )
         elif isinstance(event, events.Notice):
             yield notice_line(event)
-        elif isinstance(event, events.Waiting):
-            yield f"waiting: {event.reason}"
 
 
 def produce_summary(result: events.ProduceResult) -> str:

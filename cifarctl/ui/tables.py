@@ -112,7 +112,7 @@ def verify_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
-def evaluation(result: EvaluateResult, picture: Path | None) -> RenderableType:
+def evaluation(result: EvaluateResult) -> RenderableType:
     """The figures of a version, per class, and its confusion matrix."""
     classes = list(result.per_class)
     head = (
@@ -137,10 +137,7 @@ def evaluation(result: EvaluateResult, picture: Path | None) -> RenderableType:
     accuracies = _table("class", "accuracy", "")
     for name, share in result.per_class.items():
         accuracies.add_row(name, percent(share), bar(share or 0.0, 20))
-    parts: list[RenderableType] = [head, accuracies, table]
-    if picture is not None:
-        parts.append(f"confusion matrix drawn in {picture}")
-    return Group(*parts)
+    return Group(head, accuracies, table)
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
