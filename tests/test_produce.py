@@ -233,9 +233,9 @@ def test_the_command_tells_what_failed_before_the_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Elsewhere(Sender):
-        def __init__(self, settings: KafkaSettings) -> None:
+        def __init__(self, settings: KafkaSettings, stop: threading.Event | None = None) -> None:
             nowhere = {"bootstrap_servers": "127.0.0.1:1", "options": {"message.timeout.ms": 50}}
-            super().__init__(settings.model_copy(update=nowhere))
+            super().__init__(settings.model_copy(update=nowhere), stop)
 
     monkeypatch.setattr(produce_module, "Sender", Elsewhere)
     ran = site.call("produce", "--count", "5", "--rate", "0", "--json")
