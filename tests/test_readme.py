@@ -109,7 +109,9 @@ def stop(background: list[subprocess.Popen[str]]) -> None:
 
 
 def test_every_command_is_described() -> None:
-    names = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    names = {command.name for command in app.registered_commands} | {
+        group.typer_instance.info.name for group in app.registered_groups if group.typer_instance
+    }
     assert names == {line.split()[1] for line in commands()}
 
 

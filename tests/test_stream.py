@@ -28,7 +28,7 @@ from cifarctl.stream.sender import Sender
 from cifarctl.stream.sink import AtLeastOnceSink
 from cifarctl.stream.source import Source
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture

@@ -152,6 +152,7 @@ class _Run:
     optimiser: torch.optim.Optimizer
     precision: Precision
     generator: torch.Generator
+    global_state: torch.Tensor  # of torch's own generator, which layers such as dropout draw from
     batch_size: int
     batches: int
     step: int = 0
@@ -162,8 +163,10 @@ class _Run:
     @classmethod
     def start(cls, settings: TrainSettings, images: Images, classes: int, device: torch.device) -> _Run:
         arguments = {"classes": classes}
-        torch.manual_seed(settings.seed)  # initial weights, and whatever else an architecture draws (dropout)
-        model = models.build(settings.model, arguments)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            model = models.build(settings.model, arguments)
+            global_state = torch.get_rng_state()
         model = model.to(device).to(memory_format=torch.channels_last)
         batch_size = min(settings.batch_size, len(images))
         return cls(
@@ -178,12 +181,19 @@ class _Run:
             ),
             precision=choose_precision(settings.precision, model, device, batch_size, train=True),
             generator=torch.Generator().manual_seed(settings.seed),
+            global_state=global_state,
             batch_size=batch_size,
             batches=len(images) // batch_size,
         )
 
     def epoch(self, epoch: int, stop: threading.Event | None) -> Iterator[events.TrainProgress]:
         """The rest of `epoch` from the present step on; ends early when `stop` is set."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.global_state)
+            yield from self._batches(epoch, stop)
+            self.global_state = torch.get_rng_state()
+
+    def _batches(self, epoch: int, stop: threading.Event | None) -> Iterator[events.TrainProgress]:
         settings, steps = self.settings, self.settings.epochs * self.batches
         order_seed = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.images), generator=order_seed)
@@ -265,7 +275,7 @@ class _Run:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for number, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": value for name, value in values.items()}
-        tensors |= {"generator": self.generator.get_state(), "global_generator": torch.get_rng_state()}
+        tensors |= {"generator": self.generator.get_state(), "global_generator": self.global_state}
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -297,7 +307,7 @@ class _Run:
                 inner.setdefault(int(number), {})[key] = laid
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": inner})
         self.generator.set_state(tensors["generator"])
-        torch.set_rng_state(tensors["global_generator"])
+        self.global_state = tensors["global_generator"]
         self.step, self.seconds = state["step"], state["seconds"]
         self.precision = state["precision"]
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
