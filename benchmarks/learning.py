@@ -6,7 +6,7 @@ once. The tutorial's algorithm: a deque of the last labelled images; every so of
 step, Adam at 1e-3, on the model that serves.
 
     cifarctl train --epochs 10
-    python benchmarks/learning.py [--drift covariate] [--images 10000]
+    python -m benchmarks.learning [--drift covariate] [--images 10000]
 
 Printed when last run: see benchmarks/README.md.
 """

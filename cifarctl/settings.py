@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -403,7 +404,7 @@ def _read_sources(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     readers: dict[str, Callable[[], dict[str, Any]]] = {
         "option": lambda: _nested(overrides),
         "environment": lambda: _variables("environment", os.environ, EnvSettingsSource),
-        DOTENV_FILE: lambda: _variables(DOTENV_FILE, dotenv_values(DOTENV_FILE), DotEnvSettingsSource),
+        DOTENV_FILE: lambda: _variables(DOTENV_FILE, _dotenv(), DotEnvSettingsSource),
         TOML_FILE: lambda: TomlConfigSettingsSource(Settings, TOML_FILE)(),
     }
     found = {}
@@ -413,6 +414,17 @@ def _read_sources(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         except (SourceError, ValueError, OSError) as error:  # a section that is no JSON, a file that is no TOML
             raise SettingsError(f"{source} cannot be read: {error}") from None
     return found
+
+
+def _dotenv() -> dict[str, str | None]:
+    """The variables of .env; a line that is none is an error, not a warning in passing."""
+    if not Path(DOTENV_FILE).is_file():
+        return {}
+    with Path(DOTENV_FILE).open() as file:
+        for binding in parse_stream(file):
+            if binding.error:  # without the text: it may be a secret
+                raise ValueError(f"line {binding.original.line} is not of the form NAME=value")
+    return dotenv_values(DOTENV_FILE)
 
 
 def _variables(source: str, variables: Mapping[str, str | None], reader: type[EnvSettingsSource]) -> dict[str, Any]:
@@ -456,6 +468,12 @@ def _refuse_unknown(source: str, values: Mapping[str, Any]) -> None:
     for section in values:
         if section not in Settings.model_fields:
             known = ", ".join(Settings.model_fields)
+            close = next((name for name in Settings.model_fields if section.startswith(f"{name}_")), None)
+            if close is not None:
+                meant = f"{PREFIX}{close}{NESTED}{section.removeprefix(f'{close}_')}".upper()
+                raise SettingsError(
+                    f"unknown setting {section} ({source}); did you mean {meant}, with two underscores?"
+                )
             raise SettingsError(f"unknown setting {section} ({source}); the sections are {known}")
 
 

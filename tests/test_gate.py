@@ -98,7 +98,9 @@ def test_the_validation_floor(before: float, after: float, promote: bool) -> Non
     old, new = records(both=100, gained=40, lost=0, neither=60, before=before, after=after)
     decision = judge(old, new, floor=0.67)
     assert decision.promote is promote
-    assert f"{'not below' if promote else 'below'} the floor of {min(0.67, before):.1%}" in decision.reasons[1]
+    assert (
+        f"{'not below' if promote else 'below'} the floor of {min(0.67, before):.1%}" in decision.reasons[int(promote)]
+    )
 
 
 @pytest.mark.parametrize("after", [float("nan"), float("-inf")])

@@ -442,3 +442,14 @@ def test_what_is_written_as_text_reads_back(
 def test_the_reference_has_a_row_for_every_setting() -> None:
     rows = settings.reference().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == [setting.name for setting in declared()]
+
+
+def test_one_underscore_too_few_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFARCTL_TRAIN_EPOCHS", "3")
+    assert error_of().endswith("did you mean CIFARCTL_TRAIN__EPOCHS, with two underscores?")
+
+
+def test_a_line_of_dotenv_that_is_none_is_named_without_its_text() -> None:
+    Path(".env").write_text('CIFARCTL_TRAIN__EPOCHS=3\nCIFARCTL_KAFKA__SASL_PASSWORD="half\n')
+    message = error_of()
+    assert message == ".env cannot be read: line 2 is not of the form NAME=value"

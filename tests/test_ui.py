@@ -115,11 +115,14 @@ PROMOTED = events.RetrainResult(
     400,
     {"version": 7, "stream_accuracy": 0.41, "validation_accuracy": 0.74},
     {"version": 8, "stream_accuracy": 0.66, "validation_accuracy": 0.73},
-    ["held-out stream images: 66.0% against 41.0%", "validation accuracy 73.0%"],
+    ["66.0% against 41.0% held out", "validation accuracy 73.0%"],
     3.4,
 )
 REJECTED = replace(
-    PROMOTED, outcome="rejected", challenger={"version": None, "stream_accuracy": 0.4, "validation_accuracy": 0.5}
+    PROMOTED,
+    outcome="rejected",
+    challenger={"version": None, "stream_accuracy": 0.4, "validation_accuracy": 0.5},
+    reasons=["40.0% against 41.0% held out", "validation accuracy 50.0%"],
 )
 NOT_ENOUGH = events.RetrainResult("not_enough_data", 3, {"version": 7}, {}, ["3 labelled examples"], 0.0)
 LEARNING: list[Any] = [
@@ -230,12 +233,12 @@ def test_the_online_dashboard_says_what_matters() -> None:
     assert "DRIFT  error 25.0 % → 61.0 % at 5,678" in shown
     assert "retraining on 400 new (drift)" in shown
     shown = play(view, [PROMOTED, STATUS])
-    assert "promoted version 8: held-out 66.0 % against 41.0 %, 00:00 ago" in shown
+    assert "00:00 ago  promoted version 8: 66.0% against 41.0% held out" in shown
     assert "calm" in shown
     shown = play(view, [batch(3, dead_letters=[("BadImage", "1,000 bytes are no image")])])
     assert re.search(r"dead letters +1", shown)
     assert "dead letter: BadImage: 1,000 bytes are no image" in shown
-    assert "rejected: held-out 40.0 % against 41.0 %" in play(view, [REJECTED])
+    assert "rejected: 40.0% against 41.0% held out" in play(view, [REJECTED])
 
 
 def test_a_learner_that_is_down_is_told_and_so_is_its_return() -> None:
@@ -357,12 +360,12 @@ EXPECTED_LINES: list[tuple[AnyView, Any, str]] = [
     (ServeView(), events.Swapped(7, 8), "now serving version 8 (was 7)"),
     (ServeView(), events.SwapRefused(9, "broken"), "version 9 refused: broken"),
     (ServeView(), LEARNING[0], "learner started from version 7 (replay, buffer 10/2000)"),
-    (ServeView(), DRIFT, "drift detected by adwin at labelled image 5,678: error 25.0 % → 61.0 %, begun about 64"),
+    (ServeView(), DRIFT, "drift: error 25.0 % → 61.0 %, detected by adwin at labelled image 5,678, begun about 64"),
     (ServeView(), events.RateChanged(1e-3, 4e-3, "drift"), "learning rate 1.0e-03 → 4.0e-03: drift"),
     (ServeView(), STARTED, "retraining (replay) on 400 new examples: drift"),
-    (ServeView(), PROMOTED, "promoted version 8: held-out 66.0 % against 41.0 %; held-out stream images"),
-    (ServeView(), REJECTED, "rejected: held-out 40.0 % against 41.0 %"),
-    (ServeView(), NOT_ENOUGH, "not enough data; 3 labelled examples"),
+    (ServeView(), PROMOTED, "promoted version 8: 66.0% against 41.0% held out; validation accuracy 73.0% (3.4 s)"),
+    (ServeView(), REJECTED, "rejected: 40.0% against 41.0% held out"),
+    (ServeView(), NOT_ENOUGH, "not enough data: 3 labelled examples"),
     (ServeView(), events.RolledBack(8, 7, "worse"), "rolled back from version 8 to 7: worse"),
     (ServeView(), events.ChampionChanged(7, 9), "learner follows the alias from version 7 to 9"),
     (ServeView(), events.LearnerDown("killed", 1, 2.0), "learner down: killed; starts again in 2 s (restart 1)"),
@@ -452,7 +455,7 @@ def test_summaries() -> None:
     assert "not promoted (worse)" in train_summary(
         replace(TRAIN_RESULT, promoted=False, reason="worse", validation_accuracy=None)
     )
-    assert outcome(REJECTED) == "rejected: held-out 40.0 % against 41.0 %"
+    assert outcome(REJECTED) == "rejected: 40.0% against 41.0% held out; validation accuracy 50.0%"
     demo = events.DemoResult(
         "synthetic", 6500, "invert", 0.7, 0.2, 0.6, 0.1, 12, 2, [1, 2, 3], latency, 200.0, "r/demo"
     )
@@ -511,7 +514,7 @@ def test_tables_show_their_rows() -> None:
         "who": "learner", "why": MARKUP, "generation": 2,
     }  # fmt: skip
     text = "\n".join(text_of(history_table([Move(action="reject", **move), Move(action="promote", **move)])))
-    for part in ("reject", "promote", "learner", "[bold]not"):
+    for part in ("reject", "3 → 3", "learner", "[bold]not"):
         assert part in text
     rows = [{"version": 1, "problem": None}, {"version": 2, "problem": "sha256 differs [red]"}]
     text = "\n".join(text_of(verify_table(rows)))

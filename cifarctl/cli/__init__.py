@@ -1,17 +1,36 @@
 """The command line. One thin file a command; heavy imports happen inside them."""
 
+from typing import Annotated
+
 import typer
 
+from cifarctl import __version__
 from cifarctl.cli import broker, config, demo, doctor, evaluate, produce, registry, retrain, serve, train
 
 app = typer.Typer(
     name="cifarctl",
-    help="Online machine learning on CIFAR-10 image streams over Apache Kafka.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cifarctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cifarctl(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Online machine learning on CIFAR-10 image streams over Apache Kafka."""
+
+
 for module in (train, produce, serve, retrain, evaluate, registry, broker, demo, doctor, config):
     module.register(app)
 

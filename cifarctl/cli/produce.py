@@ -34,16 +34,16 @@ def produce(
             "produce.seed": seed,
         }
     )
+    from cifarctl.data import Scenario
     from cifarctl.stream import clients
 
+    scenario = Scenario.parse(drift)
     clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
-    from cifarctl.data import Scenario
     from cifarctl.events import ProduceResult
     from cifarctl.flows.produce import produce as produce_flow
     from cifarctl.registry import Registry
     from cifarctl.ui.produce import ProduceView, produce_summary
 
-    scenario = Scenario.parse(drift)
     dataset, split = load_data(run, settings.data)
     registry = Registry(settings.registry)
     alias = registry.alias(settings.serve.alias)

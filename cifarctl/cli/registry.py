@@ -79,9 +79,13 @@ def promote(run: Run, version: Version, alias: Alias = "production", why: Why = 
 
     registry = _open(run)
     number = load(registry, version).manifest.version
+    before = registry.alias(alias)
     moved = registry.promote(number, alias=alias, who="cli", why=why)
+    verb = "is" if before is not None and before.generation == moved.generation else "is now"
     document = {"alias": moved.name, "version": moved.version, "generation": moved.generation}
-    run.output.result(document, f"{moved.name} is now version {moved.version}")
+    run.output.result(
+        document, f"{moved.name} {verb} version {moved.version}{', as it was: nothing moved' if verb == 'is' else ''}"
+    )
 
 
 def rollback(run: Run, alias: Alias = "production", why: Why = "by hand") -> None:

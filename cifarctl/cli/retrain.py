@@ -27,7 +27,7 @@ def retrain(
     from cifarctl.events import RetrainResult
     from cifarctl.flows import learn
     from cifarctl.tally import Tally
-    from cifarctl.ui.learn import RetrainView, outcome
+    from cifarctl.ui.learn import RetrainView
 
     torch.set_num_threads(settings.online.threads)
     with run.signals() as stop:
@@ -47,8 +47,8 @@ def retrain(
             failure = error
         if result is None:  # told to stop before there was an outcome
             raise typer.Exit(INTERRUPTED)
-        run.output.result(result, outcome(result))
+        run.output.result(result)
         if failure is not None:
             raise failure
         if result.outcome == "rejected":
-            raise QualityGateError(f"the challenger was rejected: {'; '.join(result.reasons)}")
+            raise QualityGateError(f"the challenger was rejected: {result.reasons[0]}")

@@ -52,8 +52,9 @@ def import_weights(
         TypeError,
         AttributeError,
     ) as error:  # what torch raises for files that are something else depends on what they are
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise IntegrityError(f"{file} holds no plain weights: {cause}") from None
+        raise IntegrityError(
+            f"{file} holds no plain weights ({type(error).__name__}); save model.state_dict() by torch.save"
+        ) from None
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):

@@ -49,6 +49,18 @@ def produce(
     sender = Sender(kafka, stop)
     began = shown = time.monotonic()
 
+    acknowledged, heard = 0, began
+
+    def silence() -> Iterator[events.Notice]:
+        """Says so, once in a while, when messages wait and none is acknowledged."""
+        nonlocal acknowledged, heard
+        done = sender.sent - sender.pending
+        if done > acknowledged or not sender.pending:
+            acknowledged, heard = done, time.monotonic()
+        elif time.monotonic() - heard > kafka.timeout_s:
+            heard = time.monotonic()
+            yield events.Notice(f"{sender.pending} messages wait: {kafka.bootstrap_servers} does not acknowledge them")
+
     def progress(position: int) -> events.ProduceProgress:
         return events.ProduceProgress(
             sent=sender.sent - sender.pending - sender.failed,
@@ -71,6 +83,7 @@ def produce(
                     shown = time.monotonic()
                     sender.producer.poll(0)
                     yield progress(position)
+                    yield from silence()
             if stop.is_set():
                 break
             image_id = f"{run}-{position:08d}"
@@ -87,14 +100,15 @@ def produce(
             if time.monotonic() - shown >= PROGRESS_INTERVAL:
                 shown = time.monotonic()
                 yield progress(position)
+                yield from silence()
         if stop.is_set():
             break
 
-    left, heard = sender.pending, time.monotonic()
+    left, since = sender.pending, time.monotonic()
     while not sender.flush(PROGRESS_INTERVAL):  # as long as acknowledgements come in, however slowly
         if sender.pending < left:
-            left, heard = sender.pending, time.monotonic()
-        elif time.monotonic() - heard > kafka.timeout_s:
+            left, since = sender.pending, time.monotonic()
+        elif time.monotonic() - since > kafka.timeout_s:
             break
         yield progress(max(0, position - 1))
     seconds = time.monotonic() - began

@@ -75,7 +75,7 @@ def _loop(
     alias = registry.alias(options.alias)
     if alias is None:
         raise VersionNotFound(
-            f"the registry {registry.dir} has no {options.alias} version to serve; train one first: `cifarctl train`"
+            f"there is no {options.alias} version in {registry.dir}; train one first: `cifarctl train`"
         )
     loaded = load(registry, alias.version)
     predictor = _predictor(loaded, options)

@@ -50,15 +50,16 @@ def decide(champion: Record, challenger: Record, *, alpha: float, validation_flo
     floor = min(validation_floor, champion.validation_accuracy)
     sound = challenger.validation_accuracy >= floor  # not-a-number is never sound
     stream = (
-        f"held-out stream images: {_percent(challenger.stream_accuracy)} against {_percent(champion.stream_accuracy)} "
-        f"(gains {gained}, loses {lost} of {len(champion.correct)}; p = {p_value:.4f}, "
-        f"{'at most' if better else 'above'} {alpha:g})"
+        f"{_percent(challenger.stream_accuracy)} against {_percent(champion.stream_accuracy)} held out, "
+        f"p = {p_value:.4f}, {'at most' if better else 'above'} {alpha:g} "
+        f"(gains {gained}, loses {lost} of {len(champion.correct)} images)"
     )
     validation = (
         f"validation accuracy {_percent(challenger.validation_accuracy)}, "
         f"{'not below' if sound else 'below'} the floor of {_percent(floor)}"
     )
-    return Decision(better and sound, (stream, validation))
+    # What decided comes first: where there is little room only that is shown.
+    return Decision(better and sound, (validation, stream) if better and not sound else (stream, validation))
 
 
 def sign_test(gained: int, lost: int) -> float:

@@ -273,8 +273,8 @@ class Registry:
             target = rollback_target(self.history(alias), existing.__contains__)
             if target is None:
                 raise RegistryError(
-                    f"alias {alias} has nothing to go back to; name a version: `cifarctl registry promote`, "
-                    f"there is {self._inventory()}"
+                    f"alias {alias} has nothing to go back to (there is {self._inventory()}); "
+                    "`cifarctl registry promote VERSION` takes any version"
                 )
             return self._move("rollback", alias, current, target, who, why, epoch)
 

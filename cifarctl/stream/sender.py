@@ -89,8 +89,8 @@ class Sender:
         """
         if not self.flush(timeout_s):
             raise BrokerError(
-                f"{self.pending} messages are not acknowledged by {self._settings.bootstrap_servers} after "
-                f"{timeout_s:g} s: they may be lost; check kafka.bootstrap_servers and send again"
+                f"{self.pending} messages are not acknowledged by {self._settings.bootstrap_servers} and may be lost; "
+                "check kafka.bootstrap_servers and send again"
             )
         self.raise_failed()
 

@@ -73,16 +73,15 @@ class LearnPanel:
     def _last_text(self) -> Text:
         if self.last is None:
             return Text("none yet", style="dim")
-        ago = f", {duration(time.monotonic() - self._last_at)} ago"
-        return Text.assemble((outcome(self.last), "bold green" if self.last.outcome == "promoted" else "yellow"), ago)
+        ago = f"{duration(time.monotonic() - self._last_at)} ago  "
+        style = "bold green" if self.last.outcome == "promoted" else "yellow"
+        return Text.assemble((ago, "dim"), (outcome(self.last), style))
 
 
 def outcome(result: events.RetrainResult) -> str:
-    """One line on what came of an update."""
-    old, new = result.champion.get("stream_accuracy"), result.challenger.get("stream_accuracy")
-    figures = f": held-out {percent(new)} against {percent(old)}" if new is not None else ""
-    name = f" version {result.challenger['version']}" if result.outcome == "promoted" else ""
-    return f"{result.outcome.replace('_', ' ')}{name}{figures}"
+    """One line on what came of an update, what decided first."""
+    version = f" version {result.challenger['version']}" if result.outcome == "promoted" else ""
+    return f"{result.outcome.replace('_', ' ')}{version}: {'; '.join(result.reasons)}"
 
 
 def learn_line(event: events.ServeEvent) -> str | None:
@@ -91,15 +90,15 @@ def learn_line(event: events.ServeEvent) -> str | None:
         return f"learner started from version {event.version} ({event.strategy}, buffer {event.size}/{event.capacity})"
     if isinstance(event, events.DriftDetected):
         return (
-            f"drift detected by {event.detector} at labelled image {event.at:,}: error {percent(event.error_before)} → "
-            f"{percent(event.error_after)}, begun about {event.since} images ago"
+            f"drift: error {percent(event.error_before)} → {percent(event.error_after)}, detected by {event.detector} "
+            f"at labelled image {event.at:,}, begun about {event.since} images before"
         )
     if isinstance(event, events.RateChanged):
         return f"learning rate {event.old:.1e} → {event.new:.1e}: {event.reason}"
     if isinstance(event, events.RetrainStarted):
         return f"retraining ({event.strategy}) on {event.examples} new examples: {event.trigger}"
     if isinstance(event, events.RetrainResult):
-        return f"{outcome(event)}; {'; '.join(event.reasons)} ({event.seconds:.1f} s)"
+        return f"{outcome(event)} ({event.seconds:.1f} s)"
     if isinstance(event, events.RolledBack):
         return f"rolled back from version {event.old} to {event.new}: {event.reason}"
     if isinstance(event, events.ChampionChanged):

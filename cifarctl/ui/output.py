@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol, TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from cifarctl.events import Event, Notice
@@ -60,11 +60,13 @@ class Output:
     def say(self, text: RenderableType) -> None:
         """Words for people."""
         if not self.quiet:
-            self.console.print(text, soft_wrap=isinstance(text, str), markup=False)
+            # A terminal breaks lines between words; a file gets them whole.
+            self.console.print(text, soft_wrap=isinstance(text, str) and not self.console.is_terminal, markup=False)
 
     def warn(self, text: str) -> None:
         """Words that even --quiet lets through, on stderr."""
-        Console(stderr=True, highlight=False).print(text, style="bold yellow", markup=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False)
+        console.print(text, style="bold yellow", markup=False, soft_wrap=not console.is_terminal)
 
     def result(self, document: Any, summary: RenderableType | None = None) -> None:
         """The command's result: JSON on stdout, or `summary` for people."""
@@ -78,14 +80,21 @@ class Output:
 
         def renderable() -> RenderableType:
             with lock:
-                return view.render()
+                return Group(view.render(), "")  # the terminal writes ^C where the cursor is: on a line of its own
 
-        with Live(get_renderable=renderable, console=self.console, refresh_per_second=REFRESH) as live:
-            for event in stream:
-                with lock:
-                    view.update(event)
-                yield event
-            live.refresh()
+        notices = []
+        try:
+            with Live(get_renderable=renderable, console=self.console, refresh_per_second=REFRESH) as live:
+                for event in stream:
+                    with lock:
+                        view.update(event)
+                    if isinstance(event, Notice):
+                        notices.append(notice_line(event))
+                    yield event
+                live.refresh()
+        finally:  # the dashboard has cut them where they were long
+            for notice in dict.fromkeys(notices[-5:]):
+                self.say(notice)
 
     def _log(self, stream: Iterator[EventT], view: View[EventT]) -> Iterator[EventT]:
         for event in stream:

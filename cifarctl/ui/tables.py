@@ -78,17 +78,11 @@ def history_table(moves: Sequence[Move]) -> RenderableType:
     """Moves of aliases, oldest first."""
     if not moves:
         return "no alias has been moved yet"
-    table = _table("when", "alias", "action", "from", "to", "who", "why")
+    table = _table("when (UTC)", "alias", "move", "who", "why")
     for move in moves:
-        table.add_row(
-            move.time[:16].replace("T", " "),
-            move.alias,
-            move.action,
-            str(move.from_version or "–"),
-            "–" if move.action == "reject" else str(move.to_version),
-            move.who,
-            Text(move.why),
-        )
+        steps = "rejected" if move.action == "reject" else f"{move.from_version or '–'} → {move.to_version}"
+        back = " back" if move.action == "rollback" else ""
+        table.add_row(move.time[5:16].replace("T", " "), move.alias, steps + back, move.who, Text(move.why))
     return table
 
 
@@ -137,7 +131,7 @@ def evaluation(result: EvaluateResult) -> RenderableType:
     accuracies = _table("class", "accuracy", "")
     for name, share in result.per_class.items():
         accuracies.add_row(name, percent(share), bar(share or 0.0, 20))
-    return Group(head, accuracies, table)
+    return Group(accuracies, table, head)  # last: a small terminal shows the end
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
