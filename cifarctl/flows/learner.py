@@ -20,7 +20,7 @@ from cifarctl.data import Images
 from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, VersionNotFound
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.publish import publish
-from cifarctl.models.predictor import Predictor, choose_precision
+from cifarctl.models.predictor import Precision, Predictor, choose_precision
 from cifarctl.online.buffer import ReplayBuffer
 from cifarctl.online.drift import Detection, ErrorMonitor
 from cifarctl.online.fit import Lesson
@@ -84,6 +84,7 @@ class Learner:
         self._quick_updates = 0
         self._clock_updated = clock()
         self._watch: Watch[Predictor] | None = None
+        self._precision: Precision | None = None  # measured with the first update
         self._validation_of: dict[int, float] = {}  # accuracies of former champions, measured once
 
     @property
@@ -357,7 +358,9 @@ class Learner:
 
     def _lesson(self) -> Lesson:
         settings, normalisation = self.settings, self._champion.manifest.normalisation
-        precision = choose_precision("auto", self._champion.model, torch.device("cpu"), settings.batch_size, train=True)
+        self._precision = self._precision or choose_precision(
+            "auto", self._champion.model, torch.device("cpu"), settings.batch_size, train=True
+        )
         held_out_share = 1 - 1 / settings.holdout_every
         return Lesson(
             recent=self.buffer.recent.newest(max(1, int(self._since_drift() * held_out_share))),
@@ -368,7 +371,7 @@ class Learner:
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=self._rate.value,
-            precision=precision,
+            precision=self._precision,
             generator=self._generator,
             on_step=self._on_step,
         )

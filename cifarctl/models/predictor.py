@@ -15,6 +15,9 @@ from cifarctl.models.preprocess import normalise
 Precision = Literal["bfloat16", "float32"]
 Channels = tuple[float, float, float]
 
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PASSES = 4
+
 
 def choose_device(name: str, setting: str) -> torch.device:
     """The device that `setting` names; auto = cuda, then mps, then cpu.
@@ -51,30 +54,38 @@ def choose_precision(
 ) -> Precision:
     """`wanted`, or for auto the faster of the two by a short measurement on random images.
 
-    bfloat16 must win by a fifth: on processors without bfloat16 instructions it is emulated and slower.
-    The model's parameters and the random generators are left as they were.
+    On one thread, so that other work on the machine does not decide. bfloat16 must win by a fifth: on processors
+    without bfloat16 instructions it is emulated and slower. The model's parameters, the random generators and the
+    number of threads are left as they were.
     """
     if wanted != "auto":
         return wanted
     with torch.random.fork_rng(devices=[]):
         images = torch.rand(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
-    was_training = model.training
+    was_training, threads = model.training, torch.get_num_threads()
     model.eval()  # a forward pass in training mode would move batch-norm statistics
-    seconds: dict[Precision, float] = {}
-    for precision in ("float32", "bfloat16"):
-        times = []
-        for _ in range(4):  # the first is a warm-up
-            start = time.perf_counter()
-            with autocast(device, precision), torch.set_grad_enabled(train):
-                logits = model(images)
-            if train:
-                torch.autograd.grad(logits.float().sum(), [p for p in model.parameters() if p.requires_grad])
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - start)
-        seconds[precision] = min(times[1:])
-    model.train(was_training)
+    torch.set_num_threads(1)
+    try:
+        seconds = {precision: _fastest(model, images, precision, train=train) for precision in PRECISIONS}
+    finally:
+        torch.set_num_threads(threads)
+        model.train(was_training)
     return "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"
+
+
+def _fastest(model: nn.Module, images: torch.Tensor, precision: Precision, *, train: bool) -> float:
+    """Seconds of the fastest of a few passes, forward and, with `train`, back."""
+    times = []
+    for _ in range(PASSES + 1):  # the first is a warm-up
+        start = time.perf_counter()
+        with autocast(images.device, precision), torch.set_grad_enabled(train):
+            logits = model(images)
+        if train:
+            torch.autograd.grad(logits.float().sum(), [p for p in model.parameters() if p.requires_grad])
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 class Predictor:
