@@ -13,7 +13,7 @@ from cifarctl.data import Dataset, Scenario, Split
 from cifarctl.errors import CifarctlError, RegistryError
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.produce import produce, streamed
-from cifarctl.flows.publish import publish
+from cifarctl.flows.publish import publish_like
 from cifarctl.flows.serve import serve
 from cifarctl.flows.supervise import LearnerProcess
 from cifarctl.flows.train import train
@@ -177,14 +177,10 @@ def _copy_production(home: Registry, registry: Registry, dataset: Dataset, split
     manifest = loaded.manifest
     if manifest.classes != dataset.classes or manifest.split.sha256 != split.sha256 or "stream" in manifest.split.seen:
         return False
-    copy = publish(
+    copy = publish_like(
         registry,
         loaded.model,
-        name=manifest.model,
-        arguments=manifest.arguments,
-        normalisation=manifest.normalisation,
-        classes=manifest.classes,
-        split=manifest.split,
+        manifest,
         settings=manifest.settings,
         metrics=manifest.metrics,
         parent=None,

@@ -19,7 +19,7 @@ from cifarctl import events
 from cifarctl.data import Images
 from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, VersionNotFound
 from cifarctl.flows.evaluate import evaluate
-from cifarctl.flows.publish import publish
+from cifarctl.flows.publish import publish_like
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
 from cifarctl.online.buffer import ReplayBuffer
 from cifarctl.online.drift import Detection, ErrorMonitor
@@ -416,14 +416,10 @@ class Learner:
         """Publish where it is new, and promote; the version, or None and why not."""
         champion, record, version = self._champion.manifest, candidate.record, candidate.version
         if version is None:
-            version = publish(
+            version = publish_like(
                 self.registry,
                 candidate.model,
-                name=champion.model,
-                arguments=champion.arguments,
-                normalisation=champion.normalisation,
-                classes=champion.classes,
-                split=champion.split,
+                champion,
                 settings=self.settings.model_dump(mode="json"),
                 metrics={
                     "validation_accuracy": record.validation_accuracy,

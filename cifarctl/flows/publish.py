@@ -59,3 +59,33 @@ def publish(
         canary=canary(model, normalisation),
     )
     return registry.publish(draft, to_bytes(model), files or {})
+
+
+def publish_like(
+    registry: Registry,
+    model: nn.Module,
+    like: Manifest,
+    *,
+    settings: dict[str, Any],
+    metrics: Mapping[str, float | None],
+    parent: int | None,
+    origin: Literal["train", "learner", "import"],
+) -> Manifest:
+    """Make `model`, which has the architecture, classes and images of the version `like`, the next version.
+
+    Raises:
+        RegistryError: the registry cannot be written.
+    """
+    return publish(
+        registry,
+        model,
+        name=like.model,
+        arguments=like.arguments,
+        normalisation=like.normalisation,
+        classes=like.classes,
+        split=like.split,
+        settings=settings,
+        metrics=metrics,
+        parent=parent,
+        origin=origin,
+    )
