@@ -465,6 +465,7 @@ def test_ctrl_c_is_left_to_the_parent() -> None:
         from cifarctl.stream import clients
         from cifarctl.settings import KafkaSettings
         from cifarctl.stream.embedded import EmbeddedBroker
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignore"
         with EmbeddedBroker() as running:
             try:
                 os.killpg(0, signal.SIGINT)
