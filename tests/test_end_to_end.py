@@ -59,7 +59,7 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
     serve = site.start("serve", "--online", "--json", **BRISK)
     clean = 300
     produce = site.start("produce", "--rate", "80", "--drift", f"invert@{clean}-1000000", "--json")
-    for line in ("learner started", "drift detected", "promoted version", "now serving version"):
+    for line in ("learner started", "drift: error", "promoted version", "now serving version"):
         serve.await_line(line)
     serve.until(lambda: sum(answer.model_version > 1 for answer in predictions(answers)) >= 150)
 
@@ -89,7 +89,7 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
     assert committed(site) == sent["sent"]
 
     told = list(dict.fromkeys(answer.model_version for answer in sorted(predictions(answers), key=when)))
-    assert told == result["model_versions"]
+    assert told == result["model_versions"][: len(told)]  # a version taken at the very end has served nothing
     shas = {answer.model_version: answer.model_sha256 for answer in predictions(answers)}
     assert shas == {version: site.registry.manifest(version).sha256 for version in told}
     moves = [move for move in site.registry.history() if move.action == "promote" and move.who == "learner"]
