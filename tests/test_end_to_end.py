@@ -204,7 +204,7 @@ def test_retrain_once(site: Site) -> None:  # noqa: F811
     assert document["challenger"]["version"] is None
     line = rejected.stderr.splitlines()[-1]
     assert line.startswith("cifarctl: ")
-    assert all(reason in line for reason in document["reasons"])
+    assert document["reasons"][0] in line
     assert site.registry.resolve("production") == 2
     assert site.registry.numbers() == [1, 2]
     assert site.registry.history()[-1].action == "reject"
