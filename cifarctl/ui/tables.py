@@ -27,7 +27,7 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
             column,
             justify="right" if column in right else "left",
             overflow="fold",
-            no_wrap=column not in {"why", "value", "finding", "reason", "verdict"},
+            no_wrap=column not in {"why", "value", "finding", "reason", "verdict", "source, id"},
         )
     return table
 
@@ -141,3 +141,26 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
         mark = Text("ok", style="green") if row["ok"] else Text("FAIL", style="bold red")
         table.add_row(row["check"], mark, Text(row["finding"]))
     return table
+
+
+def letters_table(letters: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Dead letters, oldest first; two lines for each, so that the reason has room on a small terminal."""
+    if not letters:
+        return "no dead letters"
+    table = _table("at", "when (UTC)", "source, id", "reason")
+    for row in letters:
+        source = row["source"]
+        origin = f"{source['topic']} {source['partition']}:{source['offset']}" if source else "unknown"
+        size = f"{row['size']:,} bytes{', a digest' if row['digested'] else ''}"
+        table.add_row(
+            f"{row['partition']}:{row['offset']}" + ("\nsent back" if row["replayed"] else ""),
+            (row["time"] or "unknown")[5:19].replace("T", " "),
+            Text(f"{_printable(origin)}\n{_printable(row['id'])[:60]}"),
+            Text(f"{_printable(row['class'])}: {_printable(row['message'])} ({_printable(row['stage'])}, {size})"),
+        )
+    return table
+
+
+def _printable(text: str) -> str:
+    """Foreign text without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

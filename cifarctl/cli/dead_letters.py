@@ -1,0 +1,104 @@
+"""``cifarctl dead-letters ...``."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from cifarctl.cli.command import Run, command
+
+ErrorClass = Annotated[str | None, typer.Option("--class", metavar="NAME", help="Only letters of this error class.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(
+        name="dead-letters",
+        help="Bad input: what it was, why, and sending it back.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    command(group, "list")(list_letters)
+    command(group)(replay)
+    app.add_typer(group)
+
+
+def list_letters(
+    run: Run,
+    error: ErrorClass = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only letters since then: 2026-01-31T12:00, UTC unless it says.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the youngest.")] = 100,
+) -> None:
+    """List bad input with the reason and the place that it came from."""
+    from dataclasses import asdict
+
+    from cifarctl.flows.dead_letters import Choice, examine
+    from cifarctl.ui.tables import letters_table
+
+    rows, chosen = examine(run.settings().kafka, Choice(error=error, since=_time(since)), limit)
+    document = []
+    for row in rows:
+        fields = asdict(row)
+        document.append({("class" if name == "error" else name): value for name, value in fields.items()})
+    run.output.result(document, letters_table(document))
+    if chosen > len(rows):
+        run.output.warn(f"the youngest {len(rows):,} of {chosen:,} letters; --limit shows more")
+
+
+def replay(
+    run: Run,
+    everything: Annotated[bool, typer.Option("--all", help="All letters.")] = False,
+    error: ErrorClass = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PARTITION:OFFSET", help="The letter at this place; may be repeated."),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also those that have been sent back before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many would be sent.")] = False,
+) -> None:
+    """Send letters back to the topics that they came from, once what was wrong is mended."""
+    from dataclasses import asdict
+
+    from cifarctl.errors import SettingsError
+    from cifarctl.flows.dead_letters import Choice
+    from cifarctl.flows.dead_letters import replay as send_back
+
+    if everything + bool(error) + bool(at) != 1:
+        raise SettingsError("which letters? one of --all, --class NAME and --at PARTITION:OFFSET")
+    choice = Choice(error=error, places=frozenset(map(_place, at)) if at else None)
+    with run.signals() as stop:
+        result = send_back(run.settings().kafka, choice, again=again, dry_run=dry_run, stop=stop)
+        for problem in result.problems[:20]:
+            run.output.warn(f"not sent: {problem}")
+        if len(result.problems) > 20:
+            run.output.warn(f"and {len(result.problems) - 20:,} more")
+        verb = "would be sent back" if dry_run else "sent back"
+        run.output.result(
+            asdict(result) | {"dry_run": dry_run},
+            f"{result.replayed:,} {verb}, {result.skipped:,} had been before, {result.failed:,} cannot be",
+        )
+
+
+def _time(text: str | None) -> datetime | None:
+    from datetime import timezone
+
+    from cifarctl.errors import SettingsError
+
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise SettingsError(f"--since {text}: expected a time such as 2026-01-31T12:00 or 2026-01-31") from None
+    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+
+
+def _place(text: str) -> tuple[int, int]:
+    from cifarctl.errors import SettingsError
+
+    partition, colon, offset = text.partition(":")
+    if not (colon and partition.isdecimal() and offset.isdecimal()):
+        raise SettingsError(f"--at {text}: expected PARTITION:OFFSET as `cifarctl dead-letters list` shows it, 0:17")
+    return int(partition), int(offset)

@@ -1,0 +1,145 @@
+"""Looking at topics from outside any group: nothing is joined, nothing is committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Literal, TypeAlias
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from cifarctl.errors import BrokerError
+from cifarctl.settings import KafkaSettings
+from cifarctl.stream import clients, connection
+from cifarctl.stream.records import Record, record_of
+
+Isolation: TypeAlias = Literal["read_committed", "read_uncommitted"]
+
+READ = 1000  # most records at once
+SLICE_S = 0.1  # Python sees signals between such waits only
+#: librdkafka reconnects by itself after these; only a silence of `kafka.timeout_s` is an error.
+_PASSING = connection.UNREACHABLE - {KafkaError._TIMED_OUT}
+
+
+def read(
+    settings: KafkaSettings,
+    topic: str,
+    *,
+    isolation: Isolation = "read_committed",
+    partitions: Iterable[int] | None = None,
+    start: Mapping[int, int] | None = None,
+) -> Generator[Record, None, None]:
+    """The records of a topic up to its present end, in order within each partition; streams, holds few in memory.
+
+    The end of a partition is where the broker says so once (under read_committed the first record of an open
+    transaction), not the high watermark, which control records and the embedded broker blur.
+
+    Args:
+        settings: connection.
+        topic: its name.
+        isolation: read_uncommitted also yields what aborted and open transactions have written.
+        partitions: only these; default all.
+        start: first offset of some partitions; the others, and those that hold it no longer, begin with their oldest.
+
+    Raises:
+        BrokerError: no such topic, no permission, or no answer within `kafka.timeout_s`.
+        SettingsError: librdkafka refuses an option.
+    """
+    # The group's own name, since that is the one that a user may be permitted; assigning joins nothing.
+    options = {"isolation.level": isolation, "auto.offset.reset": "earliest"}
+    with _consumer(settings, settings.group_id, f"cannot read {topic}", **options) as client:
+        numbers = _partitions(client, settings, topic) if partitions is None else list(partitions)
+        first = start or {}
+        unread = set(numbers)
+        client.assign([TopicPartition(topic, number, first.get(number, OFFSET_BEGINNING)) for number in numbers])
+        heard = time.monotonic()
+        trouble: KafkaError | None = None
+        while unread:
+            for message in client.consume(READ, SLICE_S):
+                error = message.error()
+                if error is None:
+                    heard = time.monotonic()
+                    if message.partition() in unread:  # what came after the end was seen is not of the present
+                        yield record_of(message)
+                        heard = time.monotonic()  # however long the reader has taken
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    heard = time.monotonic()
+                    unread.discard(message.partition() or 0)
+                elif error.code() in _PASSING:
+                    trouble = error
+                else:
+                    raise KafkaException(error)
+            if time.monotonic() - heard > settings.timeout_s:
+                raise KafkaException(trouble or KafkaError(KafkaError._TIMED_OUT))
+
+
+def at(settings: KafkaSettings, topic: str, partition: int, offset: int) -> Record | None:
+    """The committed record at one place; None where it is not there, or no longer.
+
+    Raises:
+        BrokerError: as `read`.
+    """
+    with closing(read(settings, topic, partitions=[partition], start={partition: offset})) as records:
+        record = next(records, None)
+    return record if record is not None and record.offset == offset else None
+
+
+def bounds(
+    settings: KafkaSettings, topic: str, *, isolation: Isolation = "read_uncommitted"
+) -> dict[int, tuple[int, int]]:
+    """First offset and the one after the last of each partition, control records included.
+
+    Under read_committed the end is the first record of an open transaction. Not on the embedded broker, which answers
+    with other numbers.
+
+    Raises:
+        BrokerError: no such topic, no permission, or no answer.
+    """
+    options = {"isolation.level": isolation}
+    with _consumer(settings, settings.group_id, f"cannot read the bounds of {topic}", **options) as client:
+        found = {}
+        for number in _partitions(client, settings, topic):
+            low, high = client.get_watermark_offsets(TopicPartition(topic, number), settings.timeout_s, cached=False)
+            found[number] = (low, high)
+        return found
+
+
+def committed(settings: KafkaSettings, topic: str, group: str) -> dict[int, int]:
+    """The next offset that `group` will read, of each partition for which it has committed one.
+
+    Raises:
+        BrokerError: no such topic, no permission, or no answer.
+    """
+    with _consumer(settings, group, f"cannot read the offsets of {group}") as client:
+        places = [TopicPartition(topic, number) for number in _partitions(client, settings, topic)]
+        found = client.committed(places, settings.timeout_s)
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return {place.partition: place.offset for place in found if place.offset >= 0}
+
+
+@contextmanager
+def _consumer(settings: KafkaSettings, group: str, doing: str, **options: str) -> Iterator[Consumer]:
+    """A consumer, and Kafka's exceptions as BrokerError; a refused password explains a silence better than it does."""
+    seen: list[KafkaError] = []
+    client = clients.consumer(settings, group, on_error=seen.append, **options)
+    try:
+        yield client
+    except KafkaException as error:
+        raise connection.explain(settings, doing, connection.most_telling(seen, error.args[0])) from None
+    finally:
+        client.close()
+
+
+def _partitions(client: Consumer, settings: KafkaSettings, topic: str) -> list[int]:
+    found = client.list_topics(topic, timeout=settings.timeout_s).topics[topic]
+    if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+        raise KafkaException(found.error)
+    if not found.partitions:
+        raise BrokerError(
+            f"{settings.bootstrap_servers} has no topic {topic}: check kafka.topic_prefix; "
+            "`cifarctl serve` and `cifarctl produce` create topics"
+        )
+    return sorted(found.partitions)
