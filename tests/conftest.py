@@ -20,9 +20,15 @@ hypothesis.settings.load_profile("cifarctl")
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable, .env or cifarctl.toml of the developer reaches a test."""
+def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, _cache: Path) -> None:
+    """No variable, .env, cifarctl.toml or cache of the developer reaches a test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_cache))
     for name in list(os.environ):
         if name.upper().startswith("CIFARCTL_"):
             monkeypatch.delenv(name)

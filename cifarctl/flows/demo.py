@@ -17,7 +17,6 @@ from cifarctl.flows.publish import publish_like
 from cifarctl.flows.serve import serve
 from cifarctl.flows.supervise import LearnerProcess
 from cifarctl.flows.train import train
-from cifarctl.models.predictor import Predictor
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
 from cifarctl.settings import KafkaSettings, ProduceSettings, Settings
@@ -100,7 +99,6 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
     yield _stage(5)
     tail = streamed(stream, CLEAN + DRIFTED - TAIL, TAIL, drift, settings.produce.seed)
     alone = load(registry, first)
-    predictor = Predictor(alone.model, alone.manifest.normalisation.mean, alone.manifest.normalisation.std)
     yield events.DemoResult(
         data=dataset.name,
         images=len(outcomes),
@@ -108,7 +106,7 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
         accuracy_clean=_mean(outcomes[:CLEAN]),
         accuracy_after_drift=_mean(outcomes[CLEAN : CLEAN + 200]),
         accuracy_at_end=_mean(outcomes[-TAIL:]),
-        accuracy_left_alone=evaluate(predictor, tail).accuracy,
+        accuracy_left_alone=evaluate(alone.predictor(), tail).accuracy,
         retrains=learned.retrains,
         promotions=learned.promotions,
         model_versions=learned.model_versions,

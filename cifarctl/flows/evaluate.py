@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
-from cifarctl.data import Dataset, Images
-from cifarctl.errors import DataError
+from cifarctl.data import Dataset, Images, split
+from cifarctl.errors import DataError, RegistryError
 from cifarctl.events import EvaluateResult
 from cifarctl.models.predictor import Predictor
-from cifarctl.registry import Registry
+from cifarctl.registry import Registry, SplitRecord, validation
 from cifarctl.registry.loading import load
 
 CALIBRATION_BINS = 15
@@ -65,6 +66,8 @@ def calibration_error(confidence: torch.Tensor, correct: torch.Tensor) -> float:
 def evaluate_version(registry: Registry, version: int, dataset: Dataset) -> EvaluateResult:
     """The figures of a version on the test images, in float32.
 
+    Where the registry lacks the validation images that serve checks backends on, they are left there.
+
     Raises:
         RegistryError: the version cannot be loaded.
         DataError: the data set has other classes than the version.
@@ -76,8 +79,8 @@ def evaluate_version(registry: Registry, version: int, dataset: Dataset) -> Eval
             f"version {manifest.version} knows the classes {', '.join(manifest.classes[:3])}, ..., the data set "
             f"{dataset.name} has {', '.join(dataset.classes[:3])}, ...; set data.source and data.dir as then"
         )
-    predictor = Predictor(loaded.model, manifest.normalisation.mean, manifest.normalisation.std)
-    metrics = evaluate(predictor, dataset.test)
+    metrics = evaluate(loaded.predictor(), dataset.test)
+    _keep_validation_images(registry, manifest.split, dataset)
     return EvaluateResult(
         version=manifest.version,
         accuracy=metrics.accuracy,
@@ -86,3 +89,13 @@ def evaluate_version(registry: Registry, version: int, dataset: Dataset) -> Eval
         per_class=dict(zip(dataset.classes, metrics.per_class, strict=True)),
         confusion=metrics.confusion.tolist(),
     )
+
+
+def _keep_validation_images(registry: Registry, record: SplitRecord, dataset: Dataset) -> None:
+    if validation.path(registry, record.sha256).exists():
+        return
+    division = split(dataset.train.labels, record.shares, record.seed)
+    if division.sha256 == record.sha256:
+        images = dataset.train.take(division.validation)
+        with suppress(RegistryError):  # who may only read a registry may evaluate all the same
+            validation.save(registry, record.sha256, images.pixels, images.labels)

@@ -15,6 +15,7 @@ from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.publish import publish, split_record
 from cifarctl.models.predictor import Predictor
 from cifarctl.registry import Manifest, Normalisation, Registry
+from cifarctl.registry import validation as validation_images
 from cifarctl.settings import DataSettings, ServeSettings
 
 
@@ -71,9 +72,10 @@ def import_weights(
     model.load_state_dict(weights)
     normalisation = Normalisation(mean=serve_settings.json_mean, std=serve_settings.json_std)
     predictor = Predictor(model, normalisation.mean, normalisation.std)
-    validation = evaluate(predictor, dataset.train.take(split.validation))
+    held_out = dataset.train.take(split.validation)
+    validation = evaluate(predictor, held_out)
     test = evaluate(predictor, dataset.test)
-    return publish(
+    manifest = publish(
         registry,
         model,
         name=name,
@@ -90,6 +92,8 @@ def import_weights(
         parent=None,
         origin="import",
     )
+    validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)
+    return manifest
 
 
 def _describe(tensors: dict[str, torch.Tensor]) -> str:

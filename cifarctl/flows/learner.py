@@ -336,7 +336,7 @@ class Learner:
         """Make `champion` the version to learn from and to measure against, as of this move of the alias."""
         self._champion = champion
         self._alias_generation = alias.generation
-        self._predictor = _predictor(champion)
+        self._predictor = champion.predictor()
         self._validation_accuracy = evaluate(self._predictor, self._validation).accuracy
         recorded = champion.manifest.metrics.get("base_validation_accuracy")
         self._base_accuracy = self._validation_accuracy if recorded is None else recorded
@@ -398,7 +398,7 @@ class Learner:
             except RegistryError:  # damaged or just collected: no candidate
                 continue
             if loaded.manifest.classes == self.classes:
-                yield self._candidate(version, loaded.model, _predictor(loaded), held_out)
+                yield self._candidate(version, loaded.model, loaded.predictor(), held_out)
         challenger = self._propose(self._champion.model, lesson)
         mean, std = lesson.mean, lesson.std
         yield self._candidate(None, challenger, Predictor(challenger, mean, std), held_out)
@@ -457,11 +457,6 @@ class Learner:
             return
         self._adopt(alias, load(self.registry, alias.version))
         yield events.RolledBack(old, alias.version, reason)
-
-
-def _predictor(loaded: LoadedModel) -> Predictor:
-    normalisation = loaded.manifest.normalisation
-    return Predictor(loaded.model, normalisation.mean, normalisation.std)
 
 
 def _correct(predictor: Predictor, images: Images) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from cifarctl.flows.publish import publish, split_record
 from cifarctl.models.predictor import Precision, Predictor, autocast, choose_device, choose_precision
 from cifarctl.models.preprocess import normalise
 from cifarctl.registry import Manifest, Normalisation, Registry, checkpoint
+from cifarctl.registry import validation as validation_images
 from cifarctl.registry.loading import load
 from cifarctl.settings import DataSettings, TrainSettings
 
@@ -123,6 +124,8 @@ def train(
         parent=None,
         origin="train",
     )
+    held_out = dataset.train.take(split.validation)
+    validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)  # before anybody serves it
     checkpoint.discard(path)
     promoted, reason = _promote(registry, manifest, validation, promote, run.precision)
     yield events.TrainResult(
@@ -370,9 +373,8 @@ def _better(
         return True, f"production version {current} cannot be loaded: {error}"
     if old.manifest.classes != new.classes:
         return False, f"production version {current} has other classes; --promote forces it"
-    mean, std = old.manifest.normalisation.mean, old.manifest.normalisation.std
-    predictor = Predictor(old.model, mean, std, precision=precision)
-    before, after = evaluate(predictor, validation).accuracy, new.metrics["validation_accuracy"] or 0.0
+    before = evaluate(old.predictor(precision=precision), validation).accuracy
+    after = new.metrics["validation_accuracy"] or 0.0
     return (
         after > before,
         f"validation accuracy {after:.4f} against {before:.4f} of production version {current}",

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from cifarctl.errors import SettingsError
-from cifarctl.models.preprocess import normalise
+from cifarctl.models.preprocess import Channels, normalise
 
 Precision = Literal["bfloat16", "float32"]
-Channels = tuple[float, float, float]
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 PASSES = 4

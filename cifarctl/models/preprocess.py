@@ -1,21 +1,49 @@
-"""From stored pixels to what a network reads."""
+"""From stored pixels to what a network reads, and from its answer to probabilities."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
+
+Channels = tuple[float, float, float]
 
 
-def normalise(pixels: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> torch.Tensor:
+def normalise(pixels: torch.Tensor, mean: Channels, std: Channels) -> torch.Tensor:
     """``(pixels / 255 - mean) / std`` for pixels (B, 3, 32, 32) uint8: float32, channels last, same device.
 
     `mean` and `std` are per channel, on the 0–1 scale.
     """
-    scale = torch.tensor([1 / (255 * deviation) for deviation in std], device=pixels.device).view(1, 3, 1, 1)
-    shift = torch.tensor(
-        [-centre / deviation for centre, deviation in zip(mean, std, strict=True)], device=pixels.device
-    ).view(1, 3, 1, 1)
+    scale, shift = (constant.to(pixels.device) for constant in _constants(mean, std))
     images = torch.empty(pixels.shape, device=pixels.device, memory_format=torch.channels_last)
     # On the CPU one pass over memory converts, computes and reorders, in half the time of three steps;
     # not every other backend mixes types in one operation.
     values = pixels if pixels.device.type == "cpu" else pixels.float()
     return torch.addcmul(shift, values, scale, out=images)
+
+
+class Whole(nn.Module):
+    """A network with what comes before and after it: pixels (B, 3, 32, 32) uint8 in, probabilities (B, classes) out.
+
+    What compilers and exporters are given, so that they fold the normalisation into the graph.
+    """
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, model: nn.Module, mean: Channels, std: Channels) -> None:
+        super().__init__()
+        self.model = model
+        for name, constant in zip(("scale", "shift"), _constants(mean, std), strict=True):
+            self.register_buffer(name, constant)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Probabilities in float32, whatever the network computes in."""
+        logits: torch.Tensor = self.model(pixels.float() * self.scale + self.shift)
+        return logits.float().softmax(dim=1)
+
+
+def _constants(mean: Channels, std: Channels) -> tuple[torch.Tensor, torch.Tensor]:
+    """What pixels are multiplied by, and what is added then, each (1, 3, 1, 1) float32."""
+    scale = [1 / (255 * deviation) for deviation in std]
+    shift = [-centre / deviation for centre, deviation in zip(mean, std, strict=True)]
+    return torch.tensor(scale).view(1, 3, 1, 1), torch.tensor(shift).view(1, 3, 1, 1)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from cifarctl.data import Images, augment
-from cifarctl.models.predictor import Channels, Precision, autocast
-from cifarctl.models.preprocess import normalise
+from cifarctl.models.predictor import Precision, autocast
+from cifarctl.models.preprocess import Channels, normalise
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from torch import nn
 
 from cifarctl import models
 from cifarctl.errors import IntegrityError, SettingsError
+from cifarctl.models.backends import Network
+from cifarctl.models.predictor import Precision, Predictor
 from cifarctl.models.preprocess import normalise
 from cifarctl.registry.manifest import Canary, Manifest, Normalisation
 from cifarctl.registry.store import Registry
@@ -32,6 +34,25 @@ class LoadedModel:
 
     model: nn.Module
     manifest: Manifest
+
+    def predictor(
+        self, *, device: torch.device | None = None, precision: Precision = "float32", batch_size: int = 128
+    ) -> Predictor:
+        """The eager predictor of the model, which moves to `device`."""
+        normalisation = self.manifest.normalisation
+        return Predictor(
+            self.model,
+            normalisation.mean,
+            normalisation.std,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+        )
+
+    def network(self) -> Network:
+        """The model as inference backends take it."""
+        normalisation = self.manifest.normalisation
+        return Network(self.model, normalisation.mean, normalisation.std, len(self.manifest.classes))
 
 
 def to_bytes(model: nn.Module) -> bytes:

@@ -5,6 +5,7 @@
     versions/.staging-*, .trash-*                                being written, being deleted: never read
     aliases/production                                           one small file, replaced atomically
     history.jsonl                                                every alias move, written ahead of the move
+    validation/                                                  images of splits, see registry.validation
     .lock                                                        held by whoever writes; readers need no lock
 
 Everything that becomes visible does so by one rename of something already synced. This module knows nothing
@@ -60,6 +61,7 @@ MODEL_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
 PLOTS = "plots"
 LATEST = "latest"
+VALIDATION = "validation"
 
 _FOLDER = re.compile(r"[0-9]{6,18}")
 _TOMBSTONE = re.compile(r"([0-9]{6,18})\.deleted")
@@ -485,8 +487,8 @@ class Registry:
                     with os_errors(path):
                         reason = "interrupted write" if name.startswith(STAGING) else "interrupted removal"
                         found.append(Removed(_trashed(name), path, reason, size_of(path)))
-        # The learner and trainers write their checkpoints without the lock: there only age tells what is dead.
-        for folder in (self.dir / "learner", self.dir / "training"):
+        # The learner and trainers write their files there without the lock: only age tells what is dead.
+        for folder in (self.dir / "learner", self.dir / "training", self.dir / VALIDATION):
             for name in entries(folder):
                 path = folder / name
                 with os_errors(path):
@@ -508,6 +510,22 @@ class Registry:
                 with os_errors(path):
                     reason = f"not among the newest {self._settings.keep}, not named by an alias of late"
                     found.append(Removed(number, path, reason, size_of(path)))
+        return found + self._unused_images(keep)
+
+    def _unused_images(self, versions: set[int]) -> list[Removed]:
+        """Validation images of splits that none of `versions` has."""
+        files = [
+            self.dir / VALIDATION / name for name in entries(self.dir / VALIDATION) if not name.startswith(STAGING)
+        ]
+        try:
+            splits = {self.manifest(version).split.sha256 for version in versions} if files else set()
+        except IntegrityError:  # whose split that version has, nobody knows
+            return []
+        found = []
+        for path in files:
+            if path.stem not in splits:
+                with os_errors(path):
+                    found.append(Removed(None, path, "no version has its split", size_of(path)))
         return found
 
     def _remove(self, item: Removed) -> None:

@@ -1,0 +1,231 @@
+"""Which backend predicts: the fastest on this host that answers as float32 eager does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from cifarctl.errors import RegistryError, SettingsError
+from cifarctl.models import backends, hostcache
+from cifarctl.models.agreement import Agreement, compare
+from cifarctl.models.backends import Backend, Network, Plan, Unusable
+from cifarctl.models.backends.eager import Eager
+from cifarctl.models.predictor import choose_device, choose_precision
+from cifarctl.models.ranking import REFERENCE, Choice, identity, order, parse_speeds, permitted
+from cifarctl.models.speed import images_per_second
+from cifarctl.registry import Registry, validation
+from cifarctl.registry.loading import LoadedModel
+from cifarctl.settings import ServeSettings
+
+MEASURE_SECONDS = 0.3
+"""What measuring may take; to build what is measured takes as long again."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A version ready to be served.
+
+    `notices` are lines for people. `ranking`, fastest first and empty where there was no choice, and `architecture`
+    spare the next version the measuring.
+    """
+
+    backend: Backend
+    notices: tuple[str, ...]
+    ranking: tuple[Choice, ...]
+    architecture: tuple[str, Mapping[str, Any]]
+
+
+def prepare(
+    loaded: LoadedModel,
+    registry: Registry,
+    options: ServeSettings,
+    threads: int,
+    *,
+    like: Prepared | None = None,
+) -> Prepared:
+    """Make `loaded` ready to predict as `options` say, on `threads` CPU threads.
+
+    Whatever is not float32 eager must predict of the registry's validation images what that predicts, or is
+    refused. `like` is what serves now: its choice holds for a version of the same architecture without measuring
+    again, though not without that check. It may go on predicting in another thread.
+
+    Raises:
+        SettingsError: what the settings ask for by name is not installed, cannot run here, or does not agree.
+    """
+    manifest = loaded.manifest
+    architecture = (manifest.model, manifest.arguments)
+    if like is not None and like.architecture != architecture:
+        like = None
+    work = _Preparation(loaded, registry, options, threads, like)
+    backend = work.run()
+    return Prepared(backend, tuple(work.notices), work.ranking, architecture)
+
+
+@dataclass
+class _Preparation:
+    """One version on its way to be served."""
+
+    loaded: LoadedModel
+    registry: Registry
+    options: ServeSettings
+    threads: int
+    like: Prepared | None
+    notices: list[str] = field(default_factory=list)
+    ranking: tuple[Choice, ...] = ()
+    built: dict[Choice, Backend] = field(default_factory=dict)
+    expected: torch.Tensor | None = None  # the reference's probabilities of the validation images
+
+    def run(self) -> Backend:
+        choices, self.notices = permitted(self.options, self.device)
+        if choices == [REFERENCE]:
+            return self.reference
+        if not validation.path(self.registry, self.split).exists():
+            return self.unchecked(f"{self.registry.dir} holds no validation images of version {self.version}")
+        self.ranking = (self.like and self.like.ranking) or self.rank(choices)
+        return self.first()
+
+    @cached_property
+    def device(self) -> torch.device:
+        name = self.options.backend
+        if self.options.device == "auto" and name != "auto" and backends.find(name).cpu_only:
+            return torch.device("cpu")
+        return choose_device(self.options.device, "serve.device")
+
+    @cached_property
+    def network(self) -> Network:
+        return self.loaded.network()
+
+    @cached_property
+    def reference(self) -> Backend:
+        return self.built.get(REFERENCE) or Eager(self.network, self.plan(REFERENCE))
+
+    @property
+    def version(self) -> int:
+        return self.loaded.manifest.version
+
+    @property
+    def split(self) -> str:
+        return self.loaded.manifest.split.sha256
+
+    def plan(self, choice: Choice) -> Plan:
+        return Plan(choice.precision, self.device, self.threads, self.options.batch_size)
+
+    def unchecked(self, problem: str) -> Backend:
+        """The reference, which alone needs no check, and why."""
+        self.notices.append(
+            f"{problem}: {REFERENCE} predicts, as nothing faster can be checked; "
+            "run `cifarctl eval` once where the data set is"
+        )
+        return self.reference
+
+    # --- in which order
+
+    def rank(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
+        """`choices`, fastest first, as this host has measured before or measures now."""
+        first = choices[0]
+        if backends.find(first.backend).warms_up:  # compiling takes long: what is faster eagerly is so compiled
+            precision = choose_precision(
+                self.options.precision, self.network.model, self.device, self.plan(first).chunk, train=False
+            )
+            return tuple(sorted(choices, key=lambda choice: choice.precision != precision))
+        if len(choices) == 1:
+            return tuple(choices)
+        manifest = self.loaded.manifest
+        key = identity(choices, self.device) | {
+            "what": "images per second",
+            "architecture": manifest.model,
+            "arguments": manifest.arguments,
+            "classes": len(manifest.classes),
+            "batch_size": self.options.batch_size,
+            "threads": self.threads,
+        }
+        speeds = parse_speeds(hostcache.read(key), choices)
+        if speeds is None:
+            for choice in choices:
+                with suppress(Unusable):  # said when its turn comes
+                    self.build(choice)
+            speeds = images_per_second(self.built, self.plan(first).chunk, MEASURE_SECONDS)
+            if len(speeds) == len(choices):
+                hostcache.write(key, {str(choice): speed for choice, speed in speeds.items()})
+        # What does not work comes first, so that it is told of.
+        return (*(choice for choice in choices if choice not in speeds), *order(speeds))
+
+    # --- which of them
+
+    def first(self) -> Backend:
+        """The first of `ranking` that works and agrees."""
+        refused = []
+        for choice in self.ranking:
+            if choice == REFERENCE:
+                break
+            try:
+                backend = self.build(choice)
+            except Unusable as error:
+                if backends.find(choice.backend).warms_up:
+                    return self.without_compiler(error)
+                refused.append(str(error))
+                continue
+            agreement = self.agreement(choice, backend)
+            if agreement is None:
+                return self.unchecked(f"the validation images of version {self.version} cannot be read")
+            if agreement.ok:
+                self.notices += refused
+                return backend
+            refused.append(f"{choice} is refused for version {self.version}: {agreement}")
+        else:
+            raise SettingsError(
+                f"{'; '.join(refused)}; set serve.backend and serve.precision to auto, which take what agrees"
+            )
+        self.notices += refused
+        return self.reference
+
+    def build(self, choice: Choice) -> Backend:
+        if choice not in self.built:
+            like = self.like.backend if self.like else None
+            self.built[choice] = backends.build(choice.backend, self.network, self.plan(choice), like)
+        return self.built[choice]
+
+    def without_compiler(self, error: Unusable) -> Backend:
+        """Eager in place of compile, in the same arithmetic if that is right."""
+        self.notices.append(f"{error}; eager predicts instead")
+        eager, _ = permitted(self.options.model_copy(update={"backend": "eager"}), self.device)
+        precisions = [choice.precision for choice in self.ranking]
+        self.ranking = tuple(sorted(eager, key=lambda choice: precisions.index(choice.precision)))
+        return self.first()
+
+    def agreement(self, choice: Choice, backend: Backend) -> Agreement | None:
+        """How `backend` agrees with the reference, as this host has found before or finds now.
+
+        None where there is nothing to compare on.
+        """
+        key = identity([choice], self.device) | {
+            "what": "agreement",
+            "model": self.loaded.manifest.sha256,
+            "split": self.split,
+        }
+        known = Agreement.parse(hostcache.read(key))
+        if known is None and self.images is not None:
+            pixels, labels = self.images
+            with ThreadPoolExecutor(max_workers=1) as pool:
+                found = pool.submit(backend, pixels)
+                if self.like is not None:  # beside a version that predicts, which two at once would slow down
+                    found.result()
+                if self.expected is None:
+                    self.expected = self.reference(pixels)
+            known = compare(found.result(), self.expected, labels)
+            hostcache.write(key, asdict(known))
+        return known
+
+    @cached_property
+    def images(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Pixels and labels that the registry keeps for such checks."""
+        try:
+            return validation.load(self.registry, self.split)
+        except RegistryError:
+            return None

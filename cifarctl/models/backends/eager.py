@@ -1,0 +1,37 @@
+"""PyTorch as it is: the reference, in float32, that every other backend must agree with."""
+
+from __future__ import annotations
+
+import torch
+
+from cifarctl.models.backends import Backend, Network, Plan
+from cifarctl.models.predictor import PRECISIONS, Precision, Predictor
+
+
+class Eager(Backend):
+    """The predictor that everything but serve uses, too."""
+
+    name = "eager"
+    cpu_only = False
+
+    def __init__(self, network: Network, plan: Plan) -> None:
+        super().__init__(network, plan)
+        self._predictor = Predictor(
+            network.model,
+            network.mean,
+            network.std,
+            device=plan.device,
+            precision=plan.precision,
+            batch_size=plan.chunk,
+        )
+
+    @classmethod
+    def precisions(cls) -> tuple[Precision, ...]:
+        """Both, everywhere."""
+        return PRECISIONS
+
+    def _run(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._predictor(pixels)
+
+
+BACKEND = Eager

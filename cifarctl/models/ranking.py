@@ -1,0 +1,106 @@
+"""Which backends come into question, and which of them is faster here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cifarctl import __version__
+from cifarctl.errors import SettingsError
+from cifarctl.models import backends, hostcache
+from cifarctl.models.backends import Backend, Unusable
+from cifarctl.models.predictor import Precision
+from cifarctl.settings import ServeSettings
+
+WORTH = {"float32": 1.0, "bfloat16": 0.8}
+"""What a measured speed counts for: the coarser arithmetic must win by a fourth."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend and the arithmetic that it computes in."""
+
+    backend: str
+    precision: Precision
+
+    def __str__(self) -> str:
+        return f"{self.backend} in {self.precision}"
+
+
+REFERENCE = Choice("eager", "float32")
+
+
+def permitted(options: ServeSettings, device: torch.device) -> tuple[list[Choice], list[str]]:
+    """What the settings permit, is installed and runs on `device`; and a line for each backend that is broken.
+
+    Raises:
+        SettingsError: a backend or precision asked for by name is not to be had.
+    """
+    if options.backend != "auto":
+        return _named(options.backend, options, device), []
+    choices, broken = [], []
+    for name in backends.names():
+        kind = backends.find(name)
+        if kind.warms_up or backends.missing(kind) or (kind.cpu_only and device.type != "cpu"):
+            continue
+        try:
+            able = backends.precisions(name)
+        except Unusable as error:
+            broken.append(f"{error}; serve.backend = auto passes it over")
+            continue
+        choices += [Choice(name, precision) for precision in able if options.precision in {"auto", precision}]
+    return choices, broken
+
+
+def _named(name: str, options: ServeSettings, device: torch.device) -> list[Choice]:
+    kind = backends.find(name)
+    if absent := backends.missing(kind):
+        raise SettingsError(
+            f"serve.backend = {name}: {' and '.join(absent)} not installed; "
+            "pip install 'cifarctl[fast]', or set serve.backend to auto"
+        )
+    if kind.cpu_only and device.type != "cpu":
+        raise SettingsError(f"serve.backend = {name} does not run on {device}; set serve.device to cpu")
+    try:
+        able = backends.precisions(name)
+    except Unusable as error:
+        raise SettingsError(
+            f"serve.backend = {name}: {error}; install it anew, or set serve.backend to auto"
+        ) from error
+    if options.precision not in {"auto", *able}:
+        raise SettingsError(
+            f"serve.precision = {options.precision}: {name} computes in {' or '.join(able)} here; "
+            "set serve.precision to auto"
+        )
+    return [Choice(name, precision) for precision in able if options.precision in {"auto", precision}]
+
+
+def order(speeds: Mapping[Choice, float]) -> tuple[Choice, ...]:
+    """The fastest first; `speeds` in images per second."""
+    return tuple(sorted(speeds, key=lambda choice: -speeds[choice] * WORTH[choice.precision]))
+
+
+def identity(choices: Sequence[Choice], device: torch.device) -> dict[str, Any]:
+    """All of this host that figures of `choices` depend on, as part of a key of the host's cache."""
+    kinds: list[type[Backend]] = [backends.find(choice.backend) for choice in choices]
+    versions = {"cifarctl": __version__}
+    for kind in kinds:
+        versions |= backends.versions(kind)
+    return {
+        "choices": [str(choice) for choice in choices],
+        "versions": versions,
+        "device": str(device),
+        "processor": hostcache.processor(),
+    }
+
+
+def parse_speeds(value: Mapping[str, Any] | None, choices: Sequence[Choice]) -> dict[Choice, float] | None:
+    """Speeds as the host's cache holds them; None where they are not such of all `choices`."""
+    found = {choice: (value or {}).get(str(choice)) for choice in choices}
+    speeds = {choice: float(speed) for choice, speed in found.items() if isinstance(speed, int | float)}
+    usable = len(speeds) == len(choices) and all(math.isfinite(speed) and speed > 0 for speed in speeds.values())
+    return speeds if usable else None
