@@ -97,23 +97,31 @@ class ProduceStarted:
 
 @dataclass(frozen=True)
 class ProduceProgress:
-    """Acknowledged and failed messages so far; `queued` still wait for their delivery report."""
+    """Acknowledged and failed images so far; `queued` still wait for their delivery report.
+
+    The same of late labels, of which `labels_waiting` are not due yet.
+    """
 
     sent: int
     failed: int
     queued: int
     seconds: float
     phase: str
+    labels_sent: int = 0
+    labels_failed: int = 0
+    labels_waiting: int = 0
 
 
 @dataclass(frozen=True)
 class ProduceResult:
-    """JSON of `produce`."""
+    """JSON of `produce`: images, in seconds from the first to the acknowledgement of the last; then late labels."""
 
     sent: int
     failed: int
     seconds: float
     messages_per_second: float
+    labels_sent: int = 0
+    labels_failed: int = 0
 
 
 # --- serve
@@ -128,16 +136,18 @@ class ServeStarted:
     version: int
     model: str
     classes: tuple[str, ...]
+    backend: str
     precision: str
     threads: int
+    delivery: str
     online: bool
 
 
 @dataclass(frozen=True)
 class BatchServed:
-    """A micro-batch; arrays of (B,): `labels` -1 = unlabelled, `latency_ms` from produced to predicted.
+    """A micro-batch, committed; arrays of (B,): `labels` -1 = unlabelled, `latency_ms` from produced to predicted.
 
-    `seconds` went into decoding, predicting and handing over; `lag` counts the messages still to be read.
+    `seconds` passed from its reading to its handing over.
     """
 
     version: int
@@ -147,8 +157,39 @@ class BatchServed:
     confidence: NDArray[np.float32]
     latency_ms: NDArray[np.float64]
     dead_letters: Sequence[tuple[str, str]]
-    lag: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The group has decided anew: the partitions of the images topic that this process reads."""
+
+    partitions: tuple[int, ...]
+    rebalances: int
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """Where the stream stands: messages still to be read (None: not known) and answers not acknowledged yet.
+
+    `commits` counts those so far, `undone` the times that answers were given up and their images read again.
+    """
+
+    lag: int | None
+    queue: int
+    commits: int
+    undone: int
+    paused: bool
+
+
+@dataclass(frozen=True)
+class LabelsMatched:
+    """Labels that came later, or before, met the predictions of their images; arrays of (M,)."""
+
+    ids: Sequence[str]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    versions: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -215,7 +256,10 @@ class LearnerStarted:
 
 @dataclass(frozen=True)
 class LearnerStatus:
-    """Where the learner stands; `accuracy` is prequential over the recent labelled images."""
+    """Where the learner stands; `accuracy` is prequential over the recent labelled images.
+
+    `waiting` counts images whose label has not come yet.
+    """
 
     labelled: int
     size: int
@@ -226,6 +270,7 @@ class LearnerStatus:
     learning_rate: float
     drift: Literal["calm", "drift"]
     until_update: int
+    waiting: int = 0
 
 
 @dataclass(frozen=True)
@@ -314,6 +359,38 @@ class EvaluateResult:
     confusion: list[list[int]] = field(repr=False)
 
 
+# --- verify-stream
+
+
+@dataclass(frozen=True)
+class VerifyProgress:
+    """Records of a topic that have been read so far."""
+
+    topic: str
+    read: int
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """JSON of `verify-stream`: whether every input below the committed offsets was answered exactly once, in order.
+
+    `examples` names a few of the places where that is not so.
+    """
+
+    topic: str
+    group: str
+    committed: dict[str, int]
+    inputs: int
+    predictions: int
+    dead_letters: int
+    missing: int
+    duplicated: int
+    beyond: int
+    out_of_order: int
+    exact: bool
+    examples: list[str]
+
+
 # --- demo
 
 
@@ -374,6 +451,18 @@ LearnEvent = (
     | Waiting
     | Notice
 )
-ServeEvent = ServeStarted | BatchServed | Swapped | SwapRefused | ServeResult | LearnerDown | LearnEvent
+ServeEvent = (
+    ServeStarted
+    | BatchServed
+    | LabelsMatched
+    | Assigned
+    | StreamStatus
+    | Swapped
+    | SwapRefused
+    | ServeResult
+    | LearnerDown
+    | LearnEvent
+)
+VerifyEvent = VerifyProgress | VerifyResult
 DemoEvent = TrainEvent | ServeEvent | DemoStage | DemoResult
-Event = TrainEvent | ProduceEvent | ServeEvent | DemoEvent
+Event = TrainEvent | ProduceEvent | ServeEvent | VerifyEvent | DemoEvent

@@ -34,7 +34,8 @@ NESTED = "__"
 TOML_FILE = "cifarctl.toml"
 DOTENV_FILE = ".env"
 MASK = "********"
-SECRET_WORDS = ("password", "secret", "token", "ssl.key", "jaas")
+SECRET_WORDS = ("password", "passphrase", "secret", "token", "ssl.key", "private.key", "jaas", "oauthbearer.config")
+PLACES = ("location", "file", "url", "endpoint")  # names of where a secret is, or is had, end so
 
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 PositiveInt: TypeAlias = Annotated[int, Field(ge=1)]
@@ -116,25 +117,42 @@ class KafkaSettings(Section):
     group_id: str = Field("cifarctl", min_length=1, description="consumer group of serve; the learner adds .learner")
     partitions: PositiveInt = Field(3, description="partitions of topics that cifarctl creates")
     replication: PositiveInt = Field(1, description="replicas of topics that cifarctl creates")
-    delivery: Literal["at-least-once"] = Field(
-        "at-least-once", description="offsets are committed after the predictions are acknowledged"
+    delivery: Literal["auto", "exactly-once", "at-least-once"] = Field(
+        "auto", description="auto is exactly-once, and at-least-once on the embedded broker only, which cannot do it"
     )
     commit_interval_ms: PositiveInt = Field(100, description="milliseconds between commits of serve")
+    commit_messages: PositiveInt = Field(10_000, description="inputs after which serve commits before that")
+    group_protocol: Literal["auto", "classic", "consumer"] = Field(
+        "auto", description="rebalancing: consumer (KIP-848) where the broker has it, else classic (cooperative)"
+    )
+    group_instance_id: str | None = Field(
+        None, description="static membership: a name of this replica that outlives its process"
+    )
     session_timeout_ms: Annotated[int, Field(ge=1000)] = Field(
-        6000, description="after this silence a dead replica's partitions move on"
+        6000, description="after this silence a dead replica's partitions move on (classic; else the broker decides)"
     )
     timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(
         5.0, description="seconds to wait for a broker that does not answer"
     )
+    create_topics: bool = Field(True, description="create topics that are absent; false: their absence is an error")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="how clients connect"
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
         None, description="SASL mechanism, with a SASL protocol"
     )
-    sasl_username: str | None = Field(None, description="SASL user")
-    sasl_password: SecretStr | None = Field(None, description="SASL password")
+    sasl_username: str | None = Field(None, description="SASL user of PLAIN and SCRAM")
+    sasl_password: SecretStr | None = Field(None, description="SASL password of PLAIN and SCRAM")
+    sasl_oauth_token_endpoint: str | None = Field(
+        None, description="OAUTHBEARER: where tokens are had by client credentials (OpenID Connect)"
+    )
+    sasl_oauth_client_id: str | None = Field(None, description="OAUTHBEARER: client id")
+    sasl_oauth_client_secret: SecretStr | None = Field(None, description="OAUTHBEARER: client secret")
+    sasl_oauth_scope: str | None = Field(None, description="OAUTHBEARER: scope to ask for")
     ssl_ca_location: Path | None = Field(None, description="file of trusted certificates")
+    ssl_certificate_location: Path | None = Field(None, description="mTLS: file of the client's certificate (PEM)")
+    ssl_key_location: Path | None = Field(None, description="mTLS: file of the client's private key (PEM)")
+    ssl_key_password: SecretStr | None = Field(None, description="mTLS: password of that key")
     options: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
         repr=False,  # passwords may be among them
@@ -146,7 +164,12 @@ class ProduceSettings(Section):
     """What `produce` sends and how fast."""
 
     rate: Annotated[float, Field(ge=0)] = Field(0.2, description="messages a second; 0 = as fast as it goes")
-    format: Literal["raw", "json"] = Field("raw", description="wire format: raw bytes, or the tutorial's JSON")
+    format: Literal["raw", "json", "png"] = Field(
+        "raw", description="wire format: raw bytes, the tutorial's JSON, or PNG"
+    )
+    label_delay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="seconds after its image that a label follows on the labels topic; 0 = with the image"
+    )
     unlabelled: Fraction = Field(0.0, description="share of images sent without their label")
     seed: int = Field(0, ge=0, description="seed of order, drift noise and which labels are left out")
 
@@ -155,7 +178,12 @@ class ServeSettings(Section):
     """The stream predictor."""
 
     batch_size: PositiveInt = Field(128, description="most messages in a micro-batch")
-    max_wait_ms: PositiveInt = Field(5, description="milliseconds to wait for a micro-batch to fill")
+    max_wait_ms: Annotated[int, Field(ge=0)] = Field(
+        0, description="milliseconds to wait for a micro-batch to fill; 0 = take what is there"
+    )
+    backend: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] = Field(
+        "auto", description="what runs the network; auto takes the fastest installed one that agrees with float32 eager"
+    )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="arithmetic of prediction; auto takes bfloat16 where it measures faster"
     )
@@ -197,6 +225,10 @@ class OnlineSettings(Section):
     validation_tolerance_moved: Fraction = Field(
         0.15, description="the same while the inputs differ from the validation images, which are then out of date"
     )
+    label_wait: PositiveFloat = Field(
+        600.0, description="seconds that an image waits for its label on the labels topic, or a label for its image"
+    )
+    label_wait_mb: PositiveInt = Field(64, description="MiB of images that wait for their labels; the oldest go first")
     watch: Annotated[int, Field(ge=0)] = Field(
         500,
         description="labelled images after a promotion during which the previous version may take over again",
@@ -321,12 +353,19 @@ def parse_assignment(text: str) -> tuple[str, str]:
     """Split the ``section.key=value`` of ``--set``.
 
     Raises:
-        SettingsError: the text has another form.
+        SettingsError: the text has another form, or tells a secret.
     """
     name, equals, value = text.partition("=")
     if not equals or name.count(".") < 1:
         # Not the value: it may be a password.
         raise SettingsError(f"--set {name.strip()!r}: expected section.key=value, for example train.epochs=5")
+    if _secret(name.strip()):
+        section, _, key = name.strip().partition(".")
+        variable = Setting(f"{section}.{key.partition('.')[0]}", None, "", secret=True).environment
+        raise SettingsError(
+            f"--set {name.strip()}: secrets do not belong in process arguments, which everybody on the machine can "
+            f"read: use the environment ({variable}) or .env"
+        )
     return name.strip(), value.strip()
 
 
@@ -382,8 +421,17 @@ def _shown(name: str, value: Any) -> str:
     """`value` for people: secrets masked, also those that travel among kafka.options."""
     if isinstance(value, dict):
         return json.dumps({key: _shown(key, item) for key, item in value.items()})
-    secret = isinstance(value, SecretStr) or any(word in name for word in SECRET_WORDS)
+    secret = isinstance(value, SecretStr) or _secret(name)
     return MASK if secret and value not in (None, "") else _text(value)
+
+
+def _secret(name: str) -> bool:
+    """Whether a setting or an option of this name holds a secret."""
+    return _speaks_of_secrets(name) and not name.endswith(PLACES)
+
+
+def _speaks_of_secrets(text: str) -> bool:
+    return any(word in text.lower() for word in SECRET_WORDS)
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -448,7 +496,7 @@ def _decoded(name: str, value: Any, source: str) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        shown = _shown(f"{name} {value}", value)  # the text may speak of a password
+        shown = MASK if _speaks_of_secrets(value) else value
         like = _text(example or {"linger.ms": 20})
         raise SettingsError(f"{name} = {shown} ({source}): should be JSON, for example {like}") from None
 

@@ -298,9 +298,9 @@ class Site:
         images, scenario = self.stream_images(), Scenario.parse(drift)
         return produce_flow(images, chosen.kafka, chosen.produce, chosen.serve, count=count, drift=scenario, stop=stop)
 
-    def keep_producing(self, rate: float, drift: str = "") -> Flow[events.ProduceEvent]:
+    def keep_producing(self, rate: float, drift: str = "", **changes: Any) -> Flow[events.ProduceEvent]:
         """Images at `rate` a second until told to finish."""
-        return self._keep(Flow(lambda stop: self.produce(None, drift=drift, stop=stop, produce__rate=rate)))
+        return self._keep(Flow(lambda stop: self.produce(None, drift=drift, stop=stop, produce__rate=rate, **changes)))
 
     def send(self, count: int, **options: Any) -> None:
         """Produce `count` images and see them acknowledged."""
@@ -405,6 +405,7 @@ def tutorial() -> ModuleType:
 
 def _site(folder: Path, kafka: KafkaSettings) -> Site:
     names = ("bootstrap_servers", "topic_prefix", "group_id", "session_timeout_ms", "commit_interval_ms")
+    names += ("partitions", "replication", "group_protocol", "delivery")
     own = {f"kafka.{name}": getattr(kafka, name) for name in names}
     return Site(folder, kafka, SMALL | own | {"registry.dir": folder / "registry"})
 

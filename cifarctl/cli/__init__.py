@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 
 from cifarctl import __version__
-from cifarctl.cli import broker, config, demo, doctor, evaluate, produce, registry, retrain, serve, train
+from cifarctl.cli import (
+    broker,
+    config,
+    dead_letters,
+    demo,
+    doctor,
+    evaluate,
+    produce,
+    registry,
+    retrain,
+    serve,
+    train,
+    verify_stream,
+)
 
 app = typer.Typer(
     name="cifarctl",
@@ -31,7 +44,20 @@ def cifarctl(
     """Online machine learning on CIFAR-10 image streams over Apache Kafka."""
 
 
-for module in (train, produce, serve, retrain, evaluate, registry, broker, demo, doctor, config):
+for module in (
+    train,
+    produce,
+    serve,
+    retrain,
+    evaluate,
+    registry,
+    dead_letters,
+    verify_stream,
+    broker,
+    demo,
+    doctor,
+    config,
+):
     module.register(app)
 
 

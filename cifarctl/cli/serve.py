@@ -20,16 +20,33 @@ def serve(
     idle_timeout: Annotated[
         float | None, typer.Option(min=0.0, help="Stop when nothing was left to read for so many seconds.")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="PLACE",
+            help="Move the group before reading: beginning, end, a time (ISO 8601), an offset, or PARTITION:OFFSET,...",
+        ),
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Consumer group; a new one begins at the earliest message.")] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="A file to write once the model is loaded and the topic subscribed.")
     ] = None,
     print_images: Annotated[bool, typer.Option("--print", help="One line an image instead of the dashboard.")] = False,
 ) -> None:
     """Predict the images of the stream, live."""
-    settings = run.settings()
+    settings = run.settings({"kafka.group_id": group})
     from cifarctl.stream import clients
+    from cifarctl.stream.positions import Start, move
 
+    place = None if start is None else Start.parse(start)
     clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
+    if place is not None:
+        images = clients.Topics.of(settings.kafka.topic_prefix).images
+        clients.ensure_topics(settings.kafka, [images])
+        offsets = move(settings.kafka, images, place)
+        where = ", ".join(f"{number}: {offset:,}" for number, offset in sorted(offsets.items()))
+        run.output.say(f"group {settings.kafka.group_id} begins at {where}")
     from cifarctl.events import ServeResult
     from cifarctl.flows.serve import serve as serve_flow
     from cifarctl.flows.supervise import LearnerProcess
@@ -43,6 +60,7 @@ def serve(
             Registry(settings.registry),
             settings.serve,
             settings.kafka,
+            label_wait=settings.online.label_wait,
             learner=LearnerProcess(settings) if online else None,
             max_messages=max_messages,
             idle_timeout=idle_timeout,

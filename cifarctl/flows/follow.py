@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 
-from cifarctl.errors import CifarctlError, IntegrityError, VersionNotFound
+from cifarctl import events
+from cifarctl.errors import CifarctlError, IntegrityError, SettingsError, VersionNotFound
+from cifarctl.flows.inference import Prepared
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
 
+NICENESS = 10
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A version that has passed its checks, and what runs it."""
+
+    loaded: LoadedModel
+    prepared: Prepared
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+        return self.loaded.manifest.version
+
 
 class AliasFollower:
-    """A thread that looks at an alias and loads what it names; the serving loop takes the result when it likes."""
+    """A thread that looks at an alias and prepares what it names; the serving loop takes the result when it likes."""
 
-    def __init__(self, registry: Registry, alias: str, interval: float, generation: int) -> None:
-        """Report moves after `generation`, looking every `interval` seconds."""
+    def __init__(
+        self,
+        registry: Registry,
+        alias: str,
+        interval: float,
+        generation: int,
+        current: Ready,
+        prepare: Callable[[LoadedModel, Prepared], Prepared],
+    ) -> None:
+        """Report moves after `generation`, looking every `interval` seconds.
+
+        `prepare` makes a version ready to predict, like the one that serves now (`current`).
+        """
         self._registry, self._alias, self._interval, self._generation = registry, alias, interval, generation
-        self._found: LoadedModel | tuple[int, str] | None = None
+        self._current, self._prepare = current, prepare
+        self._found: Ready | events.SwapRefused | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alias-follower", daemon=True)
@@ -31,8 +65,8 @@ class AliasFollower:
         self._stop.set()
         self._thread.join()
 
-    def take(self) -> LoadedModel | tuple[int, str] | None:
-        """What the alias names since its last move: a version ready to serve, or (version, why it was refused).
+    def take(self) -> Ready | events.SwapRefused | None:
+        """What the alias names since its last move: a version ready to serve, or why it is refused.
 
         None where it has not moved since the last call. It may be the version that serves, the alias having been
         away and come back: whether that one was ever taken is known to the caller only.
@@ -44,6 +78,7 @@ class AliasFollower:
         return found
 
     def _run(self) -> None:
+        _step_back()
         while not self._stop.wait(self._interval):
             try:
                 alias = self._registry.alias(self._alias)
@@ -51,15 +86,31 @@ class AliasFollower:
                 continue
             if alias is None or alias.generation == self._generation:
                 continue
-            found: LoadedModel | tuple[int, str]
+            found: Ready | events.SwapRefused
             try:
-                found = load(self._registry, alias.version)
-            except (IntegrityError, VersionNotFound) as error:
-                found = (alias.version, str(error))
+                found = self._ready(alias.version)
+            except (IntegrityError, VersionNotFound, SettingsError) as error:
+                found = events.SwapRefused(alias.version, str(error))
             except CifarctlError:  # could not be read this time
                 continue
             except Exception as error:  # noqa: BLE001  this thread must live: without it no swap ever happens again
-                found = (alias.version, f"{type(error).__name__}: {error}")
+                found = events.SwapRefused(alias.version, f"{type(error).__name__}: {error}")
             self._generation = alias.generation
             with self._lock:
                 self._found = found
+
+    def _ready(self, version: int) -> Ready | events.SwapRefused:
+        loaded = load(self._registry, version)
+        serving = self._current.loaded.manifest
+        if loaded.manifest.classes != serving.classes:
+            return events.SwapRefused(version, "it has other classes; restart serve to change them")
+        if version != serving.version:
+            self._current = Ready(loaded, self._prepare(loaded, self._current.prepared))
+        return self._current
+
+
+def _step_back() -> None:
+    """Lower the priority of this thread: checking a version takes a second of CPU that predictions need more."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -5,25 +5,31 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cifarctl import events
 from cifarctl.errors import VersionNotFound
-from cifarctl.flows.follow import AliasFollower
+from cifarctl.flows.answers import Answers, Model
+from cifarctl.flows.follow import AliasFollower, Ready
+from cifarctl.flows.inference import Prepared, prepare
+from cifarctl.flows.late_labels import LateLabels
 from cifarctl.flows.supervise import LearnerProcess
-from cifarctl.models.predictor import Predictor, choose_device, choose_precision
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.settings import KafkaSettings, ServeSettings
-from cifarctl.stream import clients, codecs
-from cifarctl.stream.sink import AtLeastOnceSink
+from cifarctl.stream import clients
+from cifarctl.stream.labels import LabelReader
+from cifarctl.stream.sink import PENDING_HIGH, Sink, open_sink
 from cifarctl.stream.source import Source
 from cifarctl.tally import Tally
+
+LONGEST_WAIT_S = 0.1  # for a next message: signals, swaps and the learner's events are looked at in between
+BLOCKED_WAIT_S = 0.02  # while nothing may be read
+STATUS_INTERVAL_S = 0.5
 
 
 def serve(
@@ -31,24 +37,29 @@ def serve(
     options: ServeSettings,
     kafka: KafkaSettings,
     *,
+    label_wait: float = 600.0,
     learner: LearnerProcess | None = None,
     max_messages: int | None = None,
     idle_timeout: float | None = None,
     ready_file: Path | None = None,
     stop: threading.Event | None = None,
 ) -> Generator[events.ServeEvent, None, None]:
-    """Predict what arrives on the images topic until told to stop; every input is answered at least once.
+    """Predict what arrives on the images topic until told to stop; every input is answered by `kafka.delivery`.
 
     A `learner` is started beside it, as a process of its own, and its events are passed on. Ends with a ServeResult
     when `stop` is set, after `max_messages` inputs, or when all assigned partitions have been read to their end for
-    `idle_timeout` seconds.
+    `idle_timeout` seconds. Labels that come within `label_wait` seconds of their image, on the labels topic, count for
+    the accuracy.
 
     Raises:
         VersionNotFound, IntegrityError: there is no version to serve, or it fails its checks.
-        BrokerError: no broker, or predictions are not accepted.
+        BrokerError: no broker, predictions are not accepted, or images have aged out unread.
+        SettingsError: the backend that is asked for is not usable or does not agree with the model.
     """
     tally = Tally()
-    loop = _loop(registry, options, kafka, learner, max_messages, idle_timeout, ready_file, stop, tally)
+    loop = _loop(
+        registry, options, kafka, label_wait, learner, max_messages, idle_timeout, ready_file, stop or threading.Event()
+    )
     with closing(loop):
         for event in loop:
             tally.update(event)
@@ -60,14 +71,14 @@ def _loop(
     registry: Registry,
     options: ServeSettings,
     kafka: KafkaSettings,
+    label_wait: float,
     learner: LearnerProcess | None,
     max_messages: int | None,
     idle_timeout: float | None,
     ready_file: Path | None,
-    stop: threading.Event | None,
-    tally: Tally,
+    stop: threading.Event,
 ) -> Generator[events.ServeEvent, None, None]:
-    """The loop itself; `tally` is brought up to date by the caller with every event."""
+    """The loop itself: read, submit to the model, send what it is through with, commit."""
     # Half of the cores: the rest is for the Kafka client, the broker beside it and the learner. PyTorch's threads spin
     # while they wait for each other, so one too many costs far more than it brings.
     threads = options.threads or max(1, (os.cpu_count() or 1) // 2)
@@ -78,14 +89,25 @@ def _loop(
             f"there is no {options.alias} version in {registry.dir}; train one first: `cifarctl train`"
         )
     loaded = load(registry, alias.version)
-    predictor = _predictor(loaded, options)
+    prepared = prepare(loaded, registry, options, threads)
     topics = clients.Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.images, topics.predictions, topics.dead_letters])
 
+    def prepare_another(found: LoadedModel, like: Prepared) -> Prepared:
+        return prepare(found, registry, options, threads, like=like)
+
     with ExitStack() as stack:
-        follower = stack.enter_context(AliasFollower(registry, options.alias, options.alias_interval, alias.generation))
+        current = Ready(loaded, prepared)
+        follower = stack.enter_context(
+            AliasFollower(registry, options.alias, options.alias_interval, alias.generation, current, prepare_another)
+        )
+        classes = loaded.manifest.classes
+        label_reader = stack.enter_context(LabelReader(kafka, classes=len(classes), wait_s=label_wait))
+        late_labels = LateLabels(label_wait)
         source = stack.enter_context(Source(kafka, [topics.images]))
-        sink = AtLeastOnceSink(kafka, source)
+        sink = stack.enter_context(closing(open_sink(kafka, source)))
+        answers = stack.enter_context(Answers(source, sink, topics, kafka, options, _model(current)))
+        status = _Status(source, sink, kafka)
         if learner is not None:
             stack.enter_context(learner)
         yield events.ServeStarted(
@@ -93,144 +115,112 @@ def _loop(
             group=kafka.group_id,
             version=alias.version,
             model=loaded.manifest.model,
-            classes=loaded.manifest.classes,
-            precision=predictor.precision,
+            classes=classes,
+            backend=prepared.backend.name,
+            precision=prepared.backend.precision,
             threads=threads,
+            delivery=sink.delivery,
             online=learner is not None,
         )
-        yield from _flattery(loaded)
+        yield from _notices(current)
         if ready_file is not None:
             ready_file.write_text(f"{os.getpid()}\n")
+        handled = 0
         idle_since: float | None = None
-        waiting = False
 
-        while not (stop is not None and stop.is_set()):
+        while not stop.is_set() and handled != max_messages:
             if (found := follower.take()) is not None:
-                swap = _swap(found, loaded)
-                if isinstance(found, LoadedModel) and isinstance(swap, events.Swapped):
-                    loaded, predictor = found, _predictor(found, options, like=predictor)
-                    yield from _flattery(loaded)
-                if swap is not None:
-                    yield swap
+                if isinstance(found, events.SwapRefused):
+                    yield found
+                elif found.version != current.version:
+                    yield from _notices(found)
+                    yield events.Swapped(current.version, found.version)
+                    current, answers.model = found, _model(found)
 
-            room = options.batch_size if max_messages is None else max_messages - tally.handled
-            if room <= 0:
-                break
-            records = source.read(min(options.batch_size, room), options.max_wait_ms / 1000)
+            room = options.batch_size if max_messages is None else max_messages - handled - answers.open
+            blocked = status.blocked
+            source.pause(blocked)
+            wait = BLOCKED_WAIT_S if blocked else LONGEST_WAIT_S if answers.idle else 0.0
+            wanted = 0 if answers.full and not blocked else min(options.batch_size, room)
+            records = source.read(wanted, wait, options.max_wait_ms / 1000) if wanted > 0 else []
             if records:
-                yield _answer(records, predictor, loaded, sink, topics, options, source.lag() or 0)
-            if sink.due():
-                sink.commit()
+                answers.submit(records)
+            answers.finish(wait=not records)
+            if sink.due() or sink.busy or (room <= 0 and answers.idle):
+                answers.commit()
+            for event in answers.committed():
+                handled += len(event.ids) + len(event.dead_letters)
+                yield event
+                matched = late_labels.add(event.ids, event.labels, event.predicted, event.version)
+                if matched is not None:
+                    yield matched
+            if (matched := late_labels.label(label_reader.read())) is not None:
+                yield matched
 
             if learner is not None:
                 yield from learner.poll()
-            if (source.last_error is not None) != waiting:
-                waiting = not waiting
-                if waiting:
-                    yield events.Waiting(f"{kafka.bootstrap_servers} does not answer ({source.last_error})")
-            idle = not records and source.drained
+            yield from status.news()
+            idle = not records and source.drained and not answers.open
             idle_since = (idle_since or time.monotonic()) if idle else None
             if idle_timeout is not None and idle_since and time.monotonic() - idle_since >= idle_timeout:
                 break
 
-        sink.close()
+        answers.settle(kafka.timeout_s)
+        yield from answers.committed()
     if learner is not None:
         yield from learner.poll()  # its last words
 
 
-def _predictor(loaded: LoadedModel, options: ServeSettings, like: Predictor | None = None) -> Predictor:
-    """The version ready to predict; `like` saves measuring again what a sister of the same architecture has shown."""
-    normalisation = loaded.manifest.normalisation
-    device = like.device if like else choose_device(options.device, "serve.device")
-    model = loaded.model.to(device).to(memory_format=torch.channels_last)
-    precision = (
-        like.precision if like else choose_precision(options.precision, model, device, options.batch_size, train=False)
-    )
-    return Predictor(
-        model,
-        normalisation.mean,
-        normalisation.std,
-        device=device,
-        precision=precision,
-        batch_size=options.batch_size,
-    )
+class _Status:
+    """What is to be said of the stream itself, when it changes and now and then."""
+
+    def __init__(self, source: Source, sink: Sink, kafka: KafkaSettings) -> None:
+        self._source, self._sink, self._kafka = source, sink, kafka
+        self._waiting = self._blocked = False
+        self._rebalances = 0
+        self._next = 0.0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nothing more should be read: the broker takes no answers, or not as fast as they come."""
+        limit = PENDING_HIGH // 2 if self._blocked else PENDING_HIGH
+        self._blocked = self._sink.busy or self._sink.pending > limit
+        return self._blocked
+
+    def news(self) -> Iterator[events.ServeEvent]:
+        """Waiting when it begins, Assigned after a rebalance, StreamStatus every half second."""
+        reason = self._source.last_error or ("a commit is pending" if self._sink.busy else None)
+        if (reason is not None) != self._waiting:
+            self._waiting = reason is not None
+            if self._waiting:
+                yield events.Waiting(f"{self._kafka.bootstrap_servers} does not answer ({reason})")
+        if self._source.rebalances != self._rebalances:
+            self._rebalances = self._source.rebalances
+            yield events.Assigned(tuple(sorted(number for _, number in self._source.assigned)), self._rebalances)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + STATUS_INTERVAL_S
+            yield events.StreamStatus(
+                lag=self._source.lag(),
+                queue=self._sink.pending,
+                commits=self._sink.commits,
+                undone=self._sink.undone,
+                paused=self._blocked,
+            )
 
 
-def _flattery(loaded: LoadedModel) -> Iterator[events.Notice]:
-    """Says so where the version has been trained on what `produce` streams."""
-    if "stream" in loaded.manifest.split.seen:
+def _model(ready: Ready) -> Model:
+    return Model(ready.loaded.manifest, ready.prepared.backend)
+
+
+def _notices(ready: Ready) -> Iterator[events.Notice]:
+    """What the choice of its backend met, and whether the version was trained on what `produce` streams."""
+    for line in ready.prepared.notices:
+        yield events.Notice(line)
+    manifest = ready.loaded.manifest
+    if "stream" in manifest.split.seen:
         yield events.Notice(
-            f"version {loaded.manifest.version} was trained on the images that `produce` streams: its accuracy flatters"
+            f"version {manifest.version} was trained on the images that `produce` streams: its accuracy flatters"
         )
-
-
-def _swap(found: LoadedModel | tuple[int, str], current: LoadedModel) -> events.Swapped | events.SwapRefused | None:
-    """What comes of a version that the alias names; None where it is the one that serves."""
-    if not isinstance(found, LoadedModel):
-        return events.SwapRefused(*found)
-    old, new = current.manifest, found.manifest
-    if new.version == old.version:
-        return None
-    if new.classes != old.classes:
-        return events.SwapRefused(new.version, "it has other classes; restart serve to change them")
-    return events.Swapped(old.version, new.version)
-
-
-def _answer(
-    records: Sequence[codecs.Record],
-    predictor: Predictor,
-    loaded: LoadedModel,
-    sink: AtLeastOnceSink,
-    topics: clients.Topics,
-    options: ServeSettings,
-    lag: int,
-) -> events.BatchServed:
-    """Every record becomes a prediction or a dead letter."""
-    began = time.perf_counter()
-    manifest = loaded.manifest
-    batch, letters = codecs.decode(
-        records,
-        classes=len(manifest.classes),
-        json_mean=options.json_mean,
-        json_std=options.json_std,
-    )
-    confidence, predicted = torch.empty(0), torch.empty(0, dtype=torch.int64)
-    if batch.ids:
-        confidence, predicted = predictor(torch.from_numpy(batch.pixels)).max(dim=1)
-    now = round(time.time() * 1000)
-    for record, image_id, label, choice, certainty in zip(
-        batch.records, batch.ids, batch.labels.tolist(), predicted.tolist(), confidence.tolist(), strict=True
-    ):
-        key = image_id.encode()
-        value = codecs.encode_prediction(
-            id=image_id,
-            label_predicted=choice,
-            class_name=manifest.classes[choice],
-            confidence=certainty,
-            label=label,
-            model_version=manifest.version,
-            model_sha256=manifest.sha256,
-            partition=record.partition,
-            offset=record.offset,
-            produced_at=record.timestamp_ms,
-            predicted_at=now,
-        )
-        sink.send(topics.predictions, key, value)
-    for letter in letters:
-        sink.send(topics.dead_letters, *codecs.dead_letter_message(letter))
-    sink.track(records)
-    produced = np.array([record.timestamp_ms for record in batch.records], dtype=np.float64)
-    return events.BatchServed(
-        version=manifest.version,
-        ids=batch.ids,
-        labels=batch.labels,
-        predicted=predicted.numpy(),
-        confidence=confidence.numpy(),
-        latency_ms=np.maximum(now - produced[produced >= 0], 0.0),
-        dead_letters=[(letter.error, letter.message) for letter in letters],
-        lag=lag,
-        seconds=time.perf_counter() - began,
-    )
 
 
 def _result(tally: Tally, *, online: bool) -> events.ServeResult:

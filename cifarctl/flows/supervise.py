@@ -11,7 +11,6 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
 from cifarctl import events
-from cifarctl.flows import learn
 from cifarctl.settings import Settings
 
 FIRST_DELAY = 1.0  # seconds before the first restart; doubled each time
@@ -87,9 +86,7 @@ class LearnerProcess:
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(
-            target=learn.run_process, args=(self._settings, theirs), name="learner", daemon=True
-        )
+        self._process = self._context.Process(target=_learn, args=(self._settings, theirs), name="learner", daemon=True)
         self._process.start()
         theirs.close()
         self._heard = self._started = self._clock()
@@ -115,3 +112,9 @@ class LearnerProcess:
             self._pipe.close()
         self._process = self._pipe = None
         return events.LearnerDown(reason, self._restarts, delay)
+
+
+def _learn(settings: Settings, theirs: Connection) -> None:
+    from cifarctl.flows import learn  # the data set and what learning needs are no business of the predictor
+
+    learn.run_process(settings, theirs)

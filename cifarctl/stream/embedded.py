@@ -79,7 +79,7 @@ class EmbeddedBroker:
         binary = _binary()
         self._port = _free_port() if self._wanted is None else _unused(self._wanted)
         address = f"tcp://{self.bootstrap_servers}"
-        command = [binary, "broker", "--cluster-id", "cifarctl", "--storage-engine", "memory://tansu/"]
+        command = [binary, "broker", "--cluster-id", clients.EMBEDDED_CLUSTER, "--storage-engine", "memory://tansu/"]
         command += ["--listener-url", address, "--advertised-listener-url", address, "--silent"]
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         try:

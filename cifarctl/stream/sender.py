@@ -4,35 +4,52 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from confluent_kafka import KafkaError, Message, Producer
 
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients
+from cifarctl.stream import clients, connection
 
 #: Python sees signals between such waits only, so none of them is long.
 SLICE_S = 0.1
+POLL_EVERY = 64  # messages between two looks at what the client has to tell
 
 
 class Sender:
     """A producer that waits when its queue is full and remembers what was not delivered.
 
-    `sent` counts messages handed over, `failed` those of them that the broker never acknowledged.
+    Idempotent where the broker can do that: a retry neither doubles nor overtakes a message. `sent` counts messages
+    handed over, `failed` those of them that the broker never acknowledged.
     """
 
-    def __init__(self, settings: KafkaSettings, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        stop: threading.Event | None = None,
+        *,
+        transactional_id: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open a producer; when `stop` is set it waits no longer for room in the queue.
 
+        `options` are further ones of librdkafka, weaker than ``kafka.options``.
+
         Raises:
+            BrokerError: no broker answers.
             SettingsError: librdkafka refuses an option.
         """
         self._settings = settings
         self._stop = stop
-        self._failure: KafkaError | None = None
-        self.producer: Producer = clients.producer(settings)
+        self.failure: KafkaError | None = None
+        self.producer: Producer = clients.producer(
+            settings,
+            idempotent=transactional_id is not None or not clients.check(settings).embedded,
+            transactional_id=transactional_id,
+            **(options or {}),
+        )
         self.sent = 0
         self.failed = 0
 
@@ -53,19 +70,26 @@ class Sender:
         Raises:
             BrokerError: the message is refused at once, for example for its size.
         """
+        with connection.broker_errors(self._settings, f"cannot send to {topic}"):
+            return self.enqueue(topic, key, value, headers)
+
+    def enqueue(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]] = ()
+    ) -> bool:
+        """As `send`, for whoever makes more of a KafkaException than a BrokerError."""
         # Kafka allows a header without a value; only the client's type hints do not.
-        pairs = cast("list[tuple[str, str | bytes | None]]", list(headers))
-        with clients.broker_errors(self._settings, f"cannot send to {topic}"):
-            while True:
-                try:
-                    self.producer.produce(topic, value, key, headers=pairs, on_delivery=self._delivered)
-                    break
-                except BufferError:
-                    if self._stop is not None and self._stop.is_set():
-                        return False
-                    self.producer.poll(SLICE_S)
+        pairs = cast("list[tuple[str, str | bytes | None]]", headers if isinstance(headers, list) else list(headers))
+        while True:
+            try:
+                self.producer.produce(topic, value, key, headers=pairs, on_delivery=self._delivered)
+                break
+            except BufferError:
+                if self._stop is not None and self._stop.is_set():
+                    return False
+                self.producer.poll(SLICE_S)
         self.sent += 1
-        self.producer.poll(0)
+        if self.sent % POLL_EVERY == 0:
+            self.producer.poll(0)
         return True
 
     def flush(self, timeout_s: float) -> bool:
@@ -78,8 +102,8 @@ class Sender:
 
     def raise_failed(self) -> None:
         """Raise BrokerError if any message was not delivered; the client has retried it until its timeout."""
-        if self._failure is not None:
-            raise clients.explain(self._settings, f"{self.failed} messages were not delivered", self._failure)
+        if self.failure is not None:
+            raise connection.explain(self._settings, f"{self.failed} messages were not delivered", self.failure)
 
     def close(self, timeout_s: float) -> None:
         """Flush for the last time.
@@ -97,4 +121,4 @@ class Sender:
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
             self.failed += 1
-            self._failure = self._failure or error
+            self.failure = self.failure or error

@@ -1,53 +1,86 @@
-"""Reading a topic within a consumer group."""
+"""Reading topics within a consumer group."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from operator import methodcaller
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients
-from cifarctl.stream.codecs import Record
+from cifarctl.stream import clients, connection, limited
+from cifarctl.stream.records import Record, headers_of
+from cifarctl.stream.watchdog import Watchdog
 
 Partition: TypeAlias = tuple[str, int]
 PartitionsCallback: TypeAlias = Callable[[frozenset[Partition]], None]
 
 #: Seconds between questions to a broker that was lost whether it is back.
 PROBE_INTERVAL_S = 1.0
+#: Seconds beyond its time limit after which a call of the client counts as hung.
+GRACE_S = 60.0
+
+#: The group has moved on without us: whoever has the partitions now reads those records again.
+OVERTAKEN = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError.FENCED_MEMBER_EPOCH,
+    KafkaError._ASSIGNMENT_LOST,
+}
+#: Nobody answers for the group at the moment; the same call may succeed later.
+TRANSIENT = connection.UNREACHABLE | {
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError._IN_PROGRESS,
+}
 
 
 class Source:
     """Records of some topics, as far as the group assigns their partitions to this process.
 
-    A broker that goes away is waited for: `last_error` says so meanwhile. Nothing is committed here: a sink
-    does that, and asks by `listen` to be told when partitions go away.
+    A broker that goes away is waited for: `last_error` says so meanwhile. Nothing is committed by itself: a sink does
+    that, and asks by `listen` to be told when partitions go away. A partition without a committed offset is read from
+    its beginning; one whose committed offset has aged out is an error, never a silent skip.
     """
 
     def __init__(self, settings: KafkaSettings, topics: Sequence[str], *, group_id: str | None = None) -> None:
         """Join the group `group_id` (default: `kafka.group_id`); the first reads complete the joining.
 
         Raises:
-            BrokerError: the subscription is refused.
+            BrokerError: no broker answers, or the subscription is refused.
             SettingsError: librdkafka refuses an option.
         """
         self._settings = settings
+        self.topics = tuple(topics)
+        self.group_id = settings.group_id if group_id is None else group_id
+        self.rebalances = 0
         self._assigned: set[Partition] = set()
         self._ended: set[Partition] = set()
         self._reached: set[Partition] = set()
-        self._positions: dict[Partition, int] = {}
+        self._positions: dict[Partition, int] = {}  # next offset to read
+        self._resume: dict[Partition, int] = {}  # first offset read since the last commit
         self._failure: KafkaError | None = None
+        self._unread: list[Partition] = []  # those of which the client does not know where to begin
         self._probe_at = 0.0
+        self._paused = False
         self._listeners: list[tuple[PartitionsCallback, PartitionsCallback]] = []
         self._closed = False
-        self.consumer: Consumer = clients.consumer(
-            settings, settings.group_id if group_id is None else group_id, on_error=self._note
-        )
-        with clients.broker_errors(settings, f"cannot subscribe to {', '.join(topics)}"):
+        self.watchdog = Watchdog()
+        self._commit: Future[Any] | None = None
+        self._committing: dict[Partition, int] = {}
+        options = clients.group_options(settings)
+        self.consumer: Consumer = clients.consumer(settings, self.group_id, on_error=self._note, **options)
+        with connection.broker_errors(settings, f"cannot subscribe to {', '.join(topics)}"):
             self.consumer.subscribe(
                 list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
@@ -84,20 +117,104 @@ class Source:
         """Call `on_revoke` before partitions go away (it may still commit), `on_lost` when they are gone."""
         self._listeners.append((on_revoke, on_lost))
 
-    def read(self, max_messages: int, max_wait_s: float) -> list[Record]:
-        """At most `max_messages` records; fewer when `max_wait_s` seconds have passed, possibly none.
+    def read(self, max_messages: int, max_wait_s: float, fill_s: float = 0.0) -> list[Record]:
+        """At most `max_messages` records: what is there once the first one is, within `max_wait_s` seconds.
 
-        Rebalances happen inside this call, so the callbacks of `listen` run in the caller's thread.
+        With `fill_s` it waits so many seconds longer for the batch to fill. Rebalances happen inside this call, so
+        the callbacks of `listen` run in the caller's thread.
 
         Raises:
-            BrokerError: the broker refuses for good (credentials, permission, a fatal error of the client).
+            BrokerError: the broker refuses for good (credentials, permission, a fatal error of the client), or an
+                offset has aged out.
         """
-        with clients.broker_errors(self._settings, "cannot read"):
-            messages = self.consumer.consume(max_messages, max_wait_s)
-        records = [record for message in messages if (record := self._record(message)) is not None]
-        if self._failure is not None:
-            self._handle_failure(self._failure)
-        return records
+        with self.watchdog("reading", max_wait_s + fill_s + GRACE_S):
+            with connection.broker_errors(self._settings, "cannot read"):
+                messages = self.consumer.consume(1, max_wait_s)
+                if messages and max_messages > 1:
+                    messages += self.consumer.consume(max_messages - 1, fill_s)
+            records = [record for message in messages if (record := self._record(message)) is not None]
+            if self._unread:
+                self._begin()
+            if self._failure is not None:
+                self._handle_failure(self._failure)
+        # A rebalance between the two takes away what the first has brought.
+        return [record for record in records if (record.topic, record.partition) in self._assigned]
+
+    def pause(self, wanted: bool) -> None:
+        """Stop fetching, or go on with it; rebalances and heartbeats are served by `read` all the same."""
+        if wanted == self._paused or not self._assigned:
+            return
+        places = [TopicPartition(*partition) for partition in self._assigned]
+        with connection.broker_errors(self._settings, "cannot pause"):
+            (self.consumer.pause if wanted else self.consumer.resume)(places)
+        self._paused = wanted
+
+    def group_metadata(self) -> Any:
+        """What a transaction needs so that the offsets of a member that the group has dropped are refused."""
+        return self.consumer.consumer_group_metadata()
+
+    def lookup(self, partitions: Iterable[Partition], timeout_s: float) -> dict[Partition, int]:
+        """The offsets that the group has committed; of partitions that are read here, nobody else moves them.
+
+        Raises:
+            KafkaException: the broker does not answer.
+        """
+        places = [TopicPartition(*partition) for partition in partitions]
+        found = self.consumer.committed(places, timeout=timeout_s) if places else []
+        return {(place.topic, place.partition): place.offset for place in found}
+
+    def committed(self, offsets: Mapping[Partition, int]) -> None:
+        """Take note that all before these offsets is done with."""
+        for partition, offset in offsets.items():
+            if partition in self._resume:
+                self._resume[partition] = max(self._resume[partition], offset)
+
+    def rewind(self) -> None:
+        """Read again what has been read since the last commit."""
+        self.pause(False)  # a pause that ends after the seek would go on at the place before it
+        for partition, offset in self._resume.items():
+            if partition in self._assigned and self._positions.get(partition) != offset:
+                self._seek(partition, offset)
+                self._positions[partition] = offset
+                self._ended.discard(partition)
+
+    def commit(self, offsets: Mapping[Partition, int], timeout_s: float | None = None) -> bool:
+        """Commit the next offset of each partition; False when the broker did not answer within `timeout_s` seconds.
+
+        Default is `kafka.timeout_s`. Partitions that have moved on meanwhile are dropped quietly: who has them now
+        reads those records again.
+
+        Raises:
+            BrokerError: the broker refuses.
+        """
+        if not offsets and self._commit is None:
+            return True
+        # In a thread: the client's own limit is a minute or more, and nothing is to wait so long.
+        if self._commit is None:
+            places = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
+            self._commit = limited.begin(self.consumer.commit, offsets=places, asynchronous=False)
+            self._committing = dict(offsets)
+        try:
+            results = self._commit.result(self._settings.timeout_s if timeout_s is None else timeout_s)
+            self._commit = None
+            for result in results:
+                if result.error is not None:
+                    raise KafkaException(result.error)
+        except FutureTimeout:
+            return False
+        except KafkaException as error:
+            self._commit = None
+            code = error.args[0].code()
+            if code in TRANSIENT:
+                connection.logger.warning("commit is put off: %s", error)
+                return False
+            if code not in OVERTAKEN:
+                raise connection.explain(self._settings, "cannot commit offsets", error.args[0]) from None
+            connection.logger.warning("partitions have moved on, their records are read again: %s", error)
+            return True
+        self.committed(self._committing)
+        # Where an earlier commit was still on its way, what came since is to be committed yet.
+        return self._committing == dict(offsets)
 
     def lag(self) -> int | None:
         """Messages still to be read from the assigned partitions; None while that is not known.
@@ -121,45 +238,73 @@ class Source:
             return
         self._closed = True
         self._listeners.clear()
-        with clients.broker_errors(self._settings, "cannot leave the group"):
+        with self.watchdog("leaving the group", GRACE_S), connection.broker_errors(self._settings, "cannot leave"):
             self.consumer.close()
+        self.watchdog.close()
 
     def _record(self, message: Message) -> Record | None:
         """The record of a message; None for the end of a partition and for errors, which are remembered."""
         error, topic, number, offset = message.error(), message.topic(), message.partition(), message.offset()
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:
-            self._note(error)
+        partition = (topic or "", number or 0)
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._ended.add(partition)
+                self._reached.add(partition)
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                self._unread.append(partition)
+            else:
+                self._note(error)
             return None
         assert topic is not None
         assert number is not None
         assert offset is not None
-        partition = (topic, number)
-        if error is not None:
-            self._ended.add(partition)
-            self._reached.add(partition)
+        # Fetched before a rebalance or a rewind, delivered after it.
+        if partition not in self._assigned or offset < self._positions.get(partition, 0):
             return None
         self._ended.discard(partition)
         self._positions[partition] = offset + 1
+        self._resume.setdefault(partition, offset)
         known, timestamp = message.timestamp()
         return Record(
-            topic,
-            number,
-            offset,
-            timestamp if known else -1,
-            message.key(),
-            message.value(),
-            _headers(message),
+            topic, number, offset, timestamp if known else -1, message.key(), message.value(), headers_of(message)
         )
+
+    def _begin(self) -> None:
+        """Start reading the partitions of which the group knows no offset; an offset that is gone is an error."""
+        try:
+            found = self.lookup(self._assigned & set(self._unread), self._settings.timeout_s)
+        except KafkaException as error:
+            if error.args[0].code() in TRANSIENT:  # asked again with the next read
+                return
+            raise connection.explain(self._settings, "cannot look up offsets", error.args[0]) from None
+        self._unread = []
+        for partition, committed in found.items():
+            topic, number = partition
+            offset = self._resume.get(partition, committed)
+            if offset >= 0:
+                raise BrokerError(
+                    f"offset {offset} of {topic}[{number}], where the group {self.group_id} is to go "
+                    "on, is not there any more: messages have aged out unread, or the topic was made anew; decide with "
+                    "`--from beginning` or `--from end`, and raise the topic's retention.ms"
+                )
+            with connection.broker_errors(self._settings, f"cannot begin to read {topic}"):
+                # A partition without a place to begin at is not being fetched, so that seeking does nothing.
+                self.consumer.incremental_unassign([TopicPartition(*partition)])
+                self.consumer.incremental_assign([TopicPartition(*partition, OFFSET_BEGINNING)])
+
+    def _seek(self, partition: Partition, offset: int) -> None:
+        with connection.broker_errors(self._settings, f"cannot go to offset {offset} of {partition[0]}"):
+            self.consumer.seek(TopicPartition(*partition, offset))
 
     def _note(self, error: KafkaError) -> None:
         """Called by the client from within consume, so it must not raise."""
-        clients.logger.info("%s", error)
+        connection.logger.info("%s", error)
         if self._failure is None or _final(error) or not _final(self._failure):
             self._failure = error
 
     def _handle_failure(self, failure: KafkaError) -> None:
         if _final(failure):
-            raise clients.explain(self._settings, "cannot read", failure)
+            raise connection.explain(self._settings, "cannot read", failure)
         now = time.monotonic()
         if now >= self._probe_at:
             # Messages prove nothing, they may have been fetched before; no event tells of a new connection.
@@ -171,9 +316,12 @@ class Source:
                 self._failure = error.args[0]
 
     def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self.rebalances += 1
         self._assigned |= _named(partitions)
+        self._paused = False  # new ones are read; whoever wants a pause asks again
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self.rebalances += 1
         gone = _named(partitions)
         try:
             for revoked, _lost in self._listeners:
@@ -182,6 +330,7 @@ class Source:
             self._forget(gone)
 
     def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self.rebalances += 1
         gone = _named(partitions)
         for _revoked, lost in self._listeners:
             lost(gone)
@@ -193,25 +342,13 @@ class Source:
         self._reached -= gone
         for partition in gone:
             self._positions.pop(partition, None)
+            self._resume.pop(partition, None)
 
 
 def _final(error: KafkaError) -> bool:
     """Waiting does not help: the client is broken, or the broker does not want us."""
-    return error.fatal() or error.code() in clients.UNAUTHENTICATED | clients.FORBIDDEN
+    return error.fatal() or error.code() in connection.UNAUTHENTICATED | connection.FORBIDDEN
 
 
 def _named(partitions: Sequence[TopicPartition]) -> frozenset[Partition]:
     return frozenset((partition.topic, partition.partition) for partition in partitions)
-
-
-#: The client's C code returns such headers together with a pending exception (a SystemError). A plain method
-#: call, once the interpreter has specialised it, passes that by: it surfaces at some innocent line later.
-_raw_headers = methodcaller("headers")
-
-
-def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
-    """The headers; none of them where a name is not UTF-8, which the client cannot represent."""
-    try:
-        return tuple(_raw_headers(message) or ())
-    except (SystemError, UnicodeDecodeError):
-        return ()

@@ -36,7 +36,8 @@ class ServeView:
         self.started: events.ServeStarted | None = None
         self.tally = Tally()
         self.version = 0
-        self.lag = 0
+        self.status = events.StreamStatus(lag=None, queue=0, commits=0, undone=0, paused=False)
+        self.partitions: tuple[int, ...] = ()
         self.panel = LearnPanel()
         self.points: deque[float] = deque(maxlen=64)
         self._open_point: list[bool] = []
@@ -56,6 +57,10 @@ class ServeView:
             self.started, self.version = event, event.version
         elif isinstance(event, events.Swapped):
             self.version = event.new
+        elif isinstance(event, events.StreamStatus):
+            self.status = event
+        elif isinstance(event, events.Assigned):
+            self.partitions = event.partitions
         for line in self._news(event):
             self._log.add(line)
 
@@ -84,10 +89,10 @@ class ServeView:
             ),
             (
                 "latency",
-                f"p50 {milliseconds(latency.percentile(0.5))}    p99 {milliseconds(latency.percentile(0.99))}"
-                f"    lag {self.lag:,}",
+                f"p50 {milliseconds(latency.percentile(0.5))}    p99 {milliseconds(latency.percentile(0.99))}",
             ),
-            ("model", f"version {self.version} ({start.model}, {start.precision})    swaps {tally.swaps}"),
+            ("model", f"version {self.version} ({_running(start)})    swaps {tally.swaps}"),
+            ("stream", self._stream(start)),
             ("dead letters", letters),
         ]
         parts: list[RenderableType] = [facts(rows)]
@@ -102,8 +107,8 @@ class ServeView:
         if isinstance(event, events.ServeStarted):
             learner = ", learning online" if event.online else ""
             yield (
-                f"serving version {event.version} ({event.model}, {event.precision}, {event.threads} threads) "
-                f"from {event.topic} as {event.group}{learner}"
+                f"serving version {event.version} ({_running(event)}, {event.threads} threads) "
+                f"from {event.topic} as {event.group}, {event.delivery}{learner}"
             )
         elif isinstance(event, events.BatchServed) and self._print_images:
             yield from self._image_lines(event)
@@ -114,17 +119,26 @@ class ServeView:
             yield (
                 f"predicted {tally.predicted:,}  {rate(float(self._rate), 'images')}  "
                 f"accuracy {percent(tally.accuracy)} (recent {percent(tally.recent_accuracy)})  "
-                f"p99 {milliseconds(tally.latencies.percentile(0.99))}  version {self.version}{buffer}"
+                f"p99 {milliseconds(tally.latencies.percentile(0.99))}  lag {_count(self.status.lag)}  "
+                f"version {self.version}{buffer}"
             )
 
     def _served(self, event: events.BatchServed) -> None:
-        self.lag = event.lag
         self._rate.add(len(event.ids))
         for right in (event.predicted == event.labels)[event.labels >= 0].tolist():
             self._open_point.append(right)
             if len(self._open_point) == POINT:
                 self.points.append(sum(self._open_point) / POINT)
                 self._open_point.clear()
+
+    def _stream(self, start: events.ServeStarted) -> str:
+        status = self.status
+        undone = f", {status.undone} undone" if status.undone else ""
+        return (
+            f"lag {_count(status.lag)}    partitions {', '.join(map(str, self.partitions)) or 'none'}    "
+            f"{status.commits:,} commits{undone} ({start.delivery})    "
+            f"{'held back, ' if status.paused else ''}{status.queue:,} on their way"
+        )
 
     def _news(self, event: events.ServeEvent) -> Iterator[str]:
         if isinstance(event, events.BatchServed):
@@ -134,6 +148,9 @@ class ServeView:
                 yield f"dead letter: {kind}: {message}{more}"
         elif isinstance(event, events.Swapped):
             yield f"now serving version {event.new} (was {event.old})"
+        elif isinstance(event, events.Assigned):
+            numbers = ", ".join(map(str, event.partitions)) or "none"
+            yield f"partitions {numbers} (rebalance {event.rebalances})"
         elif isinstance(event, events.SwapRefused):
             yield f"version {event.version} refused: {event.reason}"
         else:
@@ -152,6 +169,14 @@ class ServeView:
                 f"{image_id}  {classes[predicted]}  {confidence:.2f}  {verdict}"
                 f"{buffer if self.started and self.started.online else ''}"
             )
+
+
+def _running(start: events.ServeStarted) -> str:
+    return f"{start.model}, {start.backend} {start.precision}"
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
 
 
 def serve_summary(result: events.ServeResult) -> str:

@@ -1,0 +1,203 @@
+"""What stands between reading and committing: batches in the model, answers sent, answers not yet committed."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cifarctl import events
+from cifarctl.errors import BrokerError
+from cifarctl.registry.manifest import Manifest
+from cifarctl.settings import KafkaSettings, ServeSettings
+from cifarctl.stream import codecs
+from cifarctl.stream.clients import Topics
+from cifarctl.stream.predictions import PredictionEncoder
+from cifarctl.stream.records import DeadLetter, Decoded, Pixels, Record
+from cifarctl.stream.sink import RETRY_S, Commit, Sink
+from cifarctl.stream.source import Partition, Source
+
+#: Batches in the model at once: enough that it has work while this side commits.
+DEPTH = 4
+
+
+class Model:
+    """A version ready to predict: (N, 3, 32, 32) uint8 pixels to (N, classes) probabilities."""
+
+    def __init__(self, manifest: Manifest, predict: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.manifest, self.predict = manifest, predict
+        self.encode = PredictionEncoder(manifest.classes, manifest.version, manifest.sha256)
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    """A decoded batch, and its confidences (B,) and classes (B,) as soon as there are any."""
+
+    records: Sequence[Record]
+    batch: Decoded
+    letters: Sequence[DeadLetter]
+    model: Model
+    outcome: Future[tuple[NDArray[np.float32], NDArray[np.int64]]]
+    began: float
+
+
+class Answers:
+    """Answers every record that is submitted, in order, by a prediction or a dead letter.
+
+    One thread runs the model; all else, decoding, sending and committing, happens in the caller's thread meanwhile.
+    Events are told once what they tell of is committed, so that nothing counts twice that had to be done again.
+    """
+
+    def __init__(
+        self, source: Source, sink: Sink, topics: Topics, kafka: KafkaSettings, options: ServeSettings, model: Model
+    ) -> None:
+        self.model = model
+        self._source, self._sink, self._topics, self._kafka, self._options = source, sink, topics, kafka, options
+        self._worker = ThreadPoolExecutor(1, "model")
+        self._in_flight: deque[_InFlight] = deque()
+        self._sent: list[events.BatchServed] = []
+        self._committed: list[events.BatchServed] = []
+        source.listen(self._revoked, self._lost)
+
+    def __enter__(self) -> Answers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._worker.shutdown(cancel_futures=True)
+
+    @property
+    def open(self) -> int:
+        """Records read whose answers are not committed yet."""
+        return sum(len(item.records) for item in self._in_flight) + sum(
+            len(event.ids) + len(event.dead_letters) for event in self._sent
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether the model has enough to do."""
+        return len(self._in_flight) >= DEPTH
+
+    @property
+    def idle(self) -> bool:
+        """Whether the model has nothing to do."""
+        return not self._in_flight
+
+    def submit(self, records: Sequence[Record]) -> None:
+        """Decode a batch and give it to the model."""
+        began = time.perf_counter()
+        model = self.model
+        batch, letters = codecs.decode(
+            records,
+            classes=len(model.manifest.classes),
+            json_mean=self._options.json_mean,
+            json_std=self._options.json_std,
+        )
+        outcome = self._worker.submit(_predict, model.predict, batch.pixels)
+        self._in_flight.append(_InFlight(records, batch, letters, model, outcome, began))
+
+    def finish(self, *, wait: bool) -> None:
+        """Send what the model is through with; with `wait` at least the oldest batch."""
+        while self._in_flight and not self._sink.busy and (wait or self._in_flight[0].outcome.done()):
+            self._send(self._in_flight.popleft())
+            wait = False
+
+    def commit(self, timeout_s: float | None = None) -> Commit:
+        """Commit what was sent; where that comes to nothing all of it is read again."""
+        outcome = self._sink.commit(timeout_s)
+        if outcome is Commit.DONE:
+            self._committed += self._sent
+            self._sent.clear()
+        elif outcome is Commit.UNDONE:
+            self._forget()
+        return outcome
+
+    def committed(self) -> Iterator[events.BatchServed]:
+        """What has been committed since the last call."""
+        told, self._committed = self._committed, []
+        yield from told
+
+    def settle(self, timeout_s: float) -> None:
+        """Send and commit all there is; what comes to nothing is left to be read again, by whoever comes next.
+
+        Raises:
+            BrokerError: the broker did not answer within `timeout_s` seconds; the records will be read again.
+        """
+        if self._settle(timeout_s) is Commit.PENDING:
+            raise BrokerError(
+                f"the last predictions are not committed: no answer from {self._kafka.bootstrap_servers}; "
+                "their images will be read again; check kafka.bootstrap_servers"
+            )
+
+    def _settle(self, timeout_s: float) -> Commit:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            while self._in_flight and not self._sink.busy:
+                self.finish(wait=True)
+            outcome = self.commit(max(0.0, deadline - time.monotonic()))
+            if outcome is Commit.PENDING and time.monotonic() < deadline:
+                time.sleep(RETRY_S)  # the coordinator of the group is moving
+            elif outcome is not Commit.DONE or not self.open:
+                return outcome
+
+    def _send(self, item: _InFlight) -> None:
+        """The answers to a batch, and what is to be told of it."""
+        confidence, predicted = item.outcome.result()
+        batch, now = item.batch, round(time.time() * 1000)
+        values = item.model.encode(batch, predicted, confidence, now)
+        for image_id, value in zip(batch.ids, values, strict=True):
+            self._sink.send(self._topics.predictions, image_id.encode(), value)
+        for letter in item.letters:
+            self._sink.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
+        self._sink.track(item.records)
+        produced = np.array([record.timestamp_ms for record in batch.records], dtype=np.float64)
+        self._sent.append(
+            events.BatchServed(
+                version=item.model.manifest.version,
+                ids=batch.ids,
+                labels=batch.labels,
+                predicted=predicted,
+                confidence=confidence,
+                latency_ms=np.maximum(now - produced[produced >= 0], 0.0),
+                dead_letters=[(letter.error, letter.message) for letter in item.letters],
+                seconds=time.perf_counter() - item.began,
+            )
+        )
+
+    def _revoked(self, _: frozenset[Partition]) -> None:
+        """Finish while the partitions are still ours; what cannot be is left to whoever has them next."""
+        if self._settle(self._kafka.timeout_s) is not Commit.DONE:
+            self._give_up()
+
+    def _lost(self, _: frozenset[Partition]) -> None:
+        """Somebody else answers those records already."""
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self._sink.undo()
+        self._forget()
+
+    def _forget(self) -> None:
+        for item in self._in_flight:
+            item.outcome.cancel()
+        self._in_flight.clear()
+        self._sent.clear()
+        self._source.rewind()
+
+
+def _predict(
+    predict: Callable[[torch.Tensor], torch.Tensor], pixels: Pixels
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Confidence (B,) and class (B,) of each image (B, 3, 32, 32) uint8."""
+    if not len(pixels):
+        return np.empty(0, np.float32), np.empty(0, np.int64)
+    confidence, predicted = predict(torch.from_numpy(pixels)).max(dim=1)
+    return confidence.numpy(), predicted.numpy()

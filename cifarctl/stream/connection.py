@@ -1,0 +1,313 @@
+"""How clients connect: librdkafka's options from the settings, and the one place where Kafka's errors become ours."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from pydantic import SecretStr
+
+from cifarctl.errors import BrokerError, SettingsError
+from cifarctl.settings import KafkaSettings
+
+logger = logging.getLogger("cifarctl.kafka")
+logger.addHandler(logging.NullHandler())  # else Python prints the clients' warnings to stderr by itself
+
+#: What delivery rests on. An option that changed one of these would lose or double messages in silence.
+RESERVED = {
+    "bootstrap.servers": "set kafka.bootstrap_servers",
+    "metadata.broker.list": "set kafka.bootstrap_servers",
+    "security.protocol": "set kafka.security_protocol",
+    "group.id": "set kafka.group_id",
+    "group.instance.id": "set kafka.group_instance_id",
+    "group.protocol": "set kafka.group_protocol",
+    "partition.assignment.strategy": "set kafka.group_protocol",
+    "transactional.id": "replicas must differ in it; kafka.group_instance_id gives this one a lasting name",
+    "enable.idempotence": "set kafka.delivery",
+    "acks": "an answer counts once every replica has it; topics say how many must, by min.insync.replicas",
+    "request.required.acks": "an answer counts once every replica has it; topics say how many must",
+    "isolation.level": "what a transaction has not committed must not be read",
+    "auto.offset.reset": "use `cifarctl serve --from`",
+    "topic.auto.offset.reset": "use `cifarctl serve --from`",
+    "auto.commit.enable": "offsets are committed after the predictions are acknowledged",
+    "enable.auto.commit": "offsets are committed after the predictions are acknowledged",
+    "enable.auto.offset.store": "offsets are committed after the predictions are acknowledged",
+    "enable.partition.eof": "the end of a partition must be noticed",
+    "delivery.report.only.error": "failed deliveries must be noticed",
+    "error_cb": "errors of the connection must be noticed",
+    "logger": "the client logs to cifarctl.kafka",
+}
+#: librdkafka's names of what has a setting of its own.
+NAMED = {
+    "sasl.mechanism": "kafka.sasl_mechanism",
+    "sasl.mechanisms": "kafka.sasl_mechanism",
+    "sasl.username": "kafka.sasl_username",
+    "sasl.password": "kafka.sasl_password",
+    "sasl.oauthbearer.token.endpoint.url": "kafka.sasl_oauth_token_endpoint",
+    "sasl.oauthbearer.client.id": "kafka.sasl_oauth_client_id",
+    "sasl.oauthbearer.client.secret": "kafka.sasl_oauth_client_secret",
+    "sasl.oauthbearer.scope": "kafka.sasl_oauth_scope",
+    "ssl.ca.location": "kafka.ssl_ca_location",
+    "ssl.certificate.location": "kafka.ssl_certificate_location",
+    "ssl.key.location": "kafka.ssl_key_location",
+    "ssl.key.password": "kafka.ssl_key_password",
+    "session.timeout.ms": "kafka.session_timeout_ms",
+    "heartbeat.interval.ms": "kafka.session_timeout_ms",
+}
+
+UNREACHABLE = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._WAIT_COORD,
+    KafkaError._MSG_TIMED_OUT,
+}
+UNAUTHENTICATED = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+}
+FORBIDDEN = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
+#: What to do about errors that have one remedy; the braces are fields of KafkaSettings.
+REMEDIES = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: (
+        "grant the user Describe, Read and Write on the topics {topic_prefix}.*, and Create or kafka.create_topics = "
+        "false"
+    ),
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "grant the user Read on the groups {group_id}*, or set kafka.group_id",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
+        "grant the user Describe and Write on the transactional ids {group_id}*, or set kafka.delivery = at-least-once"
+    ),
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: (
+        "grant the user Write on the topics {topic_prefix}.* (before Kafka 2.8 also IdempotentWrite on the cluster), "
+        "and Create or kafka.create_topics = false"
+    ),
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "create the topics {topic_prefix}.*, or set kafka.create_topics = true",
+    KafkaError._UNKNOWN_TOPIC: "create the topics {topic_prefix}.*, or set kafka.create_topics = true",
+    KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication ({replication}) to no more than there are brokers",
+    KafkaError.POLICY_VIOLATION: "create the topics {topic_prefix}.* by hand and set kafka.create_topics = false",
+    KafkaError.INCONSISTENT_GROUP_PROTOCOL: (
+        "members of the group {group_id} rebalance in another way: end them, or set kafka.group_protocol or "
+        "kafka.group_id"
+    ),
+    KafkaError.FENCED_INSTANCE_ID: (
+        "another process has this kafka.group_instance_id ({group_instance_id}): give each replica its own"
+    ),
+    KafkaError.UNRELEASED_INSTANCE_ID: (
+        "another process has this kafka.group_instance_id ({group_instance_id}): end it, or wait until its session ends"
+    ),
+    KafkaError.INVALID_SESSION_TIMEOUT: (
+        "set kafka.session_timeout_ms within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms"
+    ),
+    KafkaError.INVALID_TRANSACTION_TIMEOUT: (
+        "set kafka.options.transaction.timeout.ms to no more than the broker's transaction.max.timeout.ms"
+    ),
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise the topic's max.message.bytes and kafka.options.message.max.bytes",
+}
+#: Alerts by which a broker turns down a client's certificate (RFC 8446, section 6.2).
+CERTIFICATE_ALERTS = re.compile(r"alert (bad certificate|unsupported certificate|certificate|unknown ca|access denied)")
+#: Protocols that use a family of settings.
+PROTOCOLS = {"SASL": ("SASL_SSL", "SASL_PLAINTEXT"), "SSL": ("SSL", "SASL_SSL")}
+#: What mechanisms need, unless it is among kafka.options.
+PASSWORD = ("sasl_username", "sasl_password")
+CLIENT_CREDENTIALS = ("sasl_oauth_token_endpoint", "sasl_oauth_client_id", "sasl_oauth_client_secret")
+
+
+def create(
+    kind: Callable[..., Any],
+    settings: KafkaSettings,
+    own: dict[str, Any],
+    on_error: Callable[[KafkaError], None] | None,
+) -> Any:
+    """A client of `kind` with the connection's options, `own` and, stronger than these, ``kafka.options``.
+
+    Raises:
+        SettingsError: librdkafka refuses an option.
+    """
+    options = {name: _option(name, value) for name, value in settings.options.items()}
+    config = {**_connection(settings), **own, **options, "error_cb": on_error or _log}
+    try:
+        return kind(config, logger=logger)
+    except KafkaException as error:
+        raise _settings_error(settings, error.args[0].str()) from None
+    except (TypeError, ValueError) as error:
+        raise _settings_error(settings, str(error)) from None
+
+
+@contextmanager
+def broker_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
+    """Turn Kafka's exceptions into BrokerError; `doing` says what failed, as in "cannot commit"."""
+    try:
+        yield
+    except KafkaException as error:
+        raise _broker_error(settings, doing, error.args[0]) from None
+
+
+def explain(settings: KafkaSettings, doing: str, error: KafkaError) -> BrokerError:
+    """The BrokerError for an error that Kafka reported without raising."""
+    return _broker_error(settings, doing, error)
+
+
+def most_telling(seen: Iterable[KafkaError], otherwise: KafkaError) -> KafkaError:
+    """Of what connections have met, the cause rather than the silence that follows from it.
+
+    A refused password or certificate, else why a connection failed, else that connections did not last; `otherwise`
+    where none of these was seen.
+    """
+    met = list(seen)
+    for telling in (
+        UNAUTHENTICATED | {KafkaError._SSL},
+        {KafkaError._TRANSPORT, KafkaError._RESOLVE},
+        {KafkaError._ALL_BROKERS_DOWN},
+    ):
+        for error in met:
+            if error.code() in telling:
+                return error
+    return otherwise
+
+
+def _connection(settings: KafkaSettings) -> dict[str, Any]:
+    """Address and security.
+
+    Raises:
+        SettingsError: what is set does not belong together, or a file is not there.
+    """
+    _require_whole(settings)
+    named: dict[str, str | Path | SecretStr | None] = {
+        "sasl.mechanisms": settings.sasl_mechanism,
+        "sasl.username": settings.sasl_username,
+        "sasl.password": settings.sasl_password,
+        "sasl.oauthbearer.method": "oidc" if settings.sasl_oauth_token_endpoint is not None else None,
+        "sasl.oauthbearer.token.endpoint.url": settings.sasl_oauth_token_endpoint,
+        "sasl.oauthbearer.client.id": settings.sasl_oauth_client_id,
+        "sasl.oauthbearer.client.secret": settings.sasl_oauth_client_secret,
+        "sasl.oauthbearer.scope": settings.sasl_oauth_scope,
+        "ssl.ca.location": settings.ssl_ca_location,
+        "ssl.certificate.location": settings.ssl_certificate_location,
+        "ssl.key.location": settings.ssl_key_location,
+        "ssl.key.password": settings.ssl_key_password,
+    }
+    return {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "client.id": "cifarctl",
+        "security.protocol": settings.security_protocol,
+        "reconnect.backoff.ms": 200,
+        "reconnect.backoff.max.ms": 2000,  # the default of 10 s is a long time after a broker's return
+        **{name: _plain(value) for name, value in named.items() if value is not None},
+    }
+
+
+def _plain(value: str | Path | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def _require_whole(settings: KafkaSettings) -> None:
+    """Refuse security that would not take effect, or that lacks a part.
+
+    Raises:
+        SettingsError: names what is missing or in vain.
+    """
+    protocol, mechanism = settings.security_protocol, settings.sasl_mechanism
+    given = [name for name, value in settings if value is not None]
+    for family, protocols in PROTOCOLS.items():
+        vain = [name for name in given if name.startswith(f"{family.lower()}_")]
+        if vain and family not in protocol:
+            raise SettingsError(
+                f"kafka.{vain[0]} is set, but kafka.security_protocol = {protocol} does not use it: "
+                f"set kafka.security_protocol to {' or '.join(protocols)}"
+            )
+    if "SASL" in protocol:
+        if mechanism is None:
+            raise SettingsError(f"kafka.security_protocol = {protocol} needs kafka.sasl_mechanism to be set")
+        oauth = mechanism == "OAUTHBEARER"
+        elsewhere = "oauthbearer" if oauth else "sasl."  # librdkafka has further ways to a token
+        for name in CLIENT_CREDENTIALS if oauth else PASSWORD:
+            if name not in given and not any(elsewhere in option for option in settings.options):
+                raise SettingsError(f"kafka.sasl_mechanism = {mechanism} needs kafka.{name} to be set")
+    if ("ssl_certificate_location" in given) != ("ssl_key_location" in given) and not any(
+        option.startswith("ssl.") for option in settings.options
+    ):
+        raise SettingsError("kafka.ssl_certificate_location and kafka.ssl_key_location go together: set both")
+    for name in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location"):
+        file = getattr(settings, name)
+        if file is not None and not file.exists():
+            raise SettingsError(f"kafka.{name} = {file}: there is no such file")
+
+
+def _option(name: str, value: str | int | float | bool) -> str | int | float:
+    if name in RESERVED:
+        raise SettingsError(f"kafka.options.{name} cannot be changed: {RESERVED[name]}")
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _settings_error(settings: KafkaSettings, message: str) -> SettingsError:
+    """`message` is librdkafka's; it quotes names of options, but never the values of secrets."""
+    found = re.search(r'["`]([a-z0-9_.]+)["`]|\b([a-z0-9_]+(?:\.[a-z0-9_]+)+)\b', message)
+    name = (found.group(1) or found.group(2)) if found else None
+    if name is None:
+        return SettingsError(f"the Kafka client cannot be set up: {message}; check the kafka section")
+    if name == "ssl.key.location":
+        message = f"{message}; a key that is locked needs kafka.ssl_key_password"
+    setting = NAMED.get(name, f"kafka.options.{name}") if name not in settings.options else f"kafka.options.{name}"
+    return SettingsError(f"{setting} is not accepted: {message}; options are those of librdkafka's CONFIGURATION.md")
+
+
+def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError) -> BrokerError:
+    address, code, protocol, words = settings.bootstrap_servers, error.code(), settings.security_protocol, _words(error)
+    if "OAUTHBEARER token" in words:
+        cause = f"{settings.sasl_oauth_token_endpoint} issues no token ({words})"
+        remedy = f"check {', '.join(f'kafka.{name}' for name in CLIENT_CREDENTIALS)} and kafka.sasl_oauth_scope"
+    elif code in UNAUTHENTICATED:
+        cause = f"{address} refuses the credentials ({words})"
+        secrets = CLIENT_CREDENTIALS if settings.sasl_mechanism == "OAUTHBEARER" else PASSWORD
+        names = ", ".join(f"kafka.{name}" for name in ("security_protocol", "sasl_mechanism", *secrets))
+        remedy = f"check {names}"
+    elif code == KafkaError._SSL:
+        cause = f"no TLS connection to {address} ({words})"
+        remedy = (
+            "kafka.ssl_ca_location must name who signed the broker's certificate, and kafka.bootstrap_servers the host "
+            "that it was made out to"
+        )
+    elif CERTIFICATE_ALERTS.search(words):
+        cause = f"{address} does not accept the client's certificate, or misses one ({words})"
+        remedy = (
+            "set kafka.ssl_certificate_location and kafka.ssl_key_location to those of a client that it knows, or "
+            "kafka.bootstrap_servers to a listener that asks for none"
+        )
+    elif code in FORBIDDEN:
+        cause = f"{address} does not permit it ({words})"
+        remedy = REMEDIES[code]
+    elif code == KafkaError._ALL_BROKERS_DOWN or "SSL connection closed by peer" in words:
+        cause = f"whoever listens at {address} hangs up on {protocol}"
+        remedy = "set kafka.security_protocol to what that listener speaks, or kafka.bootstrap_servers to another one"
+    elif code in UNREACHABLE:
+        cause = f"no broker answers at {address} ({words})"
+        remedy = (
+            "set kafka.bootstrap_servers (CIFARCTL_KAFKA__BOOTSTRAP_SERVERS), or start a broker: "
+            "`cifarctl broker`, or `docker compose -f compose/kafka.yml up -d`"
+        )
+    else:
+        cause = f"{address} answers {error.name()} ({words})"
+        remedy = REMEDIES.get(code, "`cifarctl doctor` checks broker and topics")
+    remedy = remedy.format_map(dict(settings)) if code in REMEDIES else remedy
+    return BrokerError(" ".join(f"{doing}: {cause}; {remedy}".split()))
+
+
+def _words(error: KafkaError) -> str:
+    """What librdkafka says, without the connection's state and OpenSSL's numbers."""
+    return re.sub(r" \(after \d+ms in state \w+\)|error:[0-9A-F]{8}:SSL routines::", "", error.str())
+
+
+def _log(error: KafkaError) -> None:
+    logger.info("%s", error)

@@ -1,0 +1,231 @@
+"""Nothing lost, nothing doubled, whatever dies: `serve` on a real Apache Kafka, checked by `verify-stream`."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from apache_kafka import ApacheKafka
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+from fixtures_kafka import apache, apache_alone, own_settings  # noqa: F401  fixtures among them
+from processes import Flow, Process, Site, site, trained, until  # noqa: F401  fixtures among them
+
+from cifarctl import events
+from cifarctl.flows.verify import verify
+from cifarctl.settings import KafkaSettings
+from cifarctl.stream import browse, clients
+from cifarctl.stream.sender import Sender
+
+pytestmark = pytest.mark.apache
+
+PARTITIONS = 6
+IDLE_S = 1.0
+
+
+@pytest.fixture
+def kafka(apache: ApacheKafka) -> KafkaSettings:  # noqa: F811
+    """Six partitions of this test's own on the shared node."""
+    return own_settings(apache, partitions=PARTITIONS)
+
+
+@pytest.fixture
+def alone(apache_alone: ApacheKafka, site: Site) -> Iterator[Site]:  # noqa: F811
+    """The same on a node that the test may kill."""
+    servers = apache_alone.bootstrap_servers
+    site.options |= {"kafka.bootstrap_servers": servers}
+    site.kafka = site.kafka.model_copy(update={"bootstrap_servers": servers})
+    return site
+
+
+def fill(site: Site, count: int, *, bad_every: int = 0) -> None:  # noqa: F811
+    """Images at full speed; every `bad_every`-th message is none."""
+    sender = Sender(site.kafka)
+    image = bytes(3072)
+    for number in range(count):
+        bad = bad_every and number % bad_every == 0
+        sender.send(site.topics.images, f"{number}".encode(), b"bad" if bad else image, [("label", b"3")])
+    sender.close(60)
+
+
+def done(site: Site) -> int:  # noqa: F811
+    """Inputs that the group has done with."""
+    return sum(browse.committed(site.kafka, site.topics.images, site.kafka.group_id).values())
+
+
+def check(site: Site, count: int) -> events.VerifyResult:  # noqa: F811
+    *_, result = verify(site.kafka)
+    assert isinstance(result, events.VerifyResult)
+    assert result.exact, result
+    assert (result.inputs, result.predictions + result.dead_letters) == (count, count)
+    return result
+
+
+def prepare(site: Site) -> None:  # noqa: F811
+    names = site.topics
+    clients.ensure_topics(site.kafka, [names.images, names.predictions, names.dead_letters])
+
+
+def test_twenty_kills_over_a_hundred_thousand_messages(site: Site) -> None:  # noqa: F811
+    count, kills, chance = 100_000, 20, random.Random(4)
+    prepare(site)
+    fill(site, count, bad_every=97)
+    marks = sorted(chance.sample(range(1000, count - 5000), kills))
+    serves = [site.start("serve", "--quiet") for _ in range(3)]
+    for process in serves:
+        process.await_ready()
+    for mark in marks:
+        until(lambda mark=mark: done(site) >= mark)  # type: ignore[misc]
+        victim = chance.choice([index for index, process in enumerate(serves) if not process.ended])
+        serves[victim].kill()
+        serves[victim] = site.start("serve", "--quiet")
+    until(lambda: done(site) >= count)
+    for process in serves:
+        process.await_ready()
+        process.signal(signal.SIGTERM)
+    assert [process.wait() for process in serves] == [0, 0, 0]
+    check(site, count)
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+def test_a_process_that_wakes_up_after_its_session_is_fenced(site: Site, protocol: str) -> None:  # noqa: F811
+    """Suspended within a transaction, its partitions taken over and finished by another one meanwhile."""
+    prepare(site)
+    options: dict[str, Any] = {"kafka__group_protocol": protocol, "kafka__session_timeout_ms": 3000}
+    sleeper = site.start("serve", "--no-dashboard", "--json", kafka__commit_interval_ms=2000, **options)
+    sleeper.await_line("partitions 0, 1, 2, 3, 4, 5")
+    count = 20_000
+    fill(site, count)
+    sleeper.until(lambda: done(site) > 0)
+    sleeper.signal(signal.SIGSTOP)
+    answered = done(site)
+    assert answered < count
+    other = site.start("serve", "--no-dashboard", "--json", **options)
+    other.await_ready()
+    other.until(lambda: done(site) >= count)
+    sleeper.signal(signal.SIGCONT)
+    sleeper.await_line("partitions none")  # it has learned that they are gone
+    fill(site, 1000)
+    count += 1000
+    until(lambda: done(site) >= count)
+    for process in (sleeper, other):
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0, process.err
+    check(site, count)
+    told = [process.document["predicted"] for process in (sleeper, other)]
+    assert sum(told) == count, "what was undone is not told as predicted"
+
+
+def test_a_broker_that_is_killed_and_comes_back(alone: Site, apache_alone: ApacheKafka) -> None:  # noqa: F811
+    prepare(alone)
+    serve = alone.start("serve", "--no-dashboard", "--json")
+    serve.await_ready()
+    producing = alone.start("produce", "--rate", "400", "--no-dashboard", "--json")
+    serve.until(lambda: done(alone) >= 400)
+    for _ in range(2):
+        before = done(alone)
+        apache_alone.kill()
+        serve.await_line("does not answer")
+        apache_alone.start_node()
+        serve.until(lambda before=before: done(alone) >= before + 400)  # type: ignore[misc]
+    producing.signal(signal.SIGTERM)
+    assert producing.wait() == 0, producing.err
+    sent = producing.document
+    assert sent["failed"] == 0
+    serve.until(lambda: done(alone) >= sent["sent"])
+    serve.signal(signal.SIGTERM)
+    assert serve.wait() == 0, serve.err
+    check(alone, sent["sent"])
+
+
+def test_a_partition_that_is_added_is_served_too(site: Site) -> None:  # noqa: F811
+    prepare(site)
+    serving = site.serve()
+    serving.until(lambda: serving.of(events.Assigned))
+    fill(site, 1000)
+    serving.until(lambda: done(site) >= 1000)
+    admin = AdminClient({"bootstrap.servers": site.kafka.bootstrap_servers})
+    for future in admin.create_partitions([NewPartitions(site.topics.images, PARTITIONS + 2)]).values():
+        future.result()
+    serving.until(lambda: len(serving.of(events.Assigned)[-1].partitions) == PARTITIONS + 2)
+    fill(site, 2000)
+    serving.until(lambda: done(site) >= 3000)
+    assert set(browse.committed(site.kafka, site.topics.images, site.kafka.group_id)) == set(range(PARTITIONS + 2))
+    serving.finish()
+    check(site, 3000)
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+def test_a_storm_of_rebalances(site: Site, protocol: str) -> None:  # noqa: F811
+    """Replicas come and go while the stream runs; each change moves partitions in the middle of transactions."""
+    prepare(site)
+    chance = random.Random(1)
+    options = {"kafka__group_protocol": protocol, "serve__batch_size": 16}
+    flows: list[Flow[events.ServeEvent]] = [site.serve(**options)]
+    producing = site.keep_producing(rate=1000)
+    for _ in range(10):
+        flows.append(site.serve(**options))
+        flows[-1].until(lambda: flows[-1].of(events.Assigned))
+        if len(flows) > 2:
+            flows.pop(chance.randrange(len(flows) - 1)).finish()
+    count = producing.finish().sent
+    until(lambda: done(site) >= count)
+    for flow in flows:
+        flow.finish()
+    assert check(site, count).dead_letters == 0
+
+
+def test_two_replicas_share_the_work(site: Site) -> None:  # noqa: F811
+    prepare(site)
+    serves = [site.start("serve", "--no-dashboard", "--json") for _ in range(2)]
+    for process in serves:
+        process.await_ready()
+    for process in serves:
+        process.until(lambda process=process: shares(process)[-1:] == [3])  # type: ignore[misc]
+    fill(site, 6000)
+    until(lambda: done(site) >= 6000)
+    for process in serves:
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0, process.err
+    predicted = [process.document["predicted"] for process in serves]
+    assert sum(predicted) == 6000
+    assert min(predicted) > 1000
+    check(site, 6000)
+
+
+def shares(process: Process) -> list[int]:
+    """How many partitions each rebalance has given to a replica."""
+    lines = [line for line in process.err.splitlines() if line.startswith("partitions ") and "none" not in line]
+    return [line.partition(" (")[0].count(",") + 1 for line in lines]
+
+
+def test_verify_stream_notices_what_is_wrong(site: Site) -> None:  # noqa: F811
+    """A lost answer, a doubled one, one beyond the committed offset and one out of order, made by hand."""
+    prepare(site)
+    fill(site, 300, bad_every=10)
+    assert site.serve(idle_timeout=IDLE_S).result().predicted == 270
+    good = site.call("verify-stream", "--json")
+    assert good.exit_code == 0, good.stderr
+    document = json.loads(good.stdout)
+    assert (document["exact"], document["inputs"], document["dead_letters"]) == (True, 300, 30)
+
+    answers = site.topic("predictions").look()
+    sender = Sender(site.kafka)
+    sender.send(site.topics.predictions, answers[0].key, answers[0].value)
+    body = json.loads(answers[1].value or b"")
+    body["source"]["offset"] = 1_000_000
+    sender.send(site.topics.predictions, answers[1].key, json.dumps(body).encode())
+    sender.close(10)
+    bad = site.call("verify-stream", "--json")
+    assert bad.exit_code == 6, bad.stderr
+    document = json.loads(bad.stdout)
+    assert not document["exact"]
+    assert (document["missing"], document["duplicated"], document["beyond"]) == (0, 1, 1)
+    assert document["out_of_order"] >= 1
+
+    other = site.call("verify-stream", "--json", "--group", "nobody")
+    assert json.loads(other.stdout)["beyond"] >= 300
