@@ -73,14 +73,13 @@ class Tally:
             self.predicted += len(event.ids)
             self.dead_lettered += len(event.dead_letters)
             known = event.labels >= 0
-            right = (event.predicted == event.labels)[known]
-            self.labelled += len(right)
-            self.correct += int(right.sum())
-            self.recent.extend(right.tolist())
+            self._judge((event.predicted == event.labels)[known])
             self.latencies.add(event.latency_ms)
             self.ended = time.monotonic()
             if self.began is None:
                 self.began = self.ended - event.seconds
+        elif isinstance(event, events.LabelsMatched):
+            self._judge(event.predicted == event.labels)
         elif isinstance(event, events.ServeStarted):
             self.versions.append(event.version)
         elif isinstance(event, events.Swapped):
@@ -103,6 +102,12 @@ class Tally:
             "promotions": self.promotions,
             "rollbacks": self.rollbacks,
         }
+
+    def _judge(self, right: NDArray[np.bool_]) -> None:
+        """Count labelled images: which of them were predicted right."""
+        self.labelled += len(right)
+        self.correct += int(right.sum())
+        self.recent.extend(right.tolist())
 
     @property
     def seconds(self) -> float:

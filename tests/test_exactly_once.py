@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from apache_kafka import ApacheKafka
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
-from fixtures_kafka import apache, apache_alone, own_settings  # noqa: F401  fixtures among them
+from fixtures_kafka import apache, apache_alone, apache_cluster, own_settings  # noqa: F401  fixtures among them
 from processes import Flow, Process, Site, site, trained, until  # noqa: F401  fixtures among them
 
 from cifarctl import events
@@ -53,8 +54,9 @@ def fill(site: Site, count: int, *, bad_every: int = 0) -> None:  # noqa: F811
 
 
 def done(site: Site) -> int:  # noqa: F811
-    """Inputs that the group has done with."""
-    return sum(browse.committed(site.kafka, site.topics.images, site.kafka.group_id).values())
+    """Inputs that the group has done with; a coordinator that moves is waited for."""
+    patient = site.kafka.model_copy(update={"timeout_s": 60.0})
+    return sum(browse.committed(patient, site.topics.images, site.kafka.group_id).values())
 
 
 def check(site: Site, count: int) -> events.VerifyResult:  # noqa: F811
@@ -97,7 +99,7 @@ def test_a_process_that_wakes_up_after_its_session_is_fenced(site: Site, protoco
     prepare(site)
     options: dict[str, Any] = {"kafka__group_protocol": protocol, "kafka__session_timeout_ms": 3000}
     sleeper = site.start("serve", "--no-dashboard", "--json", kafka__commit_interval_ms=2000, **options)
-    sleeper.await_line("partitions 0, 1, 2, 3, 4, 5")
+    sleeper.await_line("(rebalance 1)")
     count = 20_000
     fill(site, count)
     sleeper.until(lambda: done(site) > 0)
@@ -140,6 +142,26 @@ def test_a_broker_that_is_killed_and_comes_back(alone: Site, apache_alone: Apach
     serve.signal(signal.SIGTERM)
     assert serve.wait() == 0, serve.err
     check(alone, sent["sent"])
+
+
+def test_a_node_of_three_dies(site: Site, apache_cluster: ApacheKafka) -> None:  # noqa: F811
+    """Leaders and coordinators move; the stream goes on without the node, and with it again."""
+    servers = apache_cluster.bootstrap_servers
+    site.options |= {"kafka.bootstrap_servers": servers, "kafka.replication": 3}
+    site.kafka = site.kafka.model_copy(update={"bootstrap_servers": servers, "replication": 3})
+    prepare(site)
+    serving = site.serve()
+    producing = site.keep_producing(rate=300)
+    serving.until(lambda: done(site) >= 300)
+    for node in (0, 1):
+        before = done(site)
+        apache_cluster.kill(node)
+        serving.until(lambda before=before: done(site) >= before + 600)  # type: ignore[misc]
+        apache_cluster.start_node(node)
+    count = producing.finish().sent
+    serving.until(lambda: done(site) >= count)
+    serving.finish()
+    check(site, count)
 
 
 def test_a_partition_that_is_added_is_served_too(site: Site) -> None:  # noqa: F811
@@ -198,9 +220,12 @@ def test_two_replicas_share_the_work(site: Site) -> None:  # noqa: F811
 
 
 def shares(process: Process) -> list[int]:
-    """How many partitions each rebalance has given to a replica."""
-    lines = [line for line in process.err.splitlines() if line.startswith("partitions ") and "none" not in line]
-    return [line.partition(" (")[0].count(",") + 1 for line in lines]
+    """How many partitions each rebalance has given to a replica: ``partitions 0–2, 5 (rebalance 3)`` are four."""
+    found = []
+    for text in re.findall(r"^partitions (.+) \(rebalance", process.err, re.M):
+        ends = [part.split("–") for part in text.split(", ")] if text != "none" else []
+        found.append(sum(int(end[-1]) - int(end[0]) + 1 for end in ends))
+    return found
 
 
 def test_verify_stream_notices_what_is_wrong(site: Site) -> None:  # noqa: F811

@@ -26,7 +26,7 @@ from cifarctl.flows.produce import BLOCK, streamed
 from cifarctl.models.predictor import Predictor
 from cifarctl.registry.loading import load
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import codecs
+from cifarctl.stream import clients, codecs, labels
 from cifarctl.stream.codecs import Decoded, Record
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.stream.sender import Sender
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.broker
 HALVES = (0.5, 0.5, 0.5)
 #: kafka-python 3 would rather have an object than the tutorial's function.
 plain_serializers = pytest.mark.filterwarnings("ignore:.*does not implement kafka.serializer:DeprecationWarning")
-FIELDS = {"sent", "failed", "seconds", "messages_per_second"}
+FIELDS = {"sent", "failed", "seconds", "messages_per_second", "labels_sent"}
 
 
 def decoded(records: list[Record]) -> Decoded:
@@ -47,7 +47,7 @@ def decoded(records: list[Record]) -> Decoded:
     return batch
 
 
-@pytest.mark.parametrize("format", ["raw", "json"])
+@pytest.mark.parametrize("format", ["raw", "json", "png"])
 def test_the_images_are_those_of_the_scenario(site: Site, format: str) -> None:  # noqa: F811
     """More than a block and more than there are: noise is drawn by position, and the stream starts again."""
     count, text, seed = 440, "noise:0.1@100-300,invert@250-430", 3
@@ -73,7 +73,7 @@ def test_the_images_are_those_of_the_scenario(site: Site, format: str) -> None: 
     assert (told[-1].sent, told[-1].failed) == (count, 0)
 
 
-@pytest.mark.parametrize("format", ["raw", "json"])
+@pytest.mark.parametrize("format", ["raw", "json", "png"])
 def test_what_a_message_looks_like(site: Site, format: str) -> None:  # noqa: F811
     site.send(10, produce__format=format)
     for record in site.topic("images").await_records(10):
@@ -81,8 +81,9 @@ def test_what_a_message_looks_like(site: Site, format: str) -> None:  # noqa: F8
         assert headers["id"] == record.key
         assert headers["content-type"] == codecs.CONTENT_TYPES[format].encode()
         assert record.value is not None
-        if format == "raw":
-            assert len(record.value) == 3072
+        if format != "json":
+            assert (len(record.value) == 3072) == (format == "raw")
+            assert record.value.startswith(b"\x89PNG") == (format == "png")
             assert int(headers["label"] or b"") in range(10)
         else:
             body = json.loads(record.value)
@@ -114,6 +115,66 @@ def test_a_share_of_the_labels_is_withheld(site: Site, format: str) -> None:  # 
     hidden = batch.labels < 0
     assert 80 <= hidden.sum() <= 160  # more than four standard deviations to each side
     assert np.array_equal(batch.labels[~hidden], truth[~hidden])
+
+
+def by_id(records: list[Record]) -> dict[str, Record]:
+    found = {(record.key or b"").decode(): record for record in records}
+    assert len(found) == len(records)
+    return found
+
+
+@pytest.mark.parametrize("format", ["raw", "json"])
+def test_labels_follow_their_images_after_the_delay(site: Site, format: str) -> None:  # noqa: F811
+    """On the labels topic, under the same key in the partition of the same number; those withheld never come."""
+    images, delay = site.topic("images"), 0.4
+    *_, result = site.produce(
+        200, produce__label_delay=delay, produce__unlabelled=0.3, produce__format=format, produce__rate=400
+    )
+    assert isinstance(result, events.ProduceResult)
+    sent = images.await_records(200)
+    assert decoded(sent).labels.tolist() == [-1] * 200
+    late = site.topic("labels").await_records(result.labels_sent)
+    found, letters = labels.decode(late, classes=10)
+    assert not letters
+    assert (result.sent, result.failed, result.labels_failed) == (200, 0, 0)
+    assert 110 <= result.labels_sent <= 170
+    truth = streamed(site.stream_images(), 0, 200, Scenario.parse(""), 0).labels.tolist()
+    image_of = by_id(sent)
+    for record, id, label in zip(found.records, found.ids, found.labels.tolist(), strict=True):
+        image = image_of[id]
+        assert record.key == image.key
+        assert record.partition == image.partition
+        assert label == truth[int(id.partition("-")[2])]
+        assert record.timestamp_ms >= image.timestamp_ms + 1000 * delay - 2  # timestamps are whole milliseconds
+    # The images' figures are not spoiled by the wait for the last labels.
+    assert result.seconds < 199 / 400 + delay
+
+
+def test_with_a_delay_the_same_labels_are_withheld_as_without(site: Site) -> None:  # noqa: F811
+    site.send(100, produce__unlabelled=0.3)
+    first = decoded(site.topic("images").await_records(100))
+    site.send(100, produce__unlabelled=0.3, produce__label_delay=0.01)
+    found, _ = labels.decode(site.topic("labels").await_records(int((first.labels >= 0).sum())), classes=10)
+    positions = {int(id.partition("-")[2]): label for id, label in zip(found.ids, found.labels.tolist(), strict=True)}
+    assert [positions.get(number, -1) for number in range(100)] == first.labels.tolist()
+
+
+def test_without_a_delay_there_is_no_labels_topic(site: Site) -> None:  # noqa: F811
+    site.send(10)
+    assert site.topics.labels not in clients.partition_counts(site.kafka)
+
+
+def test_a_stop_sends_the_remaining_labels_at_once(site: Site) -> None:  # noqa: F811
+    topic = site.topic("images")
+    producing = site.keep_producing(rate=200, produce__label_delay=3600)
+    producing.until(lambda: any(event.labels_waiting >= 30 for event in producing.of(events.ProduceProgress)))
+    result = producing.finish()
+    assert isinstance(result, events.ProduceResult)
+    assert result.sent == result.labels_sent >= 30
+    assert result.failed == result.labels_failed == 0
+    topic.await_records(result.sent)
+    site.topic("labels").await_records(result.sent)
+    assert producing.of(events.ProduceProgress)[-1].labels_waiting == 0
 
 
 class Clock:
@@ -161,6 +222,32 @@ def test_lateness_of_one_message_never_delays_another(
     assert result.sent == count
 
 
+def test_labels_keep_to_their_times_too(
+    site: Site,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One image a second, each label 2.5 s after it: in between, and the last one 2.5 s after the end."""
+    clock = Clock()
+    monkeypatch.setattr(produce_module, "time", types.SimpleNamespace(monotonic=clock.monotonic))
+    sent: list[tuple[str, float]] = []
+
+    class Noting(Sender):
+        def enqueue(self, topic: str, *rest: Any, **more: Any) -> bool:
+            sent.append((topic.rpartition(".")[2], clock.now - 1000.0))
+            return super().enqueue(topic, *rest, **more)
+
+    monkeypatch.setattr(produce_module, "Sender", Noting)
+    *_, result = site.produce(6, stop=Waiter(clock), produce__rate=1, produce__label_delay=2.5)
+    assert isinstance(result, events.ProduceResult)
+    assert (result.sent, result.labels_sent) == (6, 6)
+    for kind, offset in (("images", 0.0), ("labels", 2.5)):
+        times = [at for topic, at in sent if topic == kind]
+        # A label is due by when its image was sent, which is one late step after it was due.
+        assert [round(at - number - offset, 9) >= 0 for number, at in enumerate(times)] == [True] * 6
+        assert max(at - number - offset for number, at in enumerate(times)) <= 2 * Clock.OVERSHOOT + 1e-6
+    assert result.seconds == pytest.approx(5, abs=0.1)
+
+
 def test_progress_is_told_between_slow_messages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     clock = Clock()
     monkeypatch.setattr(produce_module, "time", types.SimpleNamespace(monotonic=clock.monotonic))
@@ -203,12 +290,12 @@ def test_a_stop_ends_it_with_everything_acknowledged(site: Site) -> None:  # noq
 
 @pytest.fixture
 def frozen() -> Iterator[tuple[EmbeddedBroker, Any]]:
-    """A broker of this test's own and a function that makes it stop answering, though it stays connected."""
+    """A broker of this test's own and a function that makes it stop answering, though it stays connected, or answer."""
     with EmbeddedBroker() as own:
         guard = own._guard
         assert guard is not None
         (pid,) = children(guard.pid)
-        yield own, lambda: os.kill(pid, signal.SIGSTOP)
+        yield own, lambda frozen=True: os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
         os.kill(pid, signal.SIGCONT)
 
 
@@ -228,14 +315,74 @@ def test_what_is_not_acknowledged_is_counted_and_is_an_error(
     assert (told[-1].sent, told[-1].failed) == (0, 20)
 
 
+def test_an_outage_is_waited_for_and_nothing_is_lost(
+    site: Site,  # noqa: F811
+    frozen: tuple[EmbeddedBroker, Any],
+) -> None:
+    """A queue of few messages fills up; what is due waits, is told of, and follows when the broker is back."""
+    own, freeze = frozen
+    site.options |= {
+        "kafka.bootstrap_servers": own.bootstrap_servers,
+        "kafka.timeout_s": 1,
+        "kafka.options": '{"queue.buffering.max.messages": 50, "socket.timeout.ms": 2000}',
+    }
+    stream = site.produce(300, produce__rate=500, produce__label_delay=0.1)
+    told: list[events.ProduceEvent] = []
+    for event in stream:
+        told.append(event)
+        if isinstance(event, events.ProduceProgress) and event.sent >= 20:
+            freeze()
+            break
+    for event in stream:
+        told.append(event)
+        if isinstance(event, events.Notice):
+            break
+    assert "does not acknowledge" in event.message  # type: ignore[union-attr]
+    frozen_at = told[-2]
+    freeze(False)
+    told.extend(stream)
+    result = told[-1]
+    assert isinstance(result, events.ProduceResult)
+    assert (result.sent, result.failed, result.labels_sent, result.labels_failed) == (300, 0, 300, 0)
+    assert isinstance(frozen_at, events.ProduceProgress)
+    assert frozen_at.sent < 300
+
+
+def test_a_stop_during_an_outage_waits_for_a_while_only(
+    site: Site,  # noqa: F811
+    frozen: tuple[EmbeddedBroker, Any],
+) -> None:
+    own, freeze = frozen
+    site.options |= {
+        "kafka.bootstrap_servers": own.bootstrap_servers,
+        "kafka.timeout_s": 1,
+        "kafka.options": '{"queue.buffering.max.messages": 50}',
+    }
+    stop = threading.Event()
+    stream = site.produce(None, stop=stop, produce__rate=500, produce__label_delay=0.5)
+    told: list[events.ProduceEvent] = [next(stream)]
+    freeze()
+    for event in stream:
+        told.append(event)
+        if isinstance(event, events.ProduceProgress) and event.queued >= 50 and event.labels_waiting:
+            break
+    stop.set()
+    with pytest.raises(BrokerError, match="50 messages are not acknowledged"):
+        told.extend(stream)
+    result = told[-1]
+    assert isinstance(result, events.ProduceResult)
+    assert (result.sent, result.failed, result.labels_sent, result.labels_failed) == (0, 50, 0, 50)
+
+
 def test_the_command_tells_what_failed_before_the_error(
     site: Site,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Elsewhere(Sender):
-        def __init__(self, settings: KafkaSettings, stop: threading.Event | None = None) -> None:
+        def __init__(self, settings: KafkaSettings, **options: Any) -> None:
+            super().__init__(settings, **options)
             nowhere = {"bootstrap_servers": "127.0.0.1:1", "options": {"message.timeout.ms": 50}}
-            super().__init__(settings.model_copy(update=nowhere), stop)
+            self.producer = clients.producer(settings.model_copy(update=nowhere))
 
     monkeypatch.setattr(produce_module, "Sender", Elsewhere)
     ran = site.call("produce", "--count", "5", "--rate", "0", "--json")
@@ -314,3 +461,17 @@ def test_the_command_sends_and_reports(site: Site) -> None:  # noqa: F811
     batch = decoded(site.topic("images").await_records(30))
     expected = streamed(site.stream_images(), 0, 30, Scenario.parse("invert@10-20"), 5)
     assert np.array_equal(batch.pixels, expected.pixels.numpy())
+
+
+def test_the_command_sends_labels_later(site: Site) -> None:  # noqa: F811
+    arguments = ("produce", "--count", "20", "--rate", "0", "--format", "png", "--label-delay", "0.1", "--json")
+    ran = site.call(*arguments)
+    assert ran.exit_code == 0, ran.stderr
+    document = json.loads(ran.stdout)
+    assert (document["sent"], document["labels_sent"], document["labels_failed"]) == (20, 20, 0)
+    assert "online.label_wait" not in ran.stderr
+    batch = decoded(site.topic("images").await_records(20))
+    assert np.array_equal(batch.pixels, streamed(site.stream_images(), 0, 20, Scenario.parse(""), 0).pixels.numpy())
+    site.topic("labels").await_records(20)
+    ran = site.call(*arguments, online__label_wait=0.05)
+    assert "images wait for them 0.05 s only" in ran.stderr

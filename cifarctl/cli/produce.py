@@ -17,12 +17,16 @@ def produce(
     run: Run,
     rate: Annotated[float | None, typer.Option(help="Messages a second; 0 = as fast as it goes.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,
-    format: Annotated[str | None, typer.Option(help="Wire format: raw or json.")] = None,
+    format: Annotated[str | None, typer.Option(help="Wire format: raw, json or png.")] = None,
     drift: Annotated[
         str,
         typer.Option(metavar="SCENARIO", help="A preset, or operation[:strength]@start-end, comma-separated."),
     ] = "",
     unlabelled: Annotated[float | None, typer.Option(help="Share of images sent without their label.")] = None,
+    label_delay: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Labels follow so much later on the labels topic; 0 = with the image."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of order, drift and withheld labels.")] = None,
 ) -> None:
     """Stream images of the stream split into the images topic."""
@@ -31,6 +35,7 @@ def produce(
             "produce.rate": rate,
             "produce.format": format,
             "produce.unlabelled": unlabelled,
+            "produce.label_delay": label_delay,
             "produce.seed": seed,
         }
     )
@@ -51,6 +56,11 @@ def produce(
         run.output.warn(
             f"note: version {alias.version}, which {alias.name} names, was trained on the images that are "
             "streamed now; its accuracy on them flatters"
+        )
+    if settings.produce.label_delay > settings.online.label_wait:
+        run.output.warn(
+            f"note: labels follow after {settings.produce.label_delay:g} s, but images wait for them "
+            f"{settings.online.label_wait:g} s only; raise online.label_wait of serve and retrain"
         )
     with run.signals() as stop:
         stream = produce_flow(

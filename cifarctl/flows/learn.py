@@ -6,8 +6,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from itertools import repeat
 from multiprocessing.connection import Connection
 
 import torch
@@ -16,16 +18,21 @@ from cifarctl import data, events
 from cifarctl.data import Images
 from cifarctl.errors import BrokerError, CifarctlError, DataError, NotEnoughData
 from cifarctl.flows.learner import Learner
+from cifarctl.flows.pace import Pace
+from cifarctl.online.join import Place
+from cifarctl.online.labels import LabelJoin, Matched
 from cifarctl.registry import Registry
-from cifarctl.settings import ServeSettings, Settings
-from cifarctl.stream import clients, codecs
-from cifarctl.stream.sink import AtLeastOnceSink
-from cifarctl.stream.source import Source
+from cifarctl.settings import Settings
+from cifarctl.stream import clients, codecs, labels
+from cifarctl.stream.codecs import Record
+from cifarctl.stream.sender import Sender
+from cifarctl.stream.source import Partition, Source
 
 READ = 256  # most records at once
 WAIT = 0.2  # seconds to wait for them
 SAVE_INTERVAL = 5.0  # seconds between checkpoints while examples arrive
 STATUS_INTERVAL = 0.5  # seconds between two LearnerStatus events, which are also the heartbeat
+NOTICE_INTERVAL = 60.0  # seconds between two notices of the same kind
 
 
 class Stopped(Exception):
@@ -49,7 +56,7 @@ def follow(
     with _learning(settings, step) as examples:
         learner, source = examples.learner, examples.source
         yield learner.started()
-        yield learner.status()
+        yield examples.status()
         saved = shown = time.monotonic()
         waiting = False
         try:
@@ -65,7 +72,7 @@ def follow(
                     saved = now
                 if trigger is not None or now - shown >= STATUS_INTERVAL:
                     shown = now
-                    yield learner.status()
+                    yield examples.status()
                 if (source.last_error is not None) != waiting:
                     waiting = not waiting
                     if waiting:
@@ -104,7 +111,7 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
                 )
             if time.monotonic() - shown >= STATUS_INTERVAL:
                 shown = time.monotonic()
-                yield learner.status()
+                yield examples.status()
         examples.save()
         fresh, wanted = learner.fresh, settings.online.min_examples
         if fresh < wanted:
@@ -186,8 +193,8 @@ def _learning(settings: Settings, on_step: Callable[[], None]) -> Iterator[Examp
     reference, validation = dataset.train.take(chosen), dataset.train.take(split.validation)
     classes, images = dataset.classes, split.sha256
     del dataset  # the learner keeps a sample only
-    topic = clients.Topics.of(settings.kafka.topic_prefix).images
-    clients.ensure_topics(settings.kafka, [topic])
+    topics = clients.Topics.of(settings.kafka.topic_prefix)
+    clients.ensure_topics(settings.kafka, [topics.images, topics.labels, topics.dead_letters])
     with ExitStack() as stack:
         learner = stack.enter_context(
             Learner(
@@ -209,41 +216,125 @@ def _learning(settings: Settings, on_step: Callable[[], None]) -> Iterator[Examp
                 f"version {learner.champion} was trained on another split of the images, so it may have seen "
                 "the validation images; set data.source, data.split and data.split_seed as for its training"
             )
-        source = stack.enter_context(Source(settings.kafka, [topic], group_id=f"{settings.kafka.group_id}.learner"))
-        yield Examples(learner, source, AtLeastOnceSink(settings.kafka, source), settings.serve)
+        group = f"{settings.kafka.group_id}.learner"
+        source = stack.enter_context(Source(settings.kafka, [topics.images, topics.labels], group_id=group))
+        yield Examples(learner, source, topics, settings)
 
 
 class Examples:
-    """The learner's way to the stream: reads for it, and commits offsets only after it has saved."""
+    """The learner's way to the stream: joins images with late labels, and commits offsets only after it has saved.
 
-    def __init__(self, learner: Learner, source: Source, sink: AtLeastOnceSink, serve: ServeSettings) -> None:
+    What is no label goes to the dead letters from here, as nobody else reads all labels and commits; what is no image
+    goes there from `serve`.
+    """
+
+    def __init__(self, learner: Learner, source: Source, topics: clients.Topics, settings: Settings) -> None:
         self.learner, self.source = learner, source
-        self._sink, self._serve = sink, serve
-        self._unsaved: dict[tuple[str, int], codecs.Record] = {}  # the last record of each partition
+        self._topics, self._settings = topics, settings
+        online = settings.online
+        self._join = LabelJoin(wait_s=online.label_wait, max_mb=online.label_wait_mb)
+        # What was learned from before the last restart is read again, where its neighbours were still waiting then.
+        known = learner.buffer.ids
+        self._join.settle(known, repeat(None, len(known)))
+        self._pace = Pace()
+        self._positions: dict[Partition, int] = {}  # the next offset to read
+        self._letters: Sender | None = None
+        self._bad_labels = 0
+        self._told: dict[str, tuple[int, float]] = {}  # of each kind of notice: the count told last, and when
+        self.unsaved = False
+        source.listen(self._forget, self._forget)
 
-    @property
-    def unsaved(self) -> bool:
-        """Whether something was read since the last `save`."""
-        return bool(self._unsaved)
+    def status(self) -> events.LearnerStatus:
+        """Where the learner stands, and how many images wait for their label."""
+        return replace(self.learner.status(), waiting=len(self._join))
 
     def read(self) -> Iterator[events.LearnEvent]:
-        """Show the learner the next labelled images."""
+        """Show the learner the next labelled images, and those that have met their label now."""
         records = self.source.read(READ, WAIT)
-        self._unsaved |= {(record.topic, record.partition): record for record in records}
+        for record in records:
+            self._positions[record.topic, record.partition] = record.offset + 1
+        self.unsaved = self.unsaved or bool(records)
+        yield from self._take_images([record for record in records if record.topic == self._topics.images])
+        yield from self._take_labels([record for record in records if record.topic == self._topics.labels])
+        self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
+        yield from self._losses()
+
+    def save(self) -> None:
+        """Checkpoint, then commit, but not beyond what still waits for its other half.
+
+        After a crash, records between the two are read twice and known by their ids. When the broker does not answer,
+        `unsaved` stays.
+        """
+        self.learner.save()
+        if self._letters is not None:
+            delivered = self._letters.flush(self._settings.kafka.timeout_s)
+            self._letters.raise_failed()
+            if not delivered:
+                return
+        low = self._join.low_water(self._too_late_ms())
+        offsets = {partition: min(offset, low.get(partition, offset)) for partition, offset in self._positions.items()}
+        self.unsaved = not self.source.commit(offsets)
+
+    def _take_images(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
         batch, _ = codecs.decode(
             records,
             classes=len(self.learner.classes),
-            json_mean=self._serve.json_mean,
-            json_std=self._serve.json_std,
+            json_mean=self._settings.serve.json_mean,
+            json_std=self._settings.serve.json_std,
         )
         known = batch.labels >= 0
         ids = [image_id for image_id, keep in zip(batch.ids, known.tolist(), strict=True) if keep]
-        images = Images(torch.from_numpy(batch.pixels[known]), torch.from_numpy(batch.labels[known]))
-        yield from self.learner.observe(ids, images)
+        self._join.settle(ids, batch.labels[known].tolist())
+        yield from self._observe(Matched(ids, batch.pixels[known], batch.labels[known]))
+        others = [image_id for image_id, keep in zip(batch.ids, known.tolist(), strict=True) if not keep]
+        places = [_place(record) for record, keep in zip(batch.records, known.tolist(), strict=True) if not keep]
+        yield from self._observe(self._join.add_images(others, batch.pixels[~known], places))
 
-    def save(self) -> None:
-        """Checkpoint, then commit: after a crash in between records are read twice, and known by their ids."""
-        self.learner.save()
-        self._sink.track(self._unsaved.values())
-        self._sink.commit()
-        self._unsaved.clear()
+    def _take_labels(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
+        batch, letters = labels.decode(records, classes=len(self.learner.classes))
+        for letter in letters:
+            if self._letters is None:
+                self._letters = Sender(self._settings.kafka)
+            self._letters.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
+        self._bad_labels += len(letters)
+        yield from self._observe(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)))
+
+    def _observe(self, found: Matched) -> Iterator[events.LearnEvent]:
+        images = Images(torch.from_numpy(found.pixels), torch.from_numpy(found.labels))
+        return self.learner.observe(found.ids, images)
+
+    def _too_late_ms(self) -> int | None:
+        """What was produced before this time has waited long enough; None while its label may be still unread."""
+        lag = self.source.lag()
+        if lag is None or lag > READ:
+            return None
+        return int((time.time() - self._settings.online.label_wait) * 1000)
+
+    def _losses(self) -> Iterator[events.Notice]:
+        """Says what does not become an example, now and then."""
+        topic = self._topics.labels
+        for count, story in (
+            (self._bad_labels, f"messages on {topic} are no labels; they go to {self._topics.dead_letters}"),
+            (
+                self._join.conflicting_labels,
+                f"labels on {topic} contradict the first one of the same image, which counts",
+            ),
+            (
+                self._join.displaced_images,
+                "images were given up before their label came: online.label_wait_mb is too small for online.label_wait",
+            ),
+        ):
+            told, at = self._told.get(story, (0, -NOTICE_INTERVAL))
+            if count > told and time.monotonic() - at >= NOTICE_INTERVAL:
+                self._told[story] = count, time.monotonic()
+                yield events.Notice(f"{count:,} {story}")
+
+    def _forget(self, partitions: frozenset[Partition]) -> None:
+        """Whoever has these partitions now reads on from where we have committed."""
+        self._join.forget(partitions)
+        for partition in partitions:
+            self._positions.pop(partition, None)
+
+
+def _place(record: Record) -> Place:
+    return Place(record.topic, record.partition, record.offset, record.timestamp_ms)

@@ -1,24 +1,33 @@
-"""Streaming images into Kafka, on time."""
+"""Streaming images into Kafka, on time, and their labels with them or later."""
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cifarctl import events
 from cifarctl.data import Images, Scenario
+from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings, ProduceSettings, ServeSettings
-from cifarctl.stream import clients, codecs
+from cifarctl.stream import clients, codecs, connection
+from cifarctl.stream.labels import encode_label
 from cifarctl.stream.sender import Sender
 
 BLOCK = 256  # images prepared at once
 PROGRESS_INTERVAL = 0.2  # seconds between two ProduceProgress events
+ROOM_INTERVAL = 0.02  # seconds between two tries to put more into a full queue
+
+Message: TypeAlias = tuple[bytes, bytes, codecs.Headers]  # key, value, headers
 
 
 def produce(
@@ -34,93 +43,28 @@ def produce(
     """Send `count` images (None: until stopped) at `settings.rate` a second, in a seeded order.
 
     Message n is due n / rate seconds after the first, by a clock that only goes forward, so lateness of one never
-    delays another. Ids are unique to the run. JSON is normalised as `serve` expects it.
+    delays another; while the broker is away they wait, and then follow as fast as it takes them. With a label delay,
+    labels go to the labels topic that long after their images, and at once when `stop` is set. Ids are unique to the
+    run. JSON is normalised as `serve` expects it.
 
     Raises:
-        BrokerError: no broker, or it stopped answering; the message says how many images may be lost.
+        BrokerError: no broker at the start, or something was not delivered; the ProduceResult before it has counts.
     """
-    stop = stop or threading.Event()
-    drift = drift or Scenario("", ())
-    topic = clients.Topics.of(kafka.topic_prefix).images
-    clients.ensure_topics(kafka, [topic])
-    yield events.ProduceStarted(topic, len(images), count, settings.rate, settings.format, drift.text)
-
+    stop, drift = stop or threading.Event(), drift or Scenario("", ())
+    topics = clients.Topics.of(kafka.topic_prefix)
+    clients.ensure_topics(kafka, [topics.images, topics.labels] if settings.label_delay else [topics.images])
     run = secrets.token_hex(4)
-    sender = Sender(kafka, stop)
-    began = shown = time.monotonic()
-
-    acknowledged, heard = 0, began
-
-    def silence() -> Iterator[events.Notice]:
-        """Says so, once in a while, when messages wait and none is acknowledged."""
-        nonlocal acknowledged, heard
-        done = sender.sent - sender.pending
-        if done > acknowledged or not sender.pending:
-            acknowledged, heard = done, time.monotonic()
-        elif time.monotonic() - heard > kafka.timeout_s:
-            heard = time.monotonic()
-            yield events.Notice(f"{sender.pending} messages wait: {kafka.bootstrap_servers} does not acknowledge them")
-
-    def progress(position: int) -> events.ProduceProgress:
-        return events.ProduceProgress(
-            sent=sender.sent - sender.pending - sender.failed,
-            failed=sender.failed,
-            queued=sender.pending,
-            seconds=time.monotonic() - began,
-            phase=drift.active(position),
-        )
-
-    position = 0
-    for pixels, labels in _blocks(images, settings, drift, count):
-        for picture, label in zip(pixels, labels, strict=True):
-            while settings.rate and not stop.is_set():
-                # Wait in short steps, so that progress is shown and Ctrl-C is heard at 0.2 messages a second too.
-                wait = began + position / settings.rate - time.monotonic()
-                if wait <= 0:
-                    break
-                stop.wait(min(wait, PROGRESS_INTERVAL))
-                if time.monotonic() - shown >= PROGRESS_INTERVAL:
-                    shown = time.monotonic()
-                    sender.producer.poll(0)
-                    yield progress(position)
-                    yield from silence()
-            if stop.is_set():
-                break
-            image_id = f"{run}-{position:08d}"
-            if settings.format == "json":
-                value = codecs.encode_json(picture, label, image_id, serve.json_mean, serve.json_std)
-            else:
-                value = codecs.encode_raw(picture)
-            headers = codecs.headers_for(settings.format, image_id, label)
-            if not sender.send(topic, image_id.encode(), value, headers):
-                break
-            position += 1
-            if position % len(images) == 0 and position != count:
-                yield events.Notice(f"all {len(images):,} images have been sent; they start again with new ids")
-            if time.monotonic() - shown >= PROGRESS_INTERVAL:
-                shown = time.monotonic()
-                yield progress(position)
-                yield from silence()
+    out = _Out(kafka, settings, topics, drift, stop, run)
+    yield events.ProduceStarted(topics.images, len(images), count, settings.rate, settings.format, drift.text)
+    out.begin()
+    for block in _blocks(images, settings, serve, drift, count, run):
+        yield from out.send(block)
         if stop.is_set():
             break
-
-    left, since = sender.pending, time.monotonic()
-    while not sender.flush(PROGRESS_INTERVAL):  # as long as acknowledgements come in, however slowly
-        if sender.pending < left:
-            left, since = sender.pending, time.monotonic()
-        elif time.monotonic() - since > kafka.timeout_s:
-            break
-        yield progress(max(0, position - 1))
-    seconds = time.monotonic() - began
-    yield progress(max(0, position - 1))
-    failed = sender.failed + sender.pending
-    yield events.ProduceResult(
-        sent=sender.sent - failed,
-        failed=failed,
-        seconds=seconds,
-        messages_per_second=(sender.sent - failed) / max(seconds, 1e-9),
-    )
-    sender.close(0.0)
+        rounds, before = out.position // len(images), block.position // len(images)
+        if rounds > before and rounds * len(images) != count:
+            yield events.Notice(f"all {len(images):,} images have been sent; they start again with new ids")
+    yield from out.finish()
 
 
 def streamed(images: Images, start: int, size: int, drift: Scenario, seed: int) -> Images:
@@ -128,21 +72,260 @@ def streamed(images: Images, start: int, size: int, drift: Scenario, seed: int) 
 
     A stream longer than `images` starts again with the first.
     """
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    block = images.take(order[torch.arange(start, start + size) % len(order)])
-    return Images(drift.apply(block.pixels, start, seed), block.labels)
+    index = _order(len(images), seed)[torch.arange(start, start + size) % len(images)]
+    # index_select copies whole images, where indexing by [] goes through them by the pixel: a tenth of the time.
+    return Images(drift.apply(images.pixels.index_select(0, index), start, seed), images.labels[index])
+
+
+@lru_cache(maxsize=4)
+def _order(count: int, seed: int) -> torch.Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Messages for the images topic from `position` of the stream on, and labels that are to follow (None: never)."""
+
+    position: int
+    messages: list[Message]
+    late: list[int | None]
 
 
 def _blocks(
-    images: Images, settings: ProduceSettings, drift: Scenario, count: int | None
-) -> Iterator[tuple[NDArray[np.uint8], list[int | None]]]:
-    """Pixels (B, 3, 32, 32) uint8 and labels (None: withheld) in sending order."""
+    images: Images, settings: ProduceSettings, serve: ServeSettings, drift: Scenario, count: int | None, run: str
+) -> Iterator[_Block]:
+    """The stream in sending order."""
     chance = torch.Generator().manual_seed(settings.seed)
+    mean, std, form = serve.json_mean, serve.json_std, settings.format
     position = 0
     while count is None or position < count:
         size = BLOCK if count is None else min(BLOCK, count - position)
         block = streamed(images, position, size, drift, settings.seed)
         withheld = (torch.rand(size, generator=chance) < settings.unlabelled).tolist()
-        labels = [None if hide else label for hide, label in zip(withheld, block.labels.tolist(), strict=True)]
-        yield block.pixels.numpy(), labels
+        given = [None if hide else label for hide, label in zip(withheld, block.labels.tolist(), strict=True)]
+        never: list[int | None] = [None] * size
+        labels, late = (never, given) if settings.label_delay else (given, never)
+        messages = []
+        for number, (pixels, label) in enumerate(zip(block.pixels.numpy(), labels, strict=True), position):
+            image_id = _id(run, number)
+            value = codecs.encode_image(form, pixels, label, image_id, mean, std)
+            messages.append((image_id.encode(), value, codecs.headers_for(form, image_id, label)))
+        yield _Block(position, messages, late)
         position += size
+
+
+class _Lane:
+    """A way out to one topic; a full queue is waited for by the loop above, which has something to tell meanwhile."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str, linger: bool) -> None:
+        self.sender = Sender(kafka, options={} if linger else {"linger.ms": 0})
+        self._kafka, self._topic = kafka, topic
+
+    @property
+    def pending(self) -> int:
+        """Messages whose fate is not known yet."""
+        return self.sender.pending
+
+    @property
+    def delivered(self) -> int:
+        """Messages that the broker has acknowledged."""
+        return self.sender.sent - self.sender.failed - self.sender.pending
+
+    def put(self, messages: Sequence[Message]) -> int:
+        """Queue as many of `messages` as there is room for; how many that were."""
+        with connection.broker_errors(self._kafka, f"cannot send to {self._topic}"):
+            return self.sender.enqueue_many(self._topic, messages)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until the fate of all messages is known, `timeout_s` seconds at most."""
+        if self.pending:
+            self.sender.flush(timeout_s)
+
+
+class _LateLabels:
+    """The labels that are not due yet, in a few bytes each."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._groups: deque[tuple[float, array[int], array[int]]] = deque()  # when, positions, labels
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def next_at(self) -> float:
+        """When the next ones are due."""
+        return self._groups[0][0] if self._groups else math.inf
+
+    def add(self, at: float, position: int, labels: Sequence[int | None]) -> None:
+        """The labels of the images from `position` on are due `at` this time, which must not fall; None: never."""
+        known = [(number, label) for number, label in enumerate(labels, position) if label is not None]
+        if known:
+            numbers, values = zip(*known, strict=True)
+            self._groups.append((at, array("q", numbers), array("i", values)))
+            self._count += len(known)
+
+    def send(self, now: float, lane: _Lane) -> None:
+        """Send what is due, as far as there is room."""
+        while self._groups and self.next_at <= now:
+            at, numbers, values = self._groups.popleft()
+            ids = [_id(self._run, number) for number in numbers]
+            messages: list[Message] = [
+                (image_id.encode(), encode_label(image_id, label), [])
+                for image_id, label in zip(ids, values, strict=True)
+            ]
+            taken = lane.put(messages)
+            self._count -= taken
+            if taken < len(messages):
+                self._groups.appendleft((at, numbers[taken:], values[taken:]))
+                return
+
+
+class _Out:
+    """Sends the stream, and tells how it goes."""
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        settings: ProduceSettings,
+        topics: clients.Topics,
+        drift: Scenario,
+        stop: threading.Event,
+        run: str,
+    ) -> None:
+        self._kafka, self._rate, self._delay = kafka, settings.rate, settings.label_delay
+        self._drift, self._stop = drift, stop
+        linger = settings.rate == 0
+        self._images = _Lane(kafka, topics.images, linger)
+        self._labels = _Lane(kafka, topics.labels, linger) if settings.label_delay else None
+        self._lanes = [lane for lane in (self._images, self._labels) if lane is not None]
+        self._late = _LateLabels(run)
+        self.position = 0  # of the next image
+        self._acknowledged = 0
+        self._ended: float | None = None  # when the last image was acknowledged
+        self.begin()
+
+    def begin(self) -> None:
+        """The first image is due now."""
+        self._began = self._shown = self._heard = time.monotonic()
+
+    def send(self, block: _Block) -> Iterator[events.ProduceEvent]:
+        """Send the images of `block`, each when it is due, and the labels that become due meanwhile."""
+        end = block.position + len(block.messages)
+        while self.position < end and not self._stop.is_set():
+            now = time.monotonic()
+            due = self._due(end, now)
+            first, last = self.position - block.position, due - block.position
+            taken = self._images.put(block.messages[first:last])
+            self._late.add(now + self._delay, self.position, block.late[first : first + taken])
+            self.position += taken
+            self._send_labels(now)
+            if self.position < due:
+                self._images.sender.producer.poll(ROOM_INTERVAL)
+            elif self.position < end:
+                self._wait(min(self._began + self.position / self._rate, self._late.next_at))
+            yield from self._report()
+
+    def finish(self) -> Iterator[events.ProduceEvent]:
+        """Send the labels that are due yet and wait for the acknowledgements; ends with the ProduceResult.
+
+        Waits as long as the client has not given up a message; once told to stop, `kafka.timeout_s` at most.
+
+        Raises:
+            BrokerError: something was not delivered.
+        """
+        deadline = math.inf
+        while True:
+            now = time.monotonic()
+            if self._stop.is_set():
+                deadline = min(deadline, now + self._kafka.timeout_s)
+            self._send_labels(math.inf if self._stop.is_set() else now)
+            if self._ended is None and not self._images.pending:
+                self._ended = now
+            if now >= deadline or not (self._late or self._pending):
+                break
+            if self._pending:
+                step = max(ROOM_INTERVAL, min(self._late.next_at - now, PROGRESS_INTERVAL))
+                for lane in self._lanes:
+                    lane.flush(step)
+            else:
+                self._wait(self._late.next_at)
+            yield from self._report()
+        yield self._progress()
+        yield self._result()
+        for lane in self._lanes:
+            lane.sender.close(0.0)
+        if self._late:
+            raise BrokerError(
+                f"{len(self._late)} labels were not sent: {self._kafka.bootstrap_servers} takes no more; "
+                "check kafka.bootstrap_servers and send again"
+            )
+
+    @property
+    def _pending(self) -> int:
+        return sum(lane.pending for lane in self._lanes)
+
+    def _due(self, end: int, now: float) -> int:
+        """The position up to which images are due at `now`, `end` at most."""
+        if self._rate == 0:
+            return end
+        due = self.position
+        while due < end and self._began + due / self._rate <= now:
+            due += 1
+        return due
+
+    def _wait(self, until: float) -> None:
+        """Wait in short steps, so that progress is shown and Ctrl-C is heard at 0.2 messages a second too."""
+        wait = until - time.monotonic()
+        if wait > 0:
+            self._stop.wait(min(wait, PROGRESS_INTERVAL))
+
+    def _send_labels(self, now: float) -> None:
+        if self._labels is not None:
+            self._late.send(now, self._labels)
+
+    def _report(self) -> Iterator[events.ProduceEvent]:
+        """Progress, now and then; a notice where messages wait and none has been acknowledged for long."""
+        now = time.monotonic()
+        if now - self._shown < PROGRESS_INTERVAL:
+            return
+        self._shown = now
+        for lane in self._lanes:
+            lane.sender.producer.poll(0)
+        yield self._progress()
+        acknowledged, pending = sum(lane.delivered for lane in self._lanes), self._pending
+        if acknowledged > self._acknowledged or not pending:
+            self._acknowledged, self._heard = acknowledged, now
+        elif now - self._heard > self._kafka.timeout_s:
+            self._heard = now
+            yield events.Notice(f"{pending} messages wait: {self._kafka.bootstrap_servers} does not acknowledge them")
+
+    def _progress(self) -> events.ProduceProgress:
+        labels = self._labels
+        return events.ProduceProgress(
+            sent=self._images.delivered,
+            failed=self._images.sender.failed,
+            queued=self._images.pending,
+            seconds=time.monotonic() - self._began,
+            phase=self._drift.active(max(0, self.position - 1)),
+            labels_sent=labels.delivered if labels is not None else 0,
+            labels_failed=labels.sender.failed if labels is not None else 0,
+            labels_waiting=len(self._late),
+        )
+
+    def _result(self) -> events.ProduceResult:
+        images, labels = self._images, self._labels
+        seconds = (time.monotonic() if self._ended is None else self._ended) - self._began
+        return events.ProduceResult(
+            sent=images.delivered,
+            failed=images.sender.failed + images.pending,
+            seconds=seconds,
+            messages_per_second=images.delivered / max(seconds, 1e-9),
+            labels_sent=labels.delivered if labels is not None else 0,
+            labels_failed=len(self._late) + (labels.sender.failed + labels.pending if labels is not None else 0),
+        )
+
+
+def _id(run: str, position: int) -> str:
+    return f"{run}-{position:08d}"

@@ -139,7 +139,7 @@ def _loop(
 
             room = options.batch_size if max_messages is None else max_messages - handled - answers.open
             blocked = status.blocked
-            source.pause(blocked)
+            source.hold(source.assigned if blocked else frozenset())
             wait = BLOCKED_WAIT_S if blocked else LONGEST_WAIT_S if answers.idle else 0.0
             wanted = 0 if answers.full and not blocked else min(options.batch_size, room)
             records = source.read(wanted, wait, options.max_wait_ms / 1000) if wanted > 0 else []

@@ -133,6 +133,11 @@ class ReplayBuffer:
         """Images that may be trained on; never more than `capacity`."""
         return len(self.recent) + len(self.reservoir)
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the images that would not be taken again, oldest first."""
+        return tuple(self._ids)
+
     def add(self, image_id: str, pixels: torch.Tensor, label: int) -> bool:
         """Keep one labelled image (3, 32, 32) uint8; False where its id was seen before.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -28,21 +27,17 @@ class Sender:
     def __init__(
         self,
         settings: KafkaSettings,
-        stop: threading.Event | None = None,
         *,
         transactional_id: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Open a producer; when `stop` is set it waits no longer for room in the queue.
-
-        `options` are further ones of librdkafka, weaker than ``kafka.options``.
+        """Open a producer; `options` are further ones of librdkafka, weaker than ``kafka.options``.
 
         Raises:
             BrokerError: no broker answers.
             SettingsError: librdkafka refuses an option.
         """
         self._settings = settings
-        self._stop = stop
         self.failure: KafkaError | None = None
         self.producer: Producer = clients.producer(
             settings,
@@ -64,18 +59,18 @@ class Sender:
         key: bytes | None,
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]] = (),
-    ) -> bool:
-        """Queue one message; waits while the queue is full. False: told to stop while waiting, and not queued.
+    ) -> None:
+        """Queue one message; waits while the queue is full.
 
         Raises:
             BrokerError: the message is refused at once, for example for its size.
         """
         with connection.broker_errors(self._settings, f"cannot send to {topic}"):
-            return self.enqueue(topic, key, value, headers)
+            self.enqueue(topic, key, value, headers)
 
     def enqueue(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]] = ()
-    ) -> bool:
+    ) -> None:
         """As `send`, for whoever makes more of a KafkaException than a BrokerError."""
         # Kafka allows a header without a value; only the client's type hints do not.
         pairs = cast("list[tuple[str, str | bytes | None]]", headers if isinstance(headers, list) else list(headers))
@@ -84,13 +79,32 @@ class Sender:
                 self.producer.produce(topic, value, key, headers=pairs, on_delivery=self._delivered)
                 break
             except BufferError:
-                if self._stop is not None and self._stop.is_set():
-                    return False
                 self.producer.poll(SLICE_S)
         self.sent += 1
         if self.sent % POLL_EVERY == 0:
             self.producer.poll(0)
-        return True
+
+    def enqueue_many(
+        self, topic: str, messages: Iterable[tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]]
+    ) -> int:
+        """Queue (key, value, headers) one after the other as long as there is room; how many that were.
+
+        Raises:
+            KafkaException: a message is refused at once, for example for its size.
+        """
+        produce: Any = self.producer.produce  # headers without a value are allowed, whatever its type hints say
+        delivered = self._delivered
+        taken = 0
+        try:
+            for key, value, headers in messages:
+                produce(topic, value, key, headers=headers, on_delivery=delivered)
+                taken += 1
+        except BufferError:
+            pass
+        finally:
+            self.sent += taken
+            self.producer.poll(0)
+        return taken
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was sent is acknowledged or failed; False if `timeout_s` seconds did not do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
@@ -72,7 +72,7 @@ class Source:
         self._failure: KafkaError | None = None
         self._unread: list[Partition] = []  # those of which the client does not know where to begin
         self._probe_at = 0.0
-        self._paused = False
+        self._held: Set[Partition] = frozenset()
         self._listeners: list[tuple[PartitionsCallback, PartitionsCallback]] = []
         self._closed = False
         self.watchdog = Watchdog()
@@ -140,14 +140,18 @@ class Source:
         # A rebalance between the two takes away what the first has brought.
         return [record for record in records if (record.topic, record.partition) in self._assigned]
 
-    def pause(self, wanted: bool) -> None:
-        """Stop fetching, or go on with it; rebalances and heartbeats are served by `read` all the same."""
-        if wanted == self._paused or not self._assigned:
-            return
-        places = [TopicPartition(*partition) for partition in self._assigned]
+    def hold(self, partitions: Set[Partition]) -> None:
+        """Fetch nothing of these partitions, and all of the others; what was fetched before is fetched again later.
+
+        Rebalances and heartbeats are served by `read` all the same.
+        """
+        wanted = self._assigned & partitions
+        changes = ((self.consumer.resume, self._held - wanted), (self.consumer.pause, wanted - self._held))
         with connection.broker_errors(self._settings, "cannot pause"):
-            (self.consumer.pause if wanted else self.consumer.resume)(places)
-        self._paused = wanted
+            for change, of in changes:
+                if of:
+                    change([TopicPartition(*partition) for partition in of])
+        self._held = wanted
 
     def group_metadata(self) -> Any:
         """What a transaction needs so that the offsets of a member that the group has dropped are refused."""
@@ -171,7 +175,7 @@ class Source:
 
     def rewind(self) -> None:
         """Read again what has been read since the last commit."""
-        self.pause(False)  # a pause that ends after the seek would go on at the place before it
+        self.hold(frozenset())  # a pause that ends after the seek would go on at the place before it
         for partition, offset in self._resume.items():
             if partition in self._assigned and self._positions.get(partition) != offset:
                 self._seek(partition, offset)
@@ -318,7 +322,6 @@ class Source:
     def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
         self._assigned |= _named(partitions)
-        self._paused = False  # new ones are read; whoever wants a pause asks again
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
@@ -338,6 +341,7 @@ class Source:
 
     def _forget(self, gone: frozenset[Partition]) -> None:
         self._assigned -= gone
+        self._held = self._held - gone
         self._ended -= gone
         self._reached -= gone
         for partition in gone:

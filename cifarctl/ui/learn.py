@@ -53,6 +53,7 @@ class LearnPanel:
                 "buffer",
                 Text.assemble(f"{now.size:,} / {now.capacity:,}  ", bar(fill, 16), f" {fill:.0%}{balance}"),
             ),
+            ("waiting", f"{now.waiting:,} images for their labels"),
             ("drift", self._drift_text(now)),
         ]
         if self.retraining is not None:

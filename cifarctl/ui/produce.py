@@ -52,6 +52,10 @@ class ProduceView:
             ("failed", failed),
             ("images", now.phase or "clean"),
         ]
+        if now.labels_sent or now.labels_failed or now.labels_waiting:
+            style = "bold red" if now.labels_failed else ""
+            waiting = f"{now.labels_waiting:,} to follow, {now.labels_failed:,} failed"
+            rows.insert(4, ("late labels", Text(f"{now.labels_sent:,} sent, {waiting}", style=style)))
         return frame("cifarctl produce", facts(rows), self._log.render(), subtitle=duration(now.seconds))
 
     def lines(self, event: events.ProduceEvent) -> Iterable[str]:
@@ -61,8 +65,9 @@ class ProduceView:
             pace = "at full speed" if event.rate == 0 else f"at {event.rate:g}/s"
             yield f"producing to {event.topic} ({event.format}) {pace}, {count}"
         elif isinstance(event, events.ProduceProgress) and self._every():
+            late = f"labels {event.labels_sent:,} (+{event.labels_waiting:,})  " if event.labels_waiting else ""
             yield (
-                f"sent {event.sent:,}  failed {event.failed:,}  {rate(float(self._rate), 'messages')}  "
+                f"sent {event.sent:,}  failed {event.failed:,}  {rate(float(self._rate), 'messages')}  {late}"
                 f"images {event.phase or 'clean'}"
             )
         elif isinstance(event, events.Notice):
@@ -71,7 +76,10 @@ class ProduceView:
 
 def produce_summary(result: events.ProduceResult) -> str:
     """The last words of `produce`."""
-    return (
+    summary = (
         f"sent {result.sent:,} messages in {duration(result.seconds)} "
         f"({rate(result.messages_per_second, 'messages')}), {result.failed:,} failed"
     )
+    if result.labels_sent or result.labels_failed:
+        summary += f"; {result.labels_sent:,} labels followed, {result.labels_failed:,} failed"
+    return summary

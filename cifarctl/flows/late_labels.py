@@ -1,0 +1,70 @@
+"""Predictions that wait for the labels of their images, so that late labels count for the accuracy served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifarctl import events
+from cifarctl.online.join import ENTRY_BYTES, Join
+
+#: Predictions remembered, and as many labels that came first: about 60 MB each when there are so many.
+MOST = 100_000
+
+Predicted: TypeAlias = tuple[int, int]  # class, version of the model
+
+
+class LateLabels:
+    """Remembers what was predicted of unlabelled images, and counts it when the label comes, within bounds.
+
+    A label that comes first waits as well. An image that is predicted again counts once.
+    """
+
+    def __init__(self, wait_s: float, *, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
+        """Predictions and labels wait `wait_s` seconds; of each, the newest `most` (ids of some 30 characters)."""
+        size = most * (ENTRY_BYTES + 32)
+        self._join: Join[Predicted] = Join(
+            wait_s=wait_s, item_bytes=size, label_bytes=size, settled_bytes=size, clock=clock
+        )
+
+    def __len__(self) -> int:
+        """Predictions that wait for a label."""
+        return len(self._join.items)
+
+    def add(
+        self, ids: Sequence[str], labels: NDArray[np.int64], predicted: NDArray[np.int64], version: int
+    ) -> events.LabelsMatched | None:
+        """Take in a batch as it was served, (B,): of its unlabelled images (-1), those whose label has come before."""
+        self._join.expire()
+        found: list[tuple[str, Predicted, int]] = []
+        for index in np.flatnonzero(labels < 0).tolist():
+            item = (int(predicted[index]), version)
+            label = self._join.add_item(ids[index], item, 0)
+            if label is not None:
+                found.append((ids[index], item, label))
+        return _matched(found)
+
+    def label(self, labels: Iterable[tuple[str, int]]) -> events.LabelsMatched | None:
+        """Take in what a LabelReader has read: the predictions that have been waiting for it."""
+        self._join.expire()
+        found: list[tuple[str, Predicted, int]] = []
+        for image_id, label in labels:
+            item = self._join.add_label(image_id, label)
+            if item is not None:
+                found.append((image_id, item, label))
+        return _matched(found)
+
+
+def _matched(found: list[tuple[str, Predicted, int]]) -> events.LabelsMatched | None:
+    if not found:
+        return None
+    return events.LabelsMatched(
+        ids=[image_id for image_id, _, _ in found],
+        labels=np.array([label for _, _, label in found], dtype=np.int64),
+        predicted=np.array([item[0] for _, item, _ in found], dtype=np.int64),
+        versions=np.array([item[1] for _, item, _ in found], dtype=np.int64),
+    )

@@ -1,0 +1,199 @@
+"""Two halves that come in either order, joined by id in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
+
+ItemT = TypeVar("ItemT")
+Partition: TypeAlias = tuple[str, int]
+
+#: What an entry takes beside its id and its item, in bytes, as measured.
+ENTRY_BYTES = 440
+
+
+class Place(NamedTuple):
+    """Where a half was read; `timestamp_ms` is epoch milliseconds, -1 where the broker knows none."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+@dataclass(slots=True)
+class _Entry(Generic[ItemT]):
+    item: ItemT
+    size: int
+    since: float
+    place: Place | None
+
+
+class Store(Generic[ItemT]):
+    """Entries by id in the order of their arrival; beyond `max_bytes`, or after `wait_s` seconds, the oldest go."""
+
+    def __init__(self, max_bytes: int, wait_s: float) -> None:
+        self._max_bytes, self._wait_s = max_bytes, wait_s
+        self._entries: OrderedDict[str, _Entry[ItemT]] = OrderedDict()
+        self._bytes = 0
+        self.displaced = 0  # for want of room
+        self.expired = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._entries
+
+    def __getitem__(self, id: str) -> ItemT:
+        return self._entries[id].item
+
+    @property
+    def fill(self) -> float:
+        """Share of the bytes allowed that are in use."""
+        return self._bytes / self._max_bytes
+
+    def put(self, id: str, item: ItemT, size: int, now: float, place: Place | None) -> None:
+        """Add an entry whose item takes `size` bytes; its id must be new."""
+        size += len(id) + ENTRY_BYTES
+        self._entries[id] = _Entry(item, size, now, place)
+        self._bytes += size
+        while self._bytes > self._max_bytes:
+            self._drop()
+            self.displaced += 1
+
+    def pop(self, id: str) -> ItemT:
+        """Take an entry out."""
+        entry = self._entries.pop(id)
+        self._bytes -= entry.size
+        return entry.item
+
+    def expire(self, now: float) -> None:
+        """Drop what has waited too long."""
+        while self._entries and now - next(iter(self._entries.values())).since > self._wait_s:
+            self._drop()
+            self.expired += 1
+
+    def forget(self, partitions: Set[Partition]) -> None:
+        """Take out what was read from `partitions`; that is no drop."""
+        gone = [id for id, entry in self._entries.items() if entry.place and entry.place[:2] in partitions]
+        for id in gone:
+            self.pop(id)
+
+    def low_water(self, low: dict[Partition, int], not_before_ms: int | None) -> None:
+        """Lower `low` to the lowest offset of each partition that has an entry; see `Join.low_water`."""
+        for entry in self._entries.values():
+            if entry.place is None or (not_before_ms is not None and 0 <= entry.place.timestamp_ms < not_before_ms):
+                continue
+            partition, offset = entry.place[:2], entry.place.offset
+            low[partition] = min(offset, low.get(partition, offset))
+
+    def _drop(self) -> None:
+        _, entry = self._entries.popitem(last=False)
+        self._bytes -= entry.size
+
+
+class Join(Generic[ItemT]):
+    """Items wait for their labels and labels for their items; a pair is made once.
+
+    An id that has its pair is remembered, as long and within the bytes that apply to it: what comes again under it is
+    passed over and counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        wait_s: float,
+        item_bytes: int,
+        label_bytes: int,
+        settled_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Half a pair waits `wait_s` seconds of `clock`; items, labels and settled ids take so many bytes at most."""
+        self._clock = clock
+        self.items: Store[ItemT] = Store(item_bytes, wait_s)
+        self.labels: Store[int] = Store(label_bytes, wait_s)
+        self._settled: Store[int | None] = Store(settled_bytes, wait_s)
+        self.repeated_items = 0
+        self.repeated_labels = 0
+        self.conflicting_labels = 0
+
+    @property
+    def unmatched_items(self) -> int:
+        """Items that were given up before their label came."""
+        return self.items.displaced + self.items.expired
+
+    @property
+    def unmatched_labels(self) -> int:
+        """Labels that were given up before their item came."""
+        return self.labels.displaced + self.labels.expired
+
+    def add_item(self, id: str, item: ItemT, size: int, place: Place | None = None) -> int | None:
+        """Take in an item of `size` bytes; its label where that has been waiting for it."""
+        if id in self._settled or id in self.items:
+            self.repeated_items += 1
+            return None
+        if id in self.labels:
+            label = self.labels.pop(id)
+            self._settle(id, label)
+            return label
+        self.items.put(id, item, size, self._clock(), place)
+        return None
+
+    def add_label(self, id: str, label: int, place: Place | None = None) -> ItemT | None:
+        """Take in a label; its item where that has been waiting for it."""
+        if id in self._settled:
+            self._compare(self._settled[id], label)
+            return None
+        if id in self.labels:
+            self._compare(self.labels[id], label)
+            return None
+        if id in self.items:
+            self._settle(id, label)
+            return self.items.pop(id)
+        self.labels.put(id, label, 0, self._clock(), place)
+        return None
+
+    def settle(self, id: str, label: int | None) -> None:
+        """Remember an id that has its label (None: some label) from elsewhere."""
+        if id in self._settled:
+            return
+        if id in self.items:
+            self.items.pop(id)
+        if id in self.labels:
+            self._compare(label, self.labels.pop(id))
+        self._settle(id, label)
+
+    def expire(self) -> None:
+        """Give up what has waited too long."""
+        now = self._clock()
+        for store in (self.items, self.labels, self._settled):
+            store.expire(now)
+
+    def forget(self, partitions: Set[Partition]) -> None:
+        """Leave what was read from `partitions` to whoever reads them now."""
+        self.items.forget(partitions)
+        self.labels.forget(partitions)
+
+    def low_water(self, not_before_ms: int | None = None) -> dict[Partition, int]:
+        """The lowest offset of each partition from which a half is still waiting.
+
+        Who commits no further reads the waiting ones again after a restart. What was produced before `not_before_ms`
+        (epoch milliseconds) is not worth that.
+        """
+        low: dict[Partition, int] = {}
+        self.items.low_water(low, not_before_ms)
+        self.labels.low_water(low, not_before_ms)
+        return low
+
+    def _settle(self, id: str, label: int | None) -> None:
+        self._settled.put(id, label, 0, self._clock(), None)
+
+    def _compare(self, known: int | None, label: int) -> None:
+        if known is None or known == label:
+            self.repeated_labels += 1
+        else:
+            self.conflicting_labels += 1

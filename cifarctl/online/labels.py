@@ -1,0 +1,117 @@
+"""Images that wait for their labels, and labels for their images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifarctl.online.join import Join, Partition, Place
+
+SHAPE = (3, 32, 32)
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Images that have met their labels, each once: pixels (M, 3, 32, 32) uint8, writable; labels (M,) int64."""
+
+    ids: list[str]
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+class LabelJoin:
+    """Joins images and late labels by id, whichever comes first.
+
+    Either waits `wait_s` seconds; images take `max_mb` MiB at most, labels that came first half as much and the ids of
+    pairs already made a quarter. Beyond that the oldest go, and are counted.
+    """
+
+    def __init__(self, *, wait_s: float, max_mb: int, clock: Callable[[], float] = time.monotonic) -> None:
+        size = max_mb * MIB
+        self._join: Join[bytes] = Join(
+            wait_s=wait_s, item_bytes=size, label_bytes=size // 2, settled_bytes=size // 4, clock=clock
+        )
+
+    def __len__(self) -> int:
+        """Images that wait."""
+        return len(self._join.items)
+
+    @property
+    def unmatched_images(self) -> int:
+        """Images that were given up before their label came."""
+        return self._join.unmatched_items
+
+    @property
+    def displaced_images(self) -> int:
+        """Those of them that went for want of room."""
+        return self._join.items.displaced
+
+    @property
+    def unmatched_labels(self) -> int:
+        """Labels that were given up before their image came."""
+        return self._join.unmatched_labels
+
+    @property
+    def repeated_labels(self) -> int:
+        """Labels that said again what was known."""
+        return self._join.repeated_labels
+
+    @property
+    def conflicting_labels(self) -> int:
+        """Labels that contradict the first one of the same image, which counts."""
+        return self._join.conflicting_labels
+
+    @property
+    def fill(self) -> float:
+        """Share of the room for images or of that for labels that is taken, whichever is larger."""
+        return max(self._join.items.fill, self._join.labels.fill)
+
+    def add_images(self, ids: Sequence[str], pixels: NDArray[np.uint8], places: Iterable[Place | None]) -> Matched:
+        """Take in unlabelled images (B, 3, 32, 32); those whose labels have been waiting, in their order."""
+        self._join.expire()
+        found: list[tuple[str, bytes, int]] = []
+        for image_id, image, place in zip(ids, pixels, places, strict=True):
+            item = image.tobytes()
+            label = self._join.add_item(image_id, item, len(item), place)
+            if label is not None:
+                found.append((image_id, item, label))
+        return _matched(found)
+
+    def add_labels(self, ids: Sequence[str], labels: NDArray[np.int64], places: Iterable[Place | None]) -> Matched:
+        """Take in labels (B,); the images that have been waiting for them, in the order of the labels."""
+        self._join.expire()
+        found: list[tuple[str, bytes, int]] = []
+        for image_id, label, place in zip(ids, labels.tolist(), places, strict=True):
+            item = self._join.add_label(image_id, label, place)
+            if item is not None:
+                found.append((image_id, item, label))
+        return _matched(found)
+
+    def settle(self, ids: Iterable[str], labels: Iterable[int | None]) -> None:
+        """Remember images that have their label (None: some label) from elsewhere: it is not waited for."""
+        for image_id, label in zip(ids, labels, strict=True):
+            self._join.settle(image_id, label)
+
+    def forget(self, partitions: Set[Partition]) -> None:
+        """Leave what was read from `partitions` to whoever reads them now."""
+        self._join.forget(partitions)
+
+    def low_water(self, not_before_ms: int | None = None) -> dict[Partition, int]:
+        """The lowest offset of each partition from which an image or a label is still waiting.
+
+        Who commits no further reads the waiting ones again after a restart. What was produced before `not_before_ms`
+        (epoch milliseconds) is not worth that.
+        """
+        return self._join.low_water(not_before_ms)
+
+
+def _matched(found: list[tuple[str, bytes, int]]) -> Matched:
+    # A bytearray, because torch warns about tensors over memory that cannot be written.
+    pixels = np.frombuffer(bytearray().join(item for _, item, _ in found), dtype=np.uint8).reshape(-1, *SHAPE)
+    labels = np.array([label for _, _, label in found], dtype=np.int64)
+    return Matched([image_id for image_id, _, _ in found], pixels, labels)
