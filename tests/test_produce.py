@@ -232,9 +232,10 @@ def test_labels_keep_to_their_times_too(
     sent: list[tuple[str, float]] = []
 
     class Noting(Sender):
-        def enqueue(self, topic: str, *rest: Any, **more: Any) -> bool:
-            sent.append((topic.rpartition(".")[2], clock.now - 1000.0))
-            return super().enqueue(topic, *rest, **more)
+        def enqueue_many(self, topic: str, messages: Any) -> int:
+            taken = super().enqueue_many(topic, messages)
+            sent.extend([(topic.rpartition(".")[2], clock.now - 1000.0)] * taken)
+            return taken
 
     monkeypatch.setattr(produce_module, "Sender", Noting)
     *_, result = site.produce(6, stop=Waiter(clock), produce__rate=1, produce__label_delay=2.5)
