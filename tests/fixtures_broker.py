@@ -18,9 +18,8 @@ def broker() -> Iterator[EmbeddedBroker]:
         yield running
 
 
-@pytest.fixture
-def kafka(broker: EmbeddedBroker) -> KafkaSettings:
-    """Prefix and group of this test's own; a short session, since joining a group takes half of it."""
+def own_settings(broker: EmbeddedBroker) -> KafkaSettings:
+    """Prefix and group that nobody else has; a short session, since joining a group takes half of it."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     return KafkaSettings(
         bootstrap_servers=broker.bootstrap_servers,
@@ -29,3 +28,9 @@ def kafka(broker: EmbeddedBroker) -> KafkaSettings:
         session_timeout_ms=1500,
         commit_interval_ms=1,
     )
+
+
+@pytest.fixture
+def kafka(broker: EmbeddedBroker) -> KafkaSettings:
+    """Settings of this test's own on that broker."""
+    return own_settings(broker)
