@@ -57,9 +57,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-def until(done: Callable[[], object], story: Callable[[], str] = lambda: "") -> None:
+def until(done: Callable[[], object], story: Callable[[], str] = lambda: "", *, patience_s: float = PATIENCE_S) -> None:
     """Wait for `done`; after the deadline fail and tell the `story` so far."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not done():
         if time.monotonic() >= deadline:
             pytest.fail(f"it did not happen; {story()}")

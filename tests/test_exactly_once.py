@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +27,8 @@ from cifarctl.stream.sender import Sender
 pytestmark = pytest.mark.apache
 
 PARTITIONS = 6
+#: Read before conftest.py clears such variables.
+OUTAGE_S = float(os.environ.get("CIFARCTL_TESTS_OUTAGE_S", "20"))
 IDLE_S = 1.0
 
 
@@ -142,6 +146,33 @@ def test_a_broker_that_is_killed_and_comes_back(alone: Site, apache_alone: Apach
     serve.signal(signal.SIGTERM)
     assert serve.wait() == 0, serve.err
     check(alone, sent["sent"])
+
+
+def test_a_long_outage(alone: Site, apache_alone: ApacheKafka) -> None:  # noqa: F811
+    """Longer than sessions, transactions and patience: all three processes say so, wait and go on by themselves."""
+    prepare(alone)
+    serve = alone.start("serve", "--online", "--no-dashboard", "--json", online__min_examples=1_000_000)
+    serve.await_line("learner started")
+    producing = alone.start("produce", "--rate", "50", "--no-dashboard", "--json")
+    serve.until(lambda: done(alone) >= 100)
+    before = done(alone)
+    apache_alone.kill()
+    ended = time.monotonic() + OUTAGE_S
+    serve.await_line("does not answer")
+    producing.await_line("does not acknowledge")
+    until(lambda: time.monotonic() >= ended, patience_s=OUTAGE_S + 60)
+    assert not serve.ended
+    assert not producing.ended
+    apache_alone.start_node()
+    serve.until(lambda: done(alone) >= before + 50 * OUTAGE_S)
+    producing.signal(signal.SIGTERM)
+    assert producing.wait() == 0, producing.err
+    assert producing.document["failed"] == 0
+    serve.until(lambda: done(alone) >= producing.document["sent"])
+    serve.signal(signal.SIGTERM)
+    assert serve.wait() == 0, serve.err
+    assert "learner down" not in serve.err
+    check(alone, producing.document["sent"])
 
 
 def test_a_node_of_three_dies(site: Site, apache_cluster: ApacheKafka) -> None:  # noqa: F811

@@ -113,11 +113,18 @@ def committed(settings: KafkaSettings, topic: str, group: str) -> dict[int, int]
     """
     with _consumer(settings, group, f"cannot read the offsets of {group}") as client:
         places = [TopicPartition(topic, number) for number in _partitions(client, settings, topic)]
-        found = client.committed(places, settings.timeout_s)
-        for place in found:
-            if place.error is not None:
-                raise KafkaException(place.error)
-        return {place.partition: place.offset for place in found if place.offset >= 0}
+        deadline = time.monotonic() + settings.timeout_s
+        while True:
+            try:
+                found = client.committed(places, settings.timeout_s)
+                for place in found:
+                    if place.error is not None:
+                        raise KafkaException(place.error)
+                return {place.partition: place.offset for place in found if place.offset >= 0}
+            except KafkaException as error:  # while the group's coordinator moves
+                if error.args[0].code() not in connection.TRANSIENT or time.monotonic() >= deadline:
+                    raise
+                time.sleep(SLICE_S)
 
 
 @contextmanager

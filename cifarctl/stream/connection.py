@@ -68,6 +68,15 @@ UNREACHABLE = {
     KafkaError._WAIT_COORD,
     KafkaError._MSG_TIMED_OUT,
 }
+#: Nobody answers for the group at the moment; the same call may succeed later.
+TRANSIENT = UNREACHABLE | {
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError._IN_PROGRESS,
+}
 UNAUTHENTICATED = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -117,6 +126,8 @@ REMEDIES = {
 }
 #: Alerts by which a broker turns down a client's certificate (RFC 8446, section 6.2).
 CERTIFICATE_ALERTS = re.compile(r"alert (bad certificate|unsupported certificate|certificate|unknown ca|access denied)")
+#: No handshake: whoever listens there does not speak TLS.
+HUNG_UP = re.compile(r"closed by peer.* in state SSL_HANDSHAKE")
 #: Protocols that use a family of settings.
 PROTOCOLS = {"SASL": ("SASL_SSL", "SASL_PLAINTEXT"), "SSL": ("SSL", "SASL_SSL")}
 #: What mechanisms need, unless it is among kafka.options.
@@ -273,22 +284,22 @@ def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError) -> Bro
         secrets = CLIENT_CREDENTIALS if settings.sasl_mechanism == "OAUTHBEARER" else PASSWORD
         names = ", ".join(f"kafka.{name}" for name in ("security_protocol", "sasl_mechanism", *secrets))
         remedy = f"check {names}"
-    elif code == KafkaError._SSL:
-        cause = f"no TLS connection to {address} ({words})"
-        remedy = (
-            "kafka.ssl_ca_location must name who signed the broker's certificate, and kafka.bootstrap_servers the host "
-            "that it was made out to"
-        )
     elif CERTIFICATE_ALERTS.search(words):
         cause = f"{address} does not accept the client's certificate, or misses one ({words})"
         remedy = (
             "set kafka.ssl_certificate_location and kafka.ssl_key_location to those of a client that it knows, or "
             "kafka.bootstrap_servers to a listener that asks for none"
         )
+    elif code == KafkaError._SSL:
+        cause = f"no TLS connection to {address} ({words})"
+        remedy = (
+            "kafka.ssl_ca_location must name who signed the broker's certificate, and kafka.bootstrap_servers the host "
+            "that it was made out to"
+        )
     elif code in FORBIDDEN:
         cause = f"{address} does not permit it ({words})"
         remedy = REMEDIES[code]
-    elif code == KafkaError._ALL_BROKERS_DOWN or "SSL connection closed by peer" in words:
+    elif code == KafkaError._ALL_BROKERS_DOWN or HUNG_UP.search(error.str()):
         cause = f"whoever listens at {address} hangs up on {protocol}"
         remedy = "set kafka.security_protocol to what that listener speaks, or kafka.bootstrap_servers to another one"
     elif code in UNREACHABLE:

@@ -17,7 +17,7 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, limited
 from cifarctl.stream.records import Record
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.source import TRANSIENT, Partition, Source
+from cifarctl.stream.source import Partition, Source
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
@@ -386,5 +386,5 @@ class ExactlyOnceSink(_Tracking):
             self._abandon()
         elif error.txn_requires_abort() and self._state in (_State.OPEN, _State.OFFSETS, _State.COMMITTING):
             self._state = _State.ABORTING
-        elif not (retry and (error.retriable() or error.code() in TRANSIENT)):
+        elif not (retry and (error.retriable() or error.code() in connection.TRANSIENT)):
             self._abandon()

@@ -34,15 +34,6 @@ OVERTAKEN = {
     KafkaError.FENCED_MEMBER_EPOCH,
     KafkaError._ASSIGNMENT_LOST,
 }
-#: Nobody answers for the group at the moment; the same call may succeed later.
-TRANSIENT = connection.UNREACHABLE | {
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.REQUEST_TIMED_OUT,
-    KafkaError.NETWORK_EXCEPTION,
-    KafkaError._IN_PROGRESS,
-}
 
 
 class Source:
@@ -209,7 +200,7 @@ class Source:
         except KafkaException as error:
             self._commit = None
             code = error.args[0].code()
-            if code in TRANSIENT:
+            if code in connection.TRANSIENT:
                 connection.logger.warning("commit is put off: %s", error)
                 return False
             if code not in OVERTAKEN:
@@ -278,7 +269,7 @@ class Source:
         try:
             found = self.lookup(self._assigned & set(self._unread), self._settings.timeout_s)
         except KafkaException as error:
-            if error.args[0].code() in TRANSIENT:  # asked again with the next read
+            if error.args[0].code() in connection.TRANSIENT:  # asked again with the next read
                 return
             raise connection.explain(self._settings, "cannot look up offsets", error.args[0]) from None
         self._unread = []

@@ -1,0 +1,103 @@
+"""What the broker permits whoever signs in by the settings; asks, and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from cifarctl.settings import KafkaSettings
+from cifarctl.stream import connection
+from cifarctl.stream.clients import Topics
+
+RETRY_S = 0.1
+#: Answers that pass by themselves: a broker that has never had a group makes the topic for them first.
+PASSING = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+}
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Partitions of the topics that are there and may be described, and the rights that are missing."""
+
+    topics: dict[str, int]
+    absent: list[str]
+    missing: list[str]  # for people: "Read on the topic cifar.images"
+
+
+def examine(settings: KafkaSettings) -> Rights:
+    """Compare what produce, serve and retrain need with what the broker permits.
+
+    Rights on topics that are absent cannot be asked for, nor can those on transactional ids.
+
+    Raises:
+        BrokerError: no answer.
+        SettingsError: librdkafka refuses an option.
+    """
+    admin: AdminClient = connection.create(AdminClient, settings, {}, None)
+    wanted = _needed(settings)
+    options = {"include_authorized_operations": True, "request_timeout": settings.timeout_s}
+    deadline = time.monotonic() + settings.timeout_s
+
+    def ask(method: Callable[..., dict[Any, Future[Any]]], about: Any, doing: str) -> Any:
+        """The description, or the code of an error that is an answer too."""
+        while True:
+            try:
+                return next(iter(method(about, **options).values())).result()
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code in PASSING and time.monotonic() < deadline:
+                    time.sleep(RETRY_S)
+                elif code in connection.FORBIDDEN or code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    return code
+                else:
+                    raise connection.explain(settings, doing, error.args[0]) from None
+
+    found, absent, missing = {}, [], []
+    for name, needed in wanted.topics.items():
+        answer = ask(admin.describe_topics, TopicCollection([name]), f"cannot describe {name}")
+        if answer == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            absent.append(name)
+        elif answer in connection.FORBIDDEN:
+            missing += [f"{right} on the topic {name}" for right in ("Describe", *needed)]
+        else:
+            found[name] = len(answer.partitions)
+            missing += [f"{right} on the topic {name}" for right in _lacking(answer, needed)]
+    for name in wanted.groups:
+        answer = ask(admin.describe_consumer_groups, [name], f"cannot describe the group {name}")
+        denied = answer in connection.FORBIDDEN
+        missing += [f"{right} on the group {name}" for right in (("Read",) if denied else _lacking(answer, ("Read",)))]
+    return Rights(found, absent, missing)
+
+
+@dataclass(frozen=True)
+class _Needed:
+    topics: dict[str, tuple[str, ...]]
+    groups: tuple[str, ...]
+
+
+def _needed(settings: KafkaSettings) -> _Needed:
+    names = Topics.of(settings.topic_prefix)
+    return _Needed(
+        topics={
+            names.images: ("Read", "Write"),
+            names.labels: ("Read", "Write"),
+            names.predictions: ("Write",),
+            names.dead_letters: ("Write",),
+        },
+        groups=(settings.group_id, f"{settings.group_id}.learner"),
+    )
+
+
+def _lacking(answer: Any, needed: tuple[str, ...]) -> list[str]:
+    """Which of the rights the broker does not list; none where it keeps no such lists, as the embedded one."""
+    permitted = {operation.name for operation in answer.authorized_operations or ()}
+    return [right for right in needed if right.upper() not in permitted] if permitted else []
