@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 CIFARCTL = [sys.executable, "-m", "cifarctl"]
@@ -29,15 +31,21 @@ class Ran:
     peak_mib: float
 
 
-def run(command: Sequence[str]) -> Ran:
-    """Run `command`, whose stdout is one JSON document, to its end.
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Ran:
+    """Run `command`, whose stdout is one JSON document, to its end; `environment` adds to this process's own.
 
     Raises:
         SystemExit: it failed; what it said on stderr is shown.
     """
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=complained)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=complained,
+            env={**os.environ, **(environment or {})},
+        )
         try:
             # wait4 tells the peak of this very process; getrusage(RUSAGE_CHILDREN) only the highest of all so far.
             _, status, usage = os.wait4(process.pid, 0)
@@ -55,6 +63,93 @@ def run(command: Sequence[str]) -> Ran:
         result = json.loads(said.read().splitlines()[-1])
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
     return Ran(result, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit)
+
+
+class Running:
+    """A process in the background whose stdout is one JSON document; killed where its block ends before it."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._said, self._complained = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._complained, start_new_session=True
+        )
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._said.close()
+        self._complained.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def until(self, done: Callable[[], object], patience_s: float, step_s: float = 0.02) -> None:
+        """Look every `step_s` seconds whether it is `done`.
+
+        Raises:
+            SystemExit: the process has ended before, or it takes longer than `patience_s`.
+        """
+        deadline = time.monotonic() + patience_s
+        while not done():
+            if self._process.poll() is not None:
+                raise self._failure(f"ended with {self._process.returncode}")
+            if time.monotonic() > deadline:
+                raise self._failure(f"took more than {patience_s:g} s")
+            time.sleep(step_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def stop(self, patience_s: float = 60.0) -> dict[str, Any]:
+        """Ask it to end (SIGTERM); the JSON it printed.
+
+        Raises:
+            SystemExit: it failed or does not end.
+        """
+        self._process.terminate()
+        return self.result(patience_s)
+
+    def result(self, patience_s: float) -> dict[str, Any]:
+        """Wait for its end; the JSON it printed.
+
+        Raises:
+            SystemExit: it failed or does not end.
+        """
+        try:
+            code = self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            raise self._failure(f"did not end within {patience_s:g} s") from None
+        if code != 0:
+            raise self._failure(f"ended with {code}")
+        self._said.seek(0)
+        result: dict[str, Any] = json.loads(self._said.read().splitlines()[-1])
+        return result
+
+    def resident_mib(self) -> float:
+        """Its memory that is in RAM: anonymous, file-backed and shared pages, as /proc tells (Linux)."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+        raise self._failure("has no resident size any more")
+
+    def told(self) -> str:
+        """What it has said on stderr so far."""
+        # The process writes where this file's one offset is, so it must not be moved.
+        size = os.fstat(self._complained.fileno()).st_size
+        return os.pread(self._complained.fileno(), size, 0).decode(errors="replace")
+
+    def _failure(self, what: str) -> SystemExit:
+        return SystemExit(f"{' '.join(self._command)} {what}:\n{self.told()[-4000:].strip()}")
 
 
 def machine() -> str:

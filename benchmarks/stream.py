@@ -1,19 +1,22 @@
-"""Producing and serving: cifarctl against the tutorial's producer and consumer, on one broker in one run.
+"""Producing and serving on Apache Kafka: cifarctl against the tutorial's scripts, quix-streams, bare clients, itself.
 
 Measures messages a second of
 - `cifarctl produce --rate 0`, raw and JSON, against the tutorial's producer (kafka-python, JSON, a flush after every
-  message) without its pause of five seconds; from the first message to the last acknowledgement;
-- `cifarctl serve`, raw and JSON, against the tutorial's consumer (kafka-python, one image a forward pass), the same
-  weights in both, from topics that are already full; from the first message read to the last prediction handed over.
-Each is a process of its own; the sides take turns, `--rounds` times, and the figure is the median. The tutorial's
-side handles fewer messages because it is slow. Its consumer is run with PyTorch's default of threads, as the
-tutorial does, and with one, which is faster for one image where others compete for the cores; ratios are to the
-better of the two. The broker is the embedded one, or the one that CIFARCTL_KAFKA__BOOTSTRAP_SERVERS names, whose
-topics of the run are deleted at the end.
+  message) without its pause of five seconds, and against a bare confluent-kafka loop over the same bytes
+  (benchmarks/feed.py); from the first message to the last acknowledgement;
+- `cifarctl serve` from topics that are already full, from the first message read to the last one answered: raw with
+  the eager and with the fastest backend, exactly once and at least once, JSON, and nothing but bad input; against
+  the tutorial's consumer (kafka-python, one image a forward pass), an application of quix-streams with either
+  guarantee (benchmarks/quix.py), and the same model on batches of the same size without Kafka (benchmarks/model.py).
+Each is a process of its own, all with the same trained weights; the sides take turns, `--rounds` times, and the figure
+is the median. Slow sides handle fewer messages. The tutorial's consumer is run with PyTorch's default of threads, as
+the tutorial does, and with one, which is faster where others compete for the cores; ratios are to the better of the
+two. Without Apache Kafka (see benchmarks/bed.py) what needs transactions is left out.
 
-    python -m benchmarks.stream [--count 10000] [--tutorial-count 1000] [--rounds 3]
+    python -m benchmarks.stream [--count 30000] [--rounds 3] [--only produce|serve]
 
-CIFAR-10 is looked for in the setting data.dir (CIFARCTL_DATA__DIR).
+CIFAR-10 is looked for in the setting data.dir (CIFARCTL_DATA__DIR), quix-streams in --quix. Exit status 1 if a
+requirement is missed.
 
 Last run: see benchmarks/README.md.
 """
@@ -21,116 +24,135 @@ Last run: see benchmarks/README.md.
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
-import tempfile
-import uuid
+import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from confluent_kafka.admin import AdminClient
+from benchmarks.bed import RUN, Bed, Requirement, bed, options, table, verdict
+from cifarctl.settings import ServeSettings
 
-from benchmarks.process import CIFARCTL, TUTORIAL, machine, run
-from benchmarks.tutorial import Net
-from cifarctl import settings
-from cifarctl.stream.embedded import EmbeddedBroker
-
-SERVERS = "CIFARCTL_KAFKA__BOOTSTRAP_SERVERS"
-RUN = f"benchmark-{uuid.uuid4().hex[:8]}"  # beginning of all topics and groups of this run
-FORMATS = ("raw", "json")
+ONCE, LEAST = "exactly-once", "at-least-once"
+MODEL_S = 3.0
+Figures = dict[str, list[float]]
 
 
-@contextmanager
-def broker() -> Iterator[str]:
-    """The address of a broker, which is left as it was found."""
-    if servers := os.environ.get(SERVERS):
-        yield servers
-        admin = AdminClient({"bootstrap.servers": servers})
-        made = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(RUN)]
-        for deleted in (admin.delete_topics(made) if made else {}).values():
-            deleted.result()
-    else:
-        with EmbeddedBroker() as embedded:
-            yield embedded.bootstrap_servers
+def produce(bench: Bed, given: argparse.Namespace) -> list[Requirement]:
+    """The producers."""
+    figures: Figures = defaultdict(list)
+    words = ("produce", "--data", str(bench.data), "--interval", "0", "--count", str(given.tutorial_count))
+    for number in range(given.rounds):
+        prefix = f"{RUN}-produce-{number}"
+        for form, count in (("raw", given.produce_count), ("json", given.produce_count // 8)):
+            own = f"{prefix}-{form}"
+            bench.topics(own)
+            told = bench.cifarctl("produce", "--rate", "0", "--count", str(count), "--format", form, prefix=own)
+            figures[f"cifarctl, {form}"].append(told["messages_per_second"])
+        for form, count in (("raw", given.produce_count), ("json", given.produce_count // 8)):
+            own = f"{prefix}-bare-{form}"
+            bench.topics(own)
+            figures[f"bare confluent-kafka, {form}"].append(bench.feed(form, count, own))
+        bench.topics(f"{prefix}-tutorial")
+        figures["tutorial, json"].append(bench.tutorial(*words, "--topic", f"{prefix}-tutorial.images"))
+        bench.drop(prefix)
+    rate = table("produce", "messages/s", figures)
+    ours, bare, tutorial = "cifarctl, {}", "bare confluent-kafka, {}", rate["tutorial, json"]
+    return [
+        Requirement("produce raw : tutorial's producer", rate[ours.format("raw")] / tutorial, least=100),
+        Requirement("produce raw : bare loop", rate[ours.format("raw")] / rate[bare.format("raw")], least=0.7),
+        Requirement("produce json : tutorial's producer", rate[ours.format("json")] / tutorial),
+        Requirement("produce json : bare loop", rate[ours.format("json")] / rate[bare.format("json")]),
+    ]
 
 
-class Bench:
-    """What all measurements share: the broker, the images and a registry that holds the tutorial's network."""
+def serve(bench: Bed, given: argparse.Namespace) -> list[Requirement]:
+    """The consumers."""
+    full = {kind: f"{RUN}-full-{kind}" for kind in ("raw", "json", "bad")}
+    counts = {"raw": given.count, "json": given.count // 2, "bad": given.count}
+    for kind, prefix in full.items():
+        bench.topics(prefix)
+        bench.feed(kind, counts[kind], prefix)
+    best = ONCE if bench.broker.exactly_once else LEAST
+    guarantees = (ONCE, LEAST) if bench.broker.exactly_once else (LEAST,)
+    sides = {
+        **{f"raw, fastest backend, {once}": ("raw", "auto", once) for once in guarantees},
+        f"raw, eager, {best}": ("raw", "eager", best),
+        f"json, fastest backend, {best}": ("json", "auto", best),
+        f"nothing but bad input, {best}": ("bad", "auto", best),
+    }
+    batch = ServeSettings().batch_size
+    images = ("--topic", f"{full['json']}.images", "--predictions", f"{full['json']}.answers")
+    tutorial = ("consume", "--model", str(bench.weights), "--count", str(given.tutorial_count), *images)
+    chosen = ""
+    figures: Figures = defaultdict(list)
+    # The first run chooses the backend and writes the host's cache; it counts for nothing.
+    bench.cifarctl("serve", "--max-messages", "1", prefix=full["raw"], group=f"{RUN}-warm-up")
+    for number in range(given.rounds):
+        for name, (kind, backend, delivery) in sides.items():
+            words = ("serve", "--max-messages", str(counts[kind]))
+            group = f"{RUN}-{kind}-{backend}-{delivery}-{number}"
+            told = bench.cifarctl(
+                *words, prefix=full[kind], group=group, serve__backend=backend, kafka__delivery=delivery
+            )
+            figures[name].append(told["messages_per_second"])
+        for backend, name in (("eager", "eager"), ("auto", "fastest backend")):
+            told = bench.model(backend, batch, MODEL_S)
+            chosen = told["backend"]
+            figures[f"without Kafka, {name}"].append(told["messages_per_second"])
+        figures["tutorial, json"].append(bench.tutorial(*tutorial))
+        figures["tutorial, json, one thread"].append(bench.tutorial(*tutorial, "--threads", "1"))
+        if given.quix.is_dir():
+            for guarantee in guarantees:
+                topics = (f"{full['raw']}.images", f"{full['raw']}.answers")
+                rate = bench.quix(*topics, guarantee, given.quix_count, given.quix)
+                figures[f"quix-streams, raw, {guarantee}"].append(rate)
+    bench.drop(f"{RUN}-full")
+    rates = table("serve", "messages/s", figures)
+    print(f"fastest backend: {chosen}")
 
-    def __init__(self, servers: str, data: Path, folder: Path) -> None:
-        self.servers, self.data, self.weights = servers, data, folder / "net.pt"
-        places = {"data.source": "cifar10", "data.dir": data, "registry.dir": folder / "registry"}
-        self._common = [word for name, value in places.items() for word in ("--set", f"{name}={value}")]
-        torch.manual_seed(0)
-        torch.save(Net().state_dict(), self.weights)
-        self.cifarctl("registry", "import", str(self.weights), "--promote")
-
-    def cifarctl(self, *words: str, prefix: str = RUN, group: str = RUN) -> float:
-        """Run a command of ours; its messages a second, 0 where it tells none."""
-        names = {"kafka.bootstrap_servers": self.servers, "kafka.topic_prefix": prefix, "kafka.group_id": group}
-        chosen = [word for name, value in names.items() for word in ("--set", f"{name}={value}")]
-        result = run([*CIFARCTL, *words, "--json", *self._common, *chosen]).result
-        return float(result.get("messages_per_second", 0))
-
-    def tutorial(self, *words: str) -> float:
-        """Run a script of the tutorial; its messages a second."""
-        return float(run([*TUTORIAL, *words, "--servers", self.servers]).result["messages_per_second"])
-
-    def produce(self, form: str, count: int, prefix: str) -> float:
-        """`cifarctl produce` at full speed."""
-        return self.cifarctl("produce", "--rate", "0", "--count", str(count), "--format", form, prefix=prefix)
-
-    def serve(self, form: str, count: int, number: int) -> float:
-        """`cifarctl serve` of the full topic of that format, in a group of its own."""
-        group = f"{RUN}-{form}-{number}"
-        return self.cifarctl("serve", "--max-messages", str(count), prefix=f"{RUN}-full-{form}", group=group)
-
-
-def table(title: str, figures: dict[str, list[float]]) -> None:
-    """Print the median of each and its ratio to the best of the tutorial's."""
-    base = max(statistics.median(values) for name, values in figures.items() if name.startswith("tutorial"))
-    print(f"\n{title:<28}{'messages/s':>12}{'least':>10}{'most':>10}{'ratio':>9}")
-    for name, values in figures.items():
-        middle = statistics.median(values)
-        print(f"{name:<28}{middle:>12,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{middle / base:>8.1f}x")
+    fastest, eager = rates[f"raw, fastest backend, {best}"], rates[f"raw, eager, {best}"]
+    base = max(rates["tutorial, json"], rates["tutorial, json, one thread"])
+    json, bad = rates[f"json, fastest backend, {best}"], rates[f"nothing but bad input, {best}"]
+    required = [
+        Requirement("serve raw, fastest backend : tutorial's consumer", fastest / base, least=30),
+        Requirement("serve raw, eager : tutorial's consumer", eager / base),
+        Requirement("serve json : tutorial's consumer", json / base, least=15),
+        Requirement("serve raw, eager : without Kafka", eager / rates["without Kafka, eager"], least=0.85),
+        Requirement(
+            "serve raw, fastest backend : without Kafka", fastest / rates["without Kafka, fastest backend"], least=0.6
+        ),
+        Requirement("time of bad input : time of good raw input", fastest / bad, most=2),
+    ]
+    if bench.broker.exactly_once:
+        least_once = rates[f"raw, fastest backend, {LEAST}"]
+        required.append(Requirement("exactly once : at least once", fastest / least_once, least=0.9))
+    if not given.quix.is_dir():
+        print(f"no quix-streams in {given.quix}, its sides are left out: benchmarks/quix.py says how to get it")
+        return required
+    for guarantee in guarantees:
+        ours, theirs = rates[f"raw, fastest backend, {guarantee}"], rates[f"quix-streams, raw, {guarantee}"]
+        least = 6 if guarantee == LEAST else 8
+        required.append(Requirement(f"serve raw : quix-streams, both {guarantee}", ours / theirs, least=least))
+    return required
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000)
+    parser = options(__doc__, "benchmarks.stream")
+    parser.add_argument("--count", type=int, default=30_000, help="images of serve")
+    parser.add_argument("--produce-count", type=int, default=120_000)
     parser.add_argument("--tutorial-count", type=int, default=1000)
+    parser.add_argument("--quix-count", type=int, default=6000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("produce", "serve"))
+    parser.add_argument("--quix", type=Path, default=Path(sys.prefix) / "quix", help="folder of quix-streams")
     given = parser.parse_args()
-    data = settings.load().data.dir.resolve()
-    few = str(given.tutorial_count)
 
-    print(machine())
-    with broker() as servers, tempfile.TemporaryDirectory() as folder:
-        bench = Bench(servers, data, Path(folder))
-
-        produced: dict[str, list[float]] = defaultdict(list)
-        words = ("produce", "--data", str(data), "--interval", "0", "--count", few)
-        for number in range(given.rounds):
-            for form in FORMATS:
-                produced[f"cifarctl, {form}"].append(bench.produce(form, given.count, f"{RUN}-{form}-{number}"))
-            produced["tutorial, json"].append(bench.tutorial(*words, "--topic", f"{RUN}-tutorial-{number}"))
-        table("produce", produced)
-
-        for form in FORMATS:
-            bench.produce(form, given.count, f"{RUN}-full-{form}")
-        served: dict[str, list[float]] = defaultdict(list)
-        topics = ("--topic", f"{RUN}-full-json.images", "--predictions", f"{RUN}-tutorial-answers")
-        consume = ("consume", "--model", str(bench.weights), "--count", few, *topics)
-        for number in range(given.rounds):
-            for form in FORMATS:
-                served[f"cifarctl, {form}"].append(bench.serve(form, given.count, number))
-            served["tutorial, json"].append(bench.tutorial(*consume))
-            served["tutorial, json, one thread"].append(bench.tutorial(*consume, "--threads", "1"))
-        table("serve", served)
+    required: list[Requirement] = []
+    with bed(given) as bench:
+        for part in (produce, serve):
+            if given.only in (None, part.__name__):
+                required += part(bench, given)
+    sys.exit(verdict(required))
 
 
 if __name__ == "__main__":

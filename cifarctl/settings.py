@@ -123,7 +123,9 @@ class KafkaSettings(Section):
     commit_interval_ms: PositiveInt = Field(100, description="milliseconds between commits of serve")
     commit_messages: PositiveInt = Field(10_000, description="inputs after which serve commits before that")
     group_protocol: Literal["auto", "classic", "consumer"] = Field(
-        "auto", description="rebalancing: consumer (KIP-848) where the broker has it, else classic (cooperative)"
+        "auto",
+        description="rebalancing: consumer (KIP-848) where the broker has it and notices a dead member within "
+        "kafka.session_timeout_ms, else classic (cooperative)",
     )
     group_instance_id: str | None = Field(
         None, description="static membership: a name of this replica that outlives its process"

@@ -35,6 +35,7 @@ from cifarctl.registry.loading import load
 from cifarctl.settings import KafkaSettings
 
 SECRET = "correct horse battery"
+GROUPS = {("registry",), ("dead-letters",)}
 NOBODY = ["--set=kafka.bootstrap_servers=127.0.0.1:1", "--set=kafka.timeout_s=0.3"]
 HEAVY = ("torch", "torchvision", "numpy", "pydantic_settings", "confluent_kafka", "river", "scipy", "matplotlib")
 
@@ -120,7 +121,7 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
         assert result.stderr == ""
 
 
-@pytest.mark.parametrize("path", [path for path in commands() if path not in {(), ("registry",)}], ids=" ".join)
+@pytest.mark.parametrize("path", [path for path in commands() if path not in {(), *GROUPS}], ids=" ".join)
 def test_every_command_has_the_common_options(path: tuple[str, ...]) -> None:
     text = cifarctl(*path, "--help").stdout
     for option in ("--json", "--quiet", "--no-dashboard", "--set", "--debug"):
@@ -130,11 +131,13 @@ def test_every_command_has_the_common_options(path: tuple[str, ...]) -> None:
 def test_all_commands_are_there() -> None:
     names = {path[0] for path in commands() if path}
     assert names == {
-        "train", "produce", "serve", "retrain", "eval", "registry", "broker", "demo", "doctor", "config",
+        "train", "produce", "serve", "retrain", "eval", "registry", "dead-letters", "verify-stream", "broker", "demo",
+        "doctor", "config",
     }  # fmt: skip
     assert {path[1] for path in commands() if path[:1] == ("registry",) and len(path) == 2} == {
         "list", "show", "promote", "rollback", "history", "gc", "verify", "import",
     }  # fmt: skip
+    assert {path[1] for path in commands() if path[:1] == ("dead-letters",) and len(path) == 2} == {"list", "replay"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["registry", "import", "--help"]], ids=" ".join)
@@ -420,8 +423,8 @@ RETRAIN_FIELDS = ["outcome", "examples", "champion", "challenger", "reasons", "s
 @pytest.mark.broker
 def test_too_few_examples(home: Home, kafka: KafkaSettings) -> None:  # noqa: F811
     sent = document("produce", "--rate", "0", "--count", "30", *home.options, *to_kafka(kafka))
-    assert list(sent) == ["sent", "failed", "seconds", "messages_per_second"]
-    assert (sent["sent"], sent["failed"]) == (30, 0)
+    assert list(sent) == ["sent", "failed", "seconds", "messages_per_second", "labels_sent", "labels_failed"]
+    assert (sent["sent"], sent["failed"], sent["labels_sent"], sent["labels_failed"]) == (30, 0, 0, 0)
     result = cifarctl("retrain", "--json", *home.options, *to_kafka(kafka))
     found = json.loads(result.stdout)
     assert list(found) == RETRAIN_FIELDS
@@ -524,7 +527,7 @@ def test_the_document_of_eval(home: Home, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        (events.ProduceResult, "sent failed seconds messages_per_second"),
+        (events.ProduceResult, "sent failed seconds messages_per_second labels_sent labels_failed"),
         (
             events.ServeResult,
             "predicted dead_lettered labelled accuracy seconds messages_per_second latency_ms model_versions swaps",
@@ -561,7 +564,8 @@ def test_quiet_says_nothing(home: Home) -> None:
 def test_config_tells_values_and_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFARCTL_KAFKA__SASL_PASSWORD", SECRET)
     Path("cifarctl.toml").write_text("[serve]\nbatch_size = 7\n")
-    options = ["--set", "train.epochs=3", "--set", f"kafka.options.sasl.password={SECRET}"]
+    monkeypatch.setenv("CIFARCTL_KAFKA__OPTIONS", json.dumps({"sasl.password": SECRET}))
+    options = ["--set", "train.epochs=3"]
     found = document("config", *options)
     assert found.keys() == {setting.name for setting in settings.declared()}
     assert found["train.epochs"] == {"value": "3", "source": "option"}

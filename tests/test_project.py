@@ -1,4 +1,4 @@
-"""The files around the program: packaging, licence, compose file, habits, import boundaries."""
+"""The files around the program: packaging, licence, habits, import boundaries."""
 
 from __future__ import annotations
 
@@ -13,58 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 import cifarctl
-from cifarctl.settings import KafkaSettings
-from cifarctl.stream import embedded
 
 ROOT = Path(__file__).parent.parent
-COMPOSE = ROOT / "compose" / "kafka.yml"
 
 
 def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
-
-
-def docker_has_compose() -> bool:
-    return shutil.which("docker") is not None and run("docker", "compose", "version").returncode == 0
-
-
-def compose() -> dict[str, Any]:
-    return YAML(typ="safe", pure=True).load(COMPOSE)
-
-
-# --- compose
-
-
-def test_the_compose_file_follows_the_specification() -> None:
-    schema = ("--builtin-schema", "vendor.compose-spec")
-    checked = run(sys.executable, "-m", "check_jsonschema", *schema, str(COMPOSE))
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-
-
-@pytest.mark.skipif(not docker_has_compose(), reason="no docker client with the compose plugin")
-def test_docker_accepts_the_compose_file() -> None:
-    checked = run("docker", "compose", "-f", str(COMPOSE), "config", "-q")
-    assert checked.returncode == 0, checked.stderr
-
-
-def test_the_compose_broker_is_the_one_that_cifarctl_looks_for() -> None:
-    kafka = compose()["services"]["kafka"]
-    address = KafkaSettings().bootstrap_servers
-    port = address.partition(":")[2]
-    assert kafka["ports"] == [f"{address}:{port}"]  # and so on this machine only
-    assert kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"] == f"HOST://{address}"
-    assert kafka["environment"]["KAFKA_NUM_PARTITIONS"] == KafkaSettings().partitions
-
-
-def test_the_compose_image_is_pinned() -> None:
-    assert re.fullmatch(r"apache/kafka:\d+\.\d+\.\d+", compose()["services"]["kafka"]["image"])
-
-
-def test_the_remedy_of_broker_errors_names_the_compose_file() -> None:
-    assert COMPOSE.relative_to(ROOT).as_posix() in embedded.COMPOSE.split()
 
 
 # --- package

@@ -266,15 +266,18 @@ def test_an_assignment_of_another_form(text: str) -> None:
 
 
 def test_an_assignment_splits_at_the_first_equals_sign() -> None:
-    assert parse_assignment(" kafka.options.sasl.jaas.config = a=b ") == ("kafka.options.sasl.jaas.config", "a=b")
+    assert parse_assignment(" kafka.options.client.rack = a=b ") == ("kafka.options.client.rack", "a=b")
 
 
 # --- secrets
 
+SECRETS = ("sasl_password", "sasl_oauth_client_secret", "ssl_key_password")
+
 
 def spellings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The secret in every place where one may be."""
-    monkeypatch.setenv("CIFARCTL_KAFKA__SASL_PASSWORD", SECRET)
+    for name in SECRETS:
+        monkeypatch.setenv(f"CIFARCTL_KAFKA__{name.upper()}", SECRET)
     Path("cifarctl.toml").write_text(f'[kafka.options]\n"ssl.key.password" = "{SECRET}"\n')
     return {"kafka.options.sasl.password": SECRET, "kafka.options.ssl.key.pem": SECRET}
 
@@ -282,8 +285,7 @@ def spellings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_secrets_are_used_but_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = spellings(monkeypatch)
     found = load(overrides)
-    assert found.kafka.sasl_password is not None
-    assert found.kafka.sasl_password.get_secret_value() == SECRET
+    assert [getattr(found.kafka, name).get_secret_value() for name in SECRETS] == [SECRET] * len(SECRETS)
     assert dict(found.kafka.options) == {
         "sasl.password": SECRET,
         "ssl.key.pem": SECRET,
@@ -292,7 +294,7 @@ def test_secrets_are_used_but_never_shown(monkeypatch: pytest.MonkeyPatch) -> No
     assert SECRET not in f"{found!r} {found} {found.kafka!r} {found.kafka}"
     rows = {row.setting.name: row.value for row in explain(overrides)}
     assert SECRET not in str(rows)
-    assert rows["kafka.sasl_password"] == settings.MASK
+    assert {rows[f"kafka.{name}"] for name in SECRETS} == {settings.MASK}
     assert rows["kafka.options"].count(settings.MASK) == 3
     assert "sasl.password" in rows["kafka.options"]
 
@@ -334,6 +336,32 @@ def test_no_error_tells_a_secret_of_an_assignment() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_assignment(f"sasl_password={SECRET}")
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("kafka.sasl_password", "CIFARCTL_KAFKA__SASL_PASSWORD"),
+        ("kafka.sasl_oauth_client_secret", "CIFARCTL_KAFKA__SASL_OAUTH_CLIENT_SECRET"),
+        ("kafka.ssl_key_password", "CIFARCTL_KAFKA__SSL_KEY_PASSWORD"),
+        ("kafka.options.sasl.password", "CIFARCTL_KAFKA__OPTIONS"),
+        ("kafka.options.ssl.keystore.password", "CIFARCTL_KAFKA__OPTIONS"),
+        ("kafka.options.sasl.oauthbearer.assertion.private.key.passphrase", "CIFARCTL_KAFKA__OPTIONS"),
+        ("kafka.options.sasl.oauthbearer.config", "CIFARCTL_KAFKA__OPTIONS"),
+    ],
+)
+def test_a_secret_is_not_taken_from_process_arguments(name: str, variable: str) -> None:
+    with pytest.raises(
+        SettingsError, match=rf"secrets do not belong in process arguments.* \({variable}\) or \.env"
+    ) as caught:
+        parse_assignment(f"{name}={SECRET}")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["kafka.sasl_oauth_token_endpoint", "kafka.ssl_key_location"])
+def test_where_a_secret_is_had_is_none(name: str) -> None:
+    assert load(dict([parse_assignment(f"{name}=somewhere")])).kafka.model_dump(mode="json")[name[6:]] == "somewhere"
+    assert {row.setting.name: row.value for row in explain({name: "somewhere"})}[name] == "somewhere"
 
 
 # --- kafka.options
@@ -381,7 +409,7 @@ def test_fixed_names_are_there() -> None:
     wanted = {
         "data.dir", "data.source", "registry.dir", "kafka.bootstrap_servers", "kafka.topic_prefix", "kafka.group_id",
         "kafka.delivery", "kafka.commit_interval_ms", "kafka.options", "serve.batch_size", "serve.max_wait_ms",
-        "online.strategy", "online.update_every", "online.update_interval", "online.buffer_size",
+        "serve.backend", "online.strategy", "online.update_every", "online.update_interval", "online.buffer_size",
         "online.min_examples",
     }  # fmt: skip
     names = {setting.name: setting.environment for setting in declared()}

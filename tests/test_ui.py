@@ -35,7 +35,8 @@ from cifarctl.ui.tables import (
     versions_table,
 )
 from cifarctl.ui.train import TrainView, train_summary
-from cifarctl.ui.widgets import Every, Log, Rate, bar, duration, milliseconds, percent, rate, sparkline
+from cifarctl.ui.verify import VerifyView, verify_summary
+from cifarctl.ui.widgets import Every, Log, Rate, bar, duration, milliseconds, percent, ranges, rate, sparkline
 
 WIDTH, HEIGHT = 80, 24
 LONG = "a message that goes on and on, " * 20
@@ -89,13 +90,30 @@ def batch(count: int = 100, right: int = 70, *, labelled: int | None = None, **c
         "confidence": np.full(count, 0.876, dtype=np.float32),
         "latency_ms": np.linspace(1, 20, count),
         "dead_letters": [],
-        "lag": 12_345,
         "seconds": 0.01,
     }
     return events.BatchServed(**(values | changes))
 
 
-SERVE_STARTED = events.ServeStarted("cifar.images", "cifarctl", 7, "net", CLASSES, "bfloat16", 2, online=False)
+SERVE_STARTED = events.ServeStarted(
+    topic="cifar.images",
+    group="cifarctl",
+    version=7,
+    model="net",
+    classes=CLASSES,
+    backend="onnxruntime",
+    precision="float32",
+    threads=2,
+    delivery="exactly-once",
+    online=False,
+)
+STREAM = events.StreamStatus(lag=12_345, queue=1_678, commits=4_321, undone=0, paused=False)
+LATE = events.LabelsMatched(
+    ids=[f"run-{number:08d}" for number in range(10)],
+    labels=np.full(10, 3, dtype=np.int64),
+    predicted=np.where(np.arange(10) < 4, 3, 5).astype(np.int64),
+    versions=np.full(10, 7, dtype=np.int64),
+)
 ONLINE_STARTED = replace(SERVE_STARTED, online=True)
 STATUS = events.LearnerStatus(
     labelled=1234,
@@ -142,23 +160,34 @@ LEARNING: list[Any] = [
     events.Notice(LONG),
     events.Notice(MARKUP),
     replace(STATUS, class_counts=(), accuracy=None, size=0, labelled=0),
+    replace(STATUS, waiting=10**9),
     replace(STARTED, trigger=LONG),
+    replace(STATUS, waiting=10**7),
 ]
 SERVING: list[Any] = [
     batch(),
     batch(0),
     batch(50, labelled=0),
-    batch(30, dead_letters=[("BadImage", LONG), ("BadLabel", MARKUP)], lag=10**9),
+    batch(30, dead_letters=[("BadImage", LONG), ("BadLabel", MARKUP)]),
     batch(10, latency_ms=np.array([])),
     batch(10, latency_ms=np.full(10, 5e7)),
     events.Swapped(7, 8),
     events.SwapRefused(9, LONG),
     events.Waiting(LONG),
+    events.Assigned((0, 1, 2, 5), 3),
+    events.Assigned((), 4),
+    events.Assigned(tuple(range(0, 2000, 2)), 5),
+    STREAM,
+    events.StreamStatus(lag=None, queue=0, commits=0, undone=0, paused=True),
+    events.StreamStatus(lag=10**12, queue=10**6, commits=10**9, undone=10**6, paused=True),
+    LATE,
 ]
 PRODUCING: list[Any] = [
     events.ProduceProgress(10, 0, 3, 1.0, ""),
     events.ProduceProgress(10**7, 10**6, 10**6, 1e6, LONG),
     events.ProduceProgress(10**7, 10**6, 10**6, 1e6, MARKUP),
+    events.ProduceProgress(10**7, 10**6, 10**6, 1e6, "", 10**9, 10**9, 10**9),
+    events.ProduceProgress(10, 0, 3, 1.0, "", labels_sent=10**7, labels_failed=10**6, labels_waiting=10**7),
     events.Notice(LONG),
 ]
 TRAIN_STARTED = events.TrainStarted(
@@ -191,14 +220,17 @@ STAGES = [events.DemoStage(number, len(TITLES), title) for number, title in enum
 
 def test_the_serving_dashboard_says_what_matters() -> None:
     view = ServeView()
-    shown = play(view, [SERVE_STARTED, batch(100, 70), batch(100, 90, labelled=0), events.Swapped(7, 8)])
+    stream = [SERVE_STARTED, events.Assigned((0, 1, 2, 5), 1), batch(100, 70), batch(100, 90, labelled=0), STREAM]
+    shown = play(view, [*stream, events.Swapped(7, 8)])
     for part in (
         "70.0 % recent",
         "70.0 % overall",
         "200 (100 labelled)",
-        "version 8 (net, bfloat16)",
+        "version 8 (net, onnxruntime float32)",
         "swaps 1",
-        "lag 12,345",
+        "lag 12,345    1,678 on their way",
+        "partitions 0–2, 5 (rebalance 1)",
+        "4,321 (exactly-once)    partitions 0–2, 5",
         "now serving version 8 (was 7)",
         "cifar.images",
     ):
@@ -206,7 +238,30 @@ def test_the_serving_dashboard_says_what_matters() -> None:
     assert re.search(r"p50 \d+\.\d ms +p99 \d+\.\d ms", shown)
     assert re.search(r"dead letters +0", shown)
     assert any(block in shown for block in "▁▂▃▄▅▆▇█")
-    assert "buffer" not in shown
+    for part in ("buffer", "undone", "held back"):
+        assert part not in shown
+
+
+def test_what_the_stream_does_is_shown_to_the_last_letter() -> None:
+    """The rows that an operator looks at in trouble are not cut off, at figures that do occur."""
+    trouble = events.StreamStatus(lag=12_345_678, queue=20_001, commits=1_234_567, undone=89, paused=True)
+    shown = play(ServeView(), [SERVE_STARTED, events.Assigned(tuple(range(12)), 7), trouble])
+    rows = dict(re.findall(r"^│ (\w+) +(.*?) +│$", shown, re.M))
+    assert rows["stream"] == "lag 12,345,678    20,001 on their way, held back"
+    assert rows["commits"] == "1,234,567 (exactly-once)    89 undone    partitions 0–11"
+
+
+def test_the_lag_is_not_made_up() -> None:
+    shown = play(ServeView(), [SERVE_STARTED])
+    assert "lag –    0 on their way" in shown
+    assert "partitions none" in shown
+    assert "lag 0 " in play(ServeView(), [SERVE_STARTED, replace(STREAM, lag=0)])
+
+
+def test_late_labels_count_for_the_accuracy() -> None:
+    shown = play(ServeView(), [SERVE_STARTED, batch(10, labelled=0), LATE])
+    assert "40.0 % overall" in shown
+    assert "10 (10 labelled)" in shown
 
 
 def test_recent_accuracy_leaves_overall_accuracy_behind() -> None:
@@ -221,14 +276,15 @@ def test_the_online_dashboard_says_what_matters() -> None:
     for part in (
         "cifarctl serve --online",
         "1,500 / 2,000",
-        "75%",
-        "100–200 a class",
+        "75%  100–200 a class",
+        "0 images for their labels",
         "none seen",
         "in 321 labelled images",
         "learning rate 1.0e-03",
         "none yet",
     ):
         assert part in shown
+    assert "1,234 images for their labels" in play(view, [replace(STATUS, waiting=1234)])
     shown = play(view, [DRIFT, replace(STATUS, drift="drift"), STARTED])
     assert "DRIFT  error 25.0 % → 61.0 % at 5,678" in shown
     assert "retraining on 400 new (drift)" in shown
@@ -250,7 +306,7 @@ def test_a_learner_that_is_down_is_told_and_so_is_its_return() -> None:
 
 
 def test_before_anything_has_happened() -> None:
-    for view in (ServeView(), RetrainView(), ProduceView(), TrainView(), DemoView()):
+    for view in (ServeView(), RetrainView(), ProduceView(), TrainView(), DemoView(), VerifyView()):
         assert fits(view)
 
 
@@ -270,6 +326,33 @@ def test_the_producing_dashboard_says_what_matters() -> None:
         assert part in shown
     assert re.search(r"failed +2", shown)
     assert re.search(r"in flight +4", shown)
+    assert "late labels" not in shown
+
+
+def test_the_producing_dashboard_tells_of_late_labels() -> None:
+    started = events.ProduceStarted("cifar.images", 10_000, None, 50.0, "raw", "")
+    progress = events.ProduceProgress(250, 0, 4, 5.0, "", labels_sent=1_150, labels_failed=2, labels_waiting=98)
+    shown = play(ProduceView(), [started, progress])
+    assert re.search(r"late labels +1,150 sent, 98 to follow, 2 failed", shown)
+
+
+def test_the_verifying_dashboard_says_how_far_it_is() -> None:
+    view = VerifyView()
+    shown = play(view, [events.VerifyProgress("cifar.images", 20_000), events.VerifyProgress("cifar.images", 40_000)])
+    assert re.search(r" images +40,000 read", shown)
+    assert "20,000" not in shown
+    shown = play(view, [events.VerifyProgress("cifar.dead-letters", 7)])
+    assert re.search(r" images +40,000 read", shown)
+    assert re.search(r" dead-letters +7 read", shown)
+
+
+steps = st.builds(events.VerifyProgress, st.sampled_from(["cifar.images", "t" * 249, MARKUP]), st.integers(0, 10**15))
+
+
+@given(st.lists(steps, max_size=10))
+@settings(max_examples=25)
+def test_the_verifying_dashboard_fits_whatever_happens(stream: list[Any]) -> None:
+    play(VerifyView(), stream)
 
 
 def test_the_training_dashboard_says_what_matters() -> None:
@@ -353,10 +436,16 @@ def test_what_people_wrote_is_no_markup() -> None:
 
 
 EXPECTED_LINES: list[tuple[AnyView, Any, str]] = [
-    (ServeView(), SERVE_STARTED, "serving version 7 (net, bfloat16, 2 threads) from cifar.images as cifarctl"),
+    (
+        ServeView(),
+        SERVE_STARTED,
+        "serving version 7 (net, onnxruntime float32, 2 threads) from cifar.images as cifarctl, exactly-once",
+    ),
     (ServeView(), ONLINE_STARTED, "learning online"),
     (ServeView(), batch(100, 70), "accuracy 70.0 % (recent 70.0 %)"),
     (ServeView(), batch(2, dead_letters=[("A", "first"), ("B", "second")]), "dead letter: B: second (and 1 more)"),
+    (ServeView(), events.Assigned((0, 1, 2, 5), 3), "partitions 0–2, 5 (rebalance 3)"),
+    (ServeView(), events.Assigned((), 4), "partitions none (rebalance 4)"),
     (ServeView(), events.Swapped(7, 8), "now serving version 8 (was 7)"),
     (ServeView(), events.SwapRefused(9, "broken"), "version 9 refused: broken"),
     (ServeView(), LEARNING[0], "learner started from version 7 (replay, buffer 10/2000)"),
@@ -376,7 +465,10 @@ EXPECTED_LINES: list[tuple[AnyView, Any, str]] = [
     (ProduceView(), events.ProduceStarted("t.images", 9, None, 0.2, "raw", ""), "to t.images (raw) at 0.2/s, until"),
     (ProduceView(), events.ProduceStarted("t.images", 9, 50, 0, "raw", ""), "at full speed, 50 messages"),
     (ProduceView(), PRODUCING[0], "sent 10  failed 0"),
+    (ProduceView(), events.ProduceProgress(10, 0, 3, 1.0, "", 3, 0, 7), "labels 3 (+7)  images clean"),
+    (ProduceView(), replace(PRODUCING[0], labels_sent=5, labels_waiting=4), "labels 5 (+4)"),
     (ProduceView(), events.Notice("look"), "note: look"),
+    (VerifyView(), events.VerifyProgress("t.images", 20_000), "t.images: 20,000 read"),
     (TrainView(), TRAIN_STARTED, "training net (122,570 parameters) on 35,000 images of cifar10, 10 epochs"),
     (TrainView(), replace(TRAIN_STARTED, first_epoch=4), "resumed at epoch 4, batch 1"),
     (TrainView(), TRAINING[1], "loss 1.2000  validation accuracy 61.2 %  12.0 s  12,346 images/s"),
@@ -402,7 +494,8 @@ def test_what_the_log_says_of_an_event(view: AnyView, event: Any, expected: str)
 def test_every_kind_of_event_is_taken_by_the_serving_view() -> None:
     """The views know all members of their unions, so that a new event cannot be forgotten in silence."""
     told = {type(event) for view, event, _ in EXPECTED_LINES if isinstance(view, ServeView)}
-    silent = {events.LearnerStatus, events.ServeResult}  # a figure on the dashboard; the summary at the end
+    # Figures on the dashboard; the summary at the end.
+    silent = {events.LearnerStatus, events.LabelsMatched, events.StreamStatus, events.ServeResult}
     assert told | silent == set(events.ServeEvent.__args__)  # type: ignore[attr-defined]
 
 
@@ -448,6 +541,8 @@ def test_summaries() -> None:
     assert "sent 10 messages in 00:05 (2.00 messages/s), 1 failed" in produce_summary(
         events.ProduceResult(10, 1, 5.0, 2.0)
     )
+    assert "; 8 labels followed, 2 failed" in produce_summary(events.ProduceResult(10, 0, 5.0, 2.0, 8, 2))
+    assert "; 8 labels followed, 1 failed" in produce_summary(events.ProduceResult(10, 0, 5.0, 2.0, 8, 1))
     assert train_summary(TRAIN_RESULT) == (
         "version 3: validation accuracy 76.5 %, test accuracy 77.1 % after 10 epochs in 05:21; "
         "promoted to production (better)"
@@ -455,6 +550,12 @@ def test_summaries() -> None:
     assert "not promoted (worse)" in train_summary(
         replace(TRAIN_RESULT, promoted=False, reason="worse", validation_accuracy=None)
     )
+    faults: dict[str, Any] = {"missing": 0, "duplicated": 0, "beyond": 0, "out_of_order": 0}
+    verified = events.VerifyResult("t.images", "g", {"0": 12}, 12, 11, 1, **faults, exact=True, examples=[])
+    assert verify_summary(verified) == (
+        "12 inputs of t.images committed by g: 11 predictions and 1 dead letters; each exactly once, in order"
+    )
+    assert "NOT each exactly once" in verify_summary(replace(verified, missing=1, exact=False))
     assert outcome(REJECTED) == "rejected: 40.0% against 41.0% held out; validation accuracy 50.0%"
     demo = events.DemoResult(
         "synthetic", 6500, "invert", 0.7, 0.2, 0.6, 0.1, 12, 2, [1, 2, 3], latency, 200.0, "r/demo"
@@ -548,6 +649,17 @@ def test_numbers() -> None:
 @given(st.floats(allow_nan=False), st.integers(1, 80))
 def test_a_bar_has_its_width(share: float, width: int) -> None:
     assert len(bar(share, width)) == width
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_ranges_name_the_numbers_and_no_others(numbers: set[int]) -> None:
+    text = ranges(sorted(numbers))
+    assert (text == "none") == (not numbers)
+    named: list[int] = []
+    for part in text.split(", ") if numbers else []:
+        first, _, last = part.partition("–")
+        named += range(int(first), int(last or first) + 1)
+    assert named == sorted(numbers)
 
 
 @given(st.lists(st.floats(-1, 2), max_size=80), st.integers(1, 60))
@@ -693,6 +805,6 @@ def test_results_are_json_all_the_way_down() -> None:
 
 
 def test_every_event_is_frozen() -> None:
-    for kind in (*events.TrainEvent.__args__, *events.ServeEvent.__args__):  # type: ignore[attr-defined]
+    for kind in events.Event.__args__:  # type: ignore[attr-defined]
         assert kind.__dataclass_params__.frozen, kind
         assert fields(kind)

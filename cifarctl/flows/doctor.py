@@ -9,13 +9,15 @@ from collections.abc import Callable
 import torch
 
 from cifarctl import data
-from cifarctl.errors import CifarctlError
+from cifarctl.errors import BrokerError, CifarctlError
 from cifarctl.events import Check
 from cifarctl.models.predictor import choose_device
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
 from cifarctl.settings import Settings
-from cifarctl.stream import clients
+from cifarctl.stream import clients, rights
+
+BEHIND_BROKER = ("credentials", "topics")
 
 
 def examine(settings: Settings) -> list[tuple[Check, int]]:
@@ -25,16 +27,19 @@ def examine(settings: Settings) -> list[tuple[Check, int]]:
         ("data", _data),
         ("registry", _registry),
         ("broker", _broker),
+        ("credentials", _credentials),
         ("topics", _topics),
     ]
     found: list[tuple[Check, int]] = []
+    broker = True
     for name, look in checks:
-        if name == "topics" and found[-1][1]:  # without a broker the same failure again, and the same wait
+        if name in BEHIND_BROKER and not broker:  # the same failure again, and the same wait
             continue
         try:
             found.append((Check(name, ok=True, finding=look(settings)), 0))
         except CifarctlError as error:
             found.append((Check(name, ok=False, finding=str(error)), error.exit_code))
+            broker = broker and name != "broker"
     return found
 
 
@@ -60,14 +65,32 @@ def _registry(settings: Settings) -> str:
 
 
 def _broker(settings: Settings) -> str:
-    clients.check(settings.kafka)
-    return f"{settings.kafka.bootstrap_servers} answers"
+    broker = clients.check(settings.kafka)
+    return f"{settings.kafka.bootstrap_servers} answers" + (", the embedded broker" if broker.embedded else "")
+
+
+def _credentials(settings: Settings) -> str:
+    kafka = settings.kafka
+    name = kafka.sasl_username or kafka.sasl_oauth_client_id or kafka.ssl_certificate_location or "anybody"
+    how = (
+        kafka.security_protocol
+        if kafka.sasl_mechanism is None
+        else f"{kafka.security_protocol}, {kafka.sasl_mechanism}"
+    )
+    if missing := rights.examine(kafka).missing:
+        raise BrokerError(
+            f"{kafka.bootstrap_servers} does not permit {name} ({how}): {', '.join(missing)}; grant it, unless the "
+            "commands that need it run as somebody else"
+        )
+    return f"{name} ({how}) may do what produce, serve and retrain need"
 
 
 def _topics(settings: Settings) -> str:
-    there = clients.partition_counts(settings.kafka)
-    topics = clients.Topics.of(settings.kafka.topic_prefix)
-    wanted = (topics.images, topics.predictions, topics.dead_letters)
-    return ", ".join(
-        f"{name}: {there[name]} partitions" if name in there else f"{name}: made when first needed" for name in wanted
-    )
+    found = rights.examine(settings.kafka)
+    if found.absent and not settings.kafka.create_topics:
+        raise BrokerError(
+            f"{', '.join(found.absent)}: no such topics, and kafka.create_topics is false: create them, or set "
+            "kafka.topic_prefix to topics that are there"
+        )
+    there = [f"{name}: {count} partition{'s' if count != 1 else ''}" for name, count in found.topics.items()]
+    return ", ".join(there + [f"{name}: made when first needed" for name in found.absent]) or "none may be described"

@@ -217,8 +217,10 @@ def _learning(settings: Settings, on_step: Callable[[], None]) -> Iterator[Examp
                 "the validation images; set data.source, data.split and data.split_seed as for its training"
             )
         group = f"{settings.kafka.group_id}.learner"
-        source = stack.enter_context(Source(settings.kafka, [topics.images, topics.labels], group_id=group))
-        yield Examples(learner, source, topics, settings)
+        gaps: list[str] = []  # to learn from what is left is all that can be done about them
+        wanted = [topics.images, topics.labels]
+        source = stack.enter_context(Source(settings.kafka, wanted, group_id=group, on_gap=gaps.append))
+        yield Examples(learner, source, gaps, topics, settings)
 
 
 class Examples:
@@ -228,8 +230,11 @@ class Examples:
     goes there from `serve`.
     """
 
-    def __init__(self, learner: Learner, source: Source, topics: clients.Topics, settings: Settings) -> None:
+    def __init__(
+        self, learner: Learner, source: Source, gaps: list[str], topics: clients.Topics, settings: Settings
+    ) -> None:
         self.learner, self.source = learner, source
+        self._gaps = gaps
         self._topics, self._settings = topics, settings
         online = settings.online
         self._join = LabelJoin(wait_s=online.label_wait, max_mb=online.label_wait_mb)
@@ -258,6 +263,8 @@ class Examples:
         yield from self._take_labels([record for record in records if record.topic == self._topics.labels])
         self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
         yield from self._losses()
+        while self._gaps:
+            yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
 
     def save(self) -> None:
         """Checkpoint, then commit, but not beyond what still waits for its other half.

@@ -90,7 +90,7 @@ def producer(
         **extra,
     }
     if transactional_id is not None:
-        # A killed writer keeps readers of committed messages waiting for so long.
+        # So long, and until the broker looks (every 10 s), a killed writer keeps readers of committed messages waiting.
         own |= {"transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS}
     client: Producer = connection.create(Producer, settings, own, on_error)
     return client

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
@@ -14,6 +15,7 @@ from cifarctl.stream import clients, connection
 
 #: Python sees signals between such waits only, so none of them is long.
 SLICE_S = 0.1
+FIRST_LOOK_S = 1.0
 POLL_EVERY = 64  # messages between two looks at what the client has to tell
 
 
@@ -47,6 +49,9 @@ class Sender:
         )
         self.sent = 0
         self.failed = 0
+        # A client that knows no broker yet when it is first asked for something takes half a second to look again.
+        with suppress(KafkaException):
+            self.producer.list_topics(timeout=FIRST_LOOK_S)
 
     @property
     def pending(self) -> int:

@@ -44,15 +44,24 @@ class Source:
     its beginning; one whose committed offset has aged out is an error, never a silent skip.
     """
 
-    def __init__(self, settings: KafkaSettings, topics: Sequence[str], *, group_id: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topics: Sequence[str],
+        *,
+        group_id: str | None = None,
+        on_gap: Callable[[str], None] | None = None,
+    ) -> None:
         """Join the group `group_id` (default: `kafka.group_id`); the first reads complete the joining.
+
+        With `on_gap`, a place that has aged out is told to that and reading goes on with the oldest record there is.
 
         Raises:
             BrokerError: no broker answers, or the subscription is refused.
             SettingsError: librdkafka refuses an option.
         """
         self._settings = settings
-        self.topics = tuple(topics)
+        self._on_gap = on_gap
         self.group_id = settings.group_id if group_id is None else group_id
         self.rebalances = 0
         self._assigned: set[Partition] = set()
@@ -277,11 +286,17 @@ class Source:
             topic, number = partition
             offset = self._resume.get(partition, committed)
             if offset >= 0:
-                raise BrokerError(
-                    f"offset {offset} of {topic}[{number}], where the group {self.group_id} is to go "
-                    "on, is not there any more: messages have aged out unread, or the topic was made anew; decide with "
-                    "`--from beginning` or `--from end`, and raise the topic's retention.ms"
+                gap = (
+                    f"offset {offset} of {topic}[{number}], where the group {self.group_id} is to go on, is not there "
+                    "any more: messages have aged out unread, or the topic was made anew"
                 )
+                if self._on_gap is None:
+                    raise BrokerError(
+                        f"{gap}; decide with `serve --from beginning` or `--from end`, and raise the topic's "
+                        "retention.ms"
+                    )
+                self._on_gap(gap)
+                self._resume.pop(partition, None)
             with connection.broker_errors(self._settings, f"cannot begin to read {topic}"):
                 # A partition without a place to begin at is not being fetched, so that seeking does nothing.
                 self.consumer.incremental_unassign([TopicPartition(*partition)])

@@ -22,6 +22,7 @@ from cifarctl.ui.widgets import (
     frame,
     milliseconds,
     percent,
+    ranges,
     rate,
     sparkline,
 )
@@ -30,7 +31,7 @@ POINT = 25  # labelled images behind each point of the sparkline
 
 
 class ServeView:
-    """Accuracy, throughput, latency, version, dead letters; with a learner also buffer, drift and updates."""
+    """Accuracy, speed, version, lag, commits, dead letters; with a learner also buffer, drift and updates."""
 
     def __init__(self, *, print_images: bool = False) -> None:
         self.started: events.ServeStarted | None = None
@@ -92,7 +93,8 @@ class ServeView:
                 f"p50 {milliseconds(latency.percentile(0.5))}    p99 {milliseconds(latency.percentile(0.99))}",
             ),
             ("model", f"version {self.version} ({_running(start)})    swaps {tally.swaps}"),
-            ("stream", self._stream(start)),
+            ("stream", self._stream()),
+            ("commits", self._commits(start)),
             ("dead letters", letters),
         ]
         parts: list[RenderableType] = [facts(rows)]
@@ -131,13 +133,16 @@ class ServeView:
                 self.points.append(sum(self._open_point) / POINT)
                 self._open_point.clear()
 
-    def _stream(self, start: events.ServeStarted) -> str:
-        status = self.status
-        undone = f", {status.undone} undone" if status.undone else ""
-        return (
-            f"lag {_count(status.lag)}    partitions {', '.join(map(str, self.partitions)) or 'none'}    "
-            f"{status.commits:,} commits{undone} ({start.delivery})    "
-            f"{'held back, ' if status.paused else ''}{status.queue:,} on their way"
+    def _stream(self) -> str:
+        held = ", held back" if self.status.paused else ""
+        return f"lag {_count(self.status.lag)}    {self.status.queue:,} on their way{held}"
+
+    def _commits(self, start: events.ServeStarted) -> Text:
+        undone = self.status.undone
+        return Text.assemble(
+            f"{self.status.commits:,} ({start.delivery})",
+            (f"    {undone:,} undone" if undone else "", "yellow"),
+            f"    partitions {ranges(self.partitions)}",
         )
 
     def _news(self, event: events.ServeEvent) -> Iterator[str]:
@@ -149,8 +154,7 @@ class ServeView:
         elif isinstance(event, events.Swapped):
             yield f"now serving version {event.new} (was {event.old})"
         elif isinstance(event, events.Assigned):
-            numbers = ", ".join(map(str, event.partitions)) or "none"
-            yield f"partitions {numbers} (rebalance {event.rebalances})"
+            yield f"partitions {ranges(event.partitions)} (rebalance {event.rebalances})"
         elif isinstance(event, events.SwapRefused):
             yield f"version {event.version} refused: {event.reason}"
         else:

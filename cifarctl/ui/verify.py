@@ -24,7 +24,9 @@ class VerifyView:
 
     def render(self) -> RenderableType:
         """The panel."""
-        rows: list[tuple[str, RenderableType]] = [(topic, f"{count:,} read") for topic, count in self.read.items()]
+        rows: list[tuple[str, RenderableType]] = [
+            (topic.rpartition(".")[2], f"{count:,} read") for topic, count in self.read.items()
+        ]
         return frame("cifarctl verify-stream", facts(rows) if rows else Text("reading …"))
 
     def lines(self, event: events.VerifyEvent) -> Iterable[str]:

@@ -44,6 +44,17 @@ def milliseconds(value: float | None) -> str:
     return f"{value / 1000:,.1f} s"
 
 
+def ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers, neighbours together: ``0–2, 5``, or ``none``."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return ", ".join("–".join(map(str, part)) for part in parts) or "none"
+
+
 def bar(share: float, width: int = 24) -> Text:
     """A filled bar for a share of 0 to 1."""
     full = round(min(max(share, 0.0), 1.0) * width)
@@ -64,7 +75,7 @@ def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for name, value in rows:
         # A string would be read as markup, and brackets in it as styles.
-        table.add_row(name, Text(value) if isinstance(value, str) else value)
+        table.add_row(Text(name), Text(value) if isinstance(value, str) else value)
     return table
 
 
