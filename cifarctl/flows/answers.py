@@ -63,6 +63,7 @@ class Answers:
         self._worker = ThreadPoolExecutor(1, "model")
         self._in_flight: deque[_InFlight] = deque()
         self._sent: list[events.BatchServed] = []
+        self._given_up = False
         self._committed: list[events.BatchServed] = []
         source.listen(self._revoked, self._lost)
 
@@ -116,6 +117,8 @@ class Answers:
         if outcome is Commit.DONE:
             self._committed += self._sent
             self._sent.clear()
+            if self._given_up:
+                self._forget()
         elif outcome is Commit.UNDONE:
             self._forget()
         return outcome
@@ -183,9 +186,14 @@ class Answers:
 
     def _give_up(self) -> None:
         self._sink.undo()
-        self._forget()
+        if self._sink.busy:  # where to read on is known once it is known whether what was sent counts
+            self._given_up = True
+        else:
+            self._forget()
 
     def _forget(self) -> None:
+        """Read again what is not committed."""
+        self._given_up = False
         for item in self._in_flight:
             item.outcome.cancel()
         self._in_flight.clear()

@@ -120,7 +120,8 @@ class _Lane:
     """A way out to one topic; a full queue is waited for by the loop above, which has something to tell meanwhile."""
 
     def __init__(self, kafka: KafkaSettings, topic: str, linger: bool) -> None:
-        self.sender = Sender(kafka, options={} if linger else {"linger.ms": 0})
+        # Nothing is given up, however long the broker is away.
+        self.sender = Sender(kafka, options={"message.timeout.ms": 0} | ({} if linger else {"linger.ms": 0}))
         self._kafka, self._topic = kafka, topic
 
     @property

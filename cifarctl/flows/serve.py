@@ -29,6 +29,7 @@ from cifarctl.tally import Tally
 
 LONGEST_WAIT_S = 0.1  # for a next message: signals, swaps and the learner's events are looked at in between
 BLOCKED_WAIT_S = 0.02  # while nothing may be read
+COMMIT_WAIT_S = 1.0  # what takes longer is gone on with in the next round
 STATUS_INTERVAL_S = 0.5
 
 
@@ -147,7 +148,7 @@ def _loop(
                 answers.submit(records)
             answers.finish(wait=not records)
             if sink.due() or sink.busy or (room <= 0 and answers.idle):
-                answers.commit()
+                answers.commit(COMMIT_WAIT_S)
             for event in answers.committed():
                 handled += len(event.ids) + len(event.dead_letters)
                 yield event
@@ -177,6 +178,7 @@ class _Status:
     def __init__(self, source: Source, sink: Sink, kafka: KafkaSettings) -> None:
         self._source, self._sink, self._kafka = source, sink, kafka
         self._waiting = self._blocked = False
+        self._busy_since: float | None = None
         self._rebalances = 0
         self._next = 0.0
 
@@ -189,7 +191,10 @@ class _Status:
 
     def news(self) -> Iterator[events.ServeEvent]:
         """Waiting when it begins, Assigned after a rebalance, StreamStatus every half second."""
-        reason = self._source.last_error or ("a commit is pending" if self._sink.busy else None)
+        now = time.monotonic()
+        self._busy_since = (self._busy_since or now) if self._sink.busy else None
+        hung = self._busy_since is not None and now - self._busy_since > self._kafka.timeout_s
+        reason = self._source.last_error or ("a commit is pending" if hung else None)
         if (reason is not None) != self._waiting:
             self._waiting = reason is not None
             if self._waiting:
@@ -197,8 +202,8 @@ class _Status:
         if self._source.rebalances != self._rebalances:
             self._rebalances = self._source.rebalances
             yield events.Assigned(tuple(sorted(number for _, number in self._source.assigned)), self._rebalances)
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + STATUS_INTERVAL_S
+        if now >= self._next:
+            self._next = now + STATUS_INTERVAL_S
             yield events.StreamStatus(
                 lag=self._source.lag(),
                 queue=self._sink.pending,

@@ -28,10 +28,14 @@ class _Partition:
         self.delivered += bytes(offset - self.first - len(self.delivered)) + b"\x01"
         self.answers += bytes(len(self.delivered) - len(self.answers))
 
+    def after(self, offset: int) -> bool:
+        """Whether it lies beyond all that was read."""
+        return offset >= self.first + len(self.delivered)
+
     def answer(self, offset: int) -> bool:
         """Count an answer; False where no such input was delivered."""
         index = offset - self.first
-        if index >= len(self.delivered) or not self.delivered[index]:
+        if not self.delivered[index]:
             return False
         self.answers[index] = min(SEEN_MANY, self.answers[index] + 1)
         return True
@@ -76,10 +80,10 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
             if partition is not None and offset < partition.first:
                 continue
             counted[topic] += 1
-            if partition is None or not partition.answer(offset):
+            if partition is None or partition.after(offset) or offset >= committed.get(number, 0):
+                answered.append((number, offset, place))  # inputs and answers that have come since
+            if partition is not None and not partition.after(offset) and not partition.answer(offset):
                 found["beyond"].append(f"answer to an input that is not there: {place}")
-            elif offset >= committed.get(number, 0):
-                answered.append((number, offset, place))
             if offset <= last.get((number, record.partition), -1):
                 found["out_of_order"].append(f"answer out of order: {place}")
             last[number, record.partition] = offset

@@ -70,6 +70,7 @@ UNREACHABLE = {
 }
 #: Nobody answers for the group at the moment; the same call may succeed later.
 TRANSIENT = UNREACHABLE | {
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.NOT_COORDINATOR,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -11,7 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients, connection
+from cifarctl.stream import clients, connection, limited
 
 BEGINNING, END = "beginning", "end"
 FORMS = "beginning, end, a time such as 2026-01-31T12:00:00, an offset, or partition:offset[,partition:offset]"
@@ -70,9 +71,15 @@ def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
             offsets = _offsets(client, settings, topic, numbers, start)
             places = [TopicPartition(topic, number, offset) for number, offset in offsets.items()]
             try:
-                for result in client.commit(offsets=places, asynchronous=False):
+                committing = limited.begin(client.commit, offsets=places, asynchronous=False)
+                for result in committing.result(settings.timeout_s):
                     if result.error is not None:
                         raise KafkaException(result.error)
+            except FutureTimeout:
+                raise BrokerError(
+                    f"cannot move the group {settings.group_id}: {settings.bootstrap_servers} does not answer; "
+                    "check kafka.bootstrap_servers and try again"
+                ) from None
             except KafkaException as error:
                 if error.args[0].code() not in OCCUPIED:
                     raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple
@@ -11,13 +12,14 @@ from typing import NamedTuple
 from confluent_kafka import KafkaError, KafkaException
 
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients, connection, letters
+from cifarctl.stream import clients, connection, letters, limited
 from cifarctl.stream.records import Headers
 from cifarctl.stream.sender import Sender
 
 OPEN_TIMEOUT_S = 30.0  # a broker that has never had a transaction makes a topic for them first
 CLOSE_TIMEOUT_S = 2.0
 RETRY_S = 0.1
+OVERTIME_S = 2.0  # beyond its own limit, after which a call is not waited for any longer
 BATCH = 500
 #: The client's own limit of a message out of the way: the broker's and the topic's are what counts.
 LARGEST_MESSAGE = 1_000_000_000
@@ -130,12 +132,15 @@ class Returns:
 
 
 def _retried(call: Callable[[float], object], timeout_s: float) -> None:
-    """Call until it succeeds, fails for good, or the time is over."""
+    """Call until it succeeds, fails for good, or the time is over, its own or that of a call which does not return."""
     deadline = time.monotonic() + timeout_s
     while True:
+        left = max(RETRY_S, deadline - time.monotonic())
         try:
-            call(max(RETRY_S, deadline - time.monotonic()))
+            limited.begin(call, left).result(left + OVERTIME_S)
             return
+        except FutureTimeout:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
         except KafkaException as error:
             if not error.args[0].retriable() or time.monotonic() >= deadline:
                 raise

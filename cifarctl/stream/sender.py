@@ -15,6 +15,7 @@ from cifarctl.stream import clients, connection
 
 #: Python sees signals between such waits only, so none of them is long.
 SLICE_S = 0.1
+PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # given up on purpose, by an abort
 FIRST_LOOK_S = 1.0
 POLL_EVERY = 64  # messages between two looks at what the client has to tell
 
@@ -138,6 +139,6 @@ class Sender:
         self.raise_failed()
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
-        if error is not None:
+        if error is not None and error.code() not in PURGED:
             self.failed += 1
             self.failure = self.failure or error

@@ -17,7 +17,7 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, limited
 from cifarctl.stream.records import Record
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.source import Partition, Source
+from cifarctl.stream.source import OVERTAKEN, Partition, Source
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
@@ -27,7 +27,7 @@ RETRY_S = 0.1
 PENDING_HIGH = 20_000
 LINGER_MS = 1  # what waits longer comes in larger batches, and later
 CLOSE_TIMEOUT_S = 2.0
-OVERTIME_S = 1.0  # beyond its own limit, after which a call is not waited for any longer
+OVERTIME_S = 2.0  # beyond its own limit, after which a call is not waited for any longer
 OPEN_TIMEOUT_S = 30.0  # a broker that has never had a transaction makes a topic for them first
 #: A message that fails so will fail again; anything else is worth another try.
 HOPELESS = (
@@ -225,6 +225,9 @@ class _State(enum.Enum):
     ABORTING = enum.auto()
 
 
+ABORTABLE = (_State.OPEN, _State.OFFSETS, _State.COMMITTING)
+
+
 class ExactlyOnceSink(_Tracking):
     """Predictions, dead letters and input offsets in one Kafka transaction (KIP-98, KIP-447).
 
@@ -251,7 +254,8 @@ class ExactlyOnceSink(_Tracking):
         )
         self._sender: Sender | None = None
         self._state = _State.CLOSED
-        self._issued = False  # whether this transaction's commit has been asked for
+        #: Once the transaction's commit is asked for: its partitions, and since when each has been ours.
+        self._issued: dict[Partition, int | None] = {}
         if self._advance(OPEN_TIMEOUT_S) is Commit.PENDING:
             raise BrokerError(
                 f"{settings.bootstrap_servers} opens no transaction within {OPEN_TIMEOUT_S:g} s: `cifarctl doctor` "
@@ -285,8 +289,11 @@ class ExactlyOnceSink(_Tracking):
         if not self.busy:
             if not self._positions and self._state is _State.IDLE:
                 return Commit.DONE
-            self._begin()
-            self._state = _State.OFFSETS if self._positions else _State.ABORTING
+            try:
+                self._begin()
+                self._state = _State.OFFSETS if self._positions else _State.ABORTING
+            except KafkaException as error:
+                self._fail(error.args[0], retry=False)
         return self._advance(self._settings.timeout_s if timeout_s is None else timeout_s)
 
     def undo(self) -> None:
@@ -305,7 +312,8 @@ class ExactlyOnceSink(_Tracking):
         if self._state is _State.IDLE:
             assert self._sender is not None
             self._sender.producer.begin_transaction()
-            self._state, self._issued = _State.OPEN, False
+            self._state, self._issued = _State.OPEN, {}
+            self._sender.failure = None
 
     def _advance(self, timeout_s: float) -> Commit:
         """Go on from state to state until the transaction is over, one way or the other, or the time is."""
@@ -316,7 +324,7 @@ class ExactlyOnceSink(_Tracking):
                     self._settle()
                     return outcome
             except KafkaException as error:
-                self._fail(error.args[0], retry=time.monotonic() < deadline)
+                self._fail(error.args[0], retry=True)
                 if time.monotonic() >= deadline:
                     return Commit.PENDING
                 time.sleep(RETRY_S)
@@ -337,26 +345,25 @@ class ExactlyOnceSink(_Tracking):
             limited.begin(producer.init_transactions, left_s).result(limit)
             self._state = _State.RESOLVING
         elif self._state is _State.RESOLVING:
-            held = source.assigned & self._positions.keys()
+            # A partition that has been ours all along is moved by nobody else, so its offset is the proof.
+            held = {partition for partition, term in self._issued.items() if term and source.term(partition) == term}
             found = limited.begin(source.lookup, held, left_s).result(limit)
             self._state = _State.IDLE
-            # Others, who read the partitions once they are no longer ours, would have left other offsets.
             whole = found and all(found[partition] == self._positions[partition] for partition in held)
-            return self._done() if whole and self._issued else self._undone()
+            return self._done() if whole else self._undone()
         elif self._state is _State.OFFSETS:
             places = [TopicPartition(*partition, offset) for partition, offset in self._positions.items()]
             metadata = source.group_metadata()
             limited.begin(producer.send_offsets_to_transaction, places, metadata, left_s).result(limit)
             self._state = _State.COMMITTING
         elif self._state is _State.COMMITTING:
-            self._issued = True
+            self._issued = {partition: source.term(partition) for partition in self._positions}
             limited.begin(producer.commit_transaction, left_s).result(limit)
             self._state = _State.IDLE
             return self._done()
         else:
             limited.begin(producer.abort_transaction, left_s).result(limit)
             self._state = _State.IDLE
-            self._sender.failure = None  # what an abort has purged counts as not delivered
             return self._undone()
         return None
 
@@ -371,7 +378,7 @@ class ExactlyOnceSink(_Tracking):
 
     def _abandon(self) -> None:
         if self._sender is not None:
-            self._sender.producer.purge(blocking=False)
+            limited.begin(_discard, self._sender)  # which may wait for the call that hangs
         self._sender, self._state = None, _State.CLOSED
 
     def _fail(self, error: KafkaError, *, retry: bool) -> None:
@@ -384,7 +391,13 @@ class ExactlyOnceSink(_Tracking):
         connection.logger.warning("transaction %s: %s", self._state.name.lower(), error)
         if {cause.code(), error.code()} & FENCED or error.fatal():
             self._abandon()
-        elif error.txn_requires_abort() and self._state in (_State.OPEN, _State.OFFSETS, _State.COMMITTING):
+        elif (error.txn_requires_abort() or error.code() in OVERTAKEN) and self._state in ABORTABLE:
             self._state = _State.ABORTING
         elif not (retry and (error.retriable() or error.code() in connection.TRANSIENT)):
             self._abandon()
+
+
+def _discard(sender: Sender) -> None:
+    """Let go of a producer that is of no use any more."""
+    sender.producer.purge()
+    del sender

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -70,6 +70,8 @@ class Source:
         self._positions: dict[Partition, int] = {}  # next offset to read
         self._resume: dict[Partition, int] = {}  # first offset read since the last commit
         self._failure: KafkaError | None = None
+        self._terms: dict[Partition, int] = {}
+        self._leaving: frozenset[Partition] = frozenset()  # about to be revoked
         self._unread: list[Partition] = []  # those of which the client does not know where to begin
         self._probe_at = 0.0
         self._held: Set[Partition] = frozenset()
@@ -130,15 +132,17 @@ class Source:
         with self.watchdog("reading", max_wait_s + fill_s + GRACE_S):
             with connection.broker_errors(self._settings, "cannot read"):
                 messages = self.consumer.consume(1, max_wait_s)
+                records = self._records(messages)
                 if messages and max_messages > 1:
-                    messages += self.consumer.consume(max_messages - 1, fill_s)
-            records = [record for message in messages if (record := self._record(message)) is not None]
+                    messages = self.consumer.consume(max_messages - 1, fill_s)
+                    # A rebalance or a rewind in between takes back what the first call has brought.
+                    records = [r for r in records if r.offset < self._positions.get((r.topic, r.partition), 0)]
+                    records += self._records(messages)
             if self._unread:
                 self._begin()
             if self._failure is not None:
                 self._handle_failure(self._failure)
-        # A rebalance between the two takes away what the first has brought.
-        return [record for record in records if (record.topic, record.partition) in self._assigned]
+        return records
 
     def hold(self, partitions: Set[Partition]) -> None:
         """Fetch nothing of these partitions, and all of the others; what was fetched before is fetched again later.
@@ -154,8 +158,19 @@ class Source:
         self._held = wanted
 
     def group_metadata(self) -> Any:
-        """What a transaction needs so that the offsets of a member that the group has dropped are refused."""
-        return self.consumer.consumer_group_metadata()
+        """What a transaction needs so that the offsets of a member that the group has dropped are refused.
+
+        Raises:
+            KafkaException: this process is no member at the moment; offsets of nobody in particular are not refused.
+        """
+        metadata = self.consumer.consumer_group_metadata()
+        if not self.consumer.memberid():
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
+        return metadata
+
+    def term(self, partition: Partition) -> int | None:
+        """A number that changes whenever this partition is assigned anew; None while it is not."""
+        return self._terms.get(partition)
 
     def lookup(self, partitions: Iterable[Partition], timeout_s: float) -> dict[Partition, int]:
         """The offsets that the group has committed; of partitions that are read here, nobody else moves them.
@@ -165,6 +180,9 @@ class Source:
         """
         places = [TopicPartition(*partition) for partition in partitions]
         found = self.consumer.committed(places, timeout=timeout_s) if places else []
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
         return {(place.topic, place.partition): place.offset for place in found}
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
@@ -177,7 +195,8 @@ class Source:
         """Read again what has been read since the last commit."""
         self.hold(frozenset())  # a pause that ends after the seek would go on at the place before it
         for partition, offset in self._resume.items():
-            if partition in self._assigned and self._positions.get(partition) != offset:
+            here = partition in self._assigned and partition not in self._leaving
+            if here and self._positions.get(partition) != offset:
                 self._seek(partition, offset)
                 self._positions[partition] = offset
                 self._ended.discard(partition)
@@ -242,9 +261,14 @@ class Source:
             return
         self._closed = True
         self._listeners.clear()
+        if self._commit is not None:
+            wait([self._commit], self._settings.timeout_s)
         with self.watchdog("leaving the group", GRACE_S), connection.broker_errors(self._settings, "cannot leave"):
             self.consumer.close()
         self.watchdog.close()
+
+    def _records(self, messages: Sequence[Message]) -> list[Record]:
+        return [record for message in messages if (record := self._record(message)) is not None]
 
     def _record(self, message: Message) -> Record | None:
         """The record of a message; None for the end of a partition and for errors, which are remembered."""
@@ -278,7 +302,8 @@ class Source:
         try:
             found = self.lookup(self._assigned & set(self._unread), self._settings.timeout_s)
         except KafkaException as error:
-            if error.args[0].code() in connection.TRANSIENT:  # asked again with the next read
+            if error.args[0].code() in connection.TRANSIENT | {KafkaError.UNKNOWN_TOPIC_OR_PART}:
+                # Asked again with the next read; a broker that has just come back knows no topics yet.
                 return
             raise connection.explain(self._settings, "cannot look up offsets", error.args[0]) from None
         self._unread = []
@@ -299,6 +324,7 @@ class Source:
                 self._resume.pop(partition, None)
             with connection.broker_errors(self._settings, f"cannot begin to read {topic}"):
                 # A partition without a place to begin at is not being fetched, so that seeking does nothing.
+                self._held = self._held - {partition}
                 self.consumer.incremental_unassign([TopicPartition(*partition)])
                 self.consumer.incremental_assign([TopicPartition(*partition, OFFSET_BEGINNING)])
 
@@ -328,22 +354,24 @@ class Source:
     def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
         self._assigned |= _named(partitions)
+        self._terms |= dict.fromkeys(_named(partitions), self.rebalances)
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
-        gone = _named(partitions)
+        self._leaving = gone = _named(partitions)
         try:
             for revoked, _lost in self._listeners:
                 revoked(gone)
         finally:
+            self._leaving = frozenset()
             self._forget(gone)
 
     def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
         gone = _named(partitions)
+        self._forget(gone)
         for _revoked, lost in self._listeners:
             lost(gone)
-        self._forget(gone)
 
     def _forget(self, gone: frozenset[Partition]) -> None:
         self._assigned -= gone
@@ -353,6 +381,7 @@ class Source:
         for partition in gone:
             self._positions.pop(partition, None)
             self._resume.pop(partition, None)
+            self._terms.pop(partition, None)
 
 
 def _final(error: KafkaError) -> bool:

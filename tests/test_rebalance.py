@@ -1,0 +1,225 @@
+"""Rebalances at the worst moments, which a real broker brings about too seldom: a scripted client and sink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from confluent_kafka import TopicPartition
+from helpers import Home
+
+from cifarctl.flows.answers import Answers, Model
+from cifarctl.registry.loading import load
+from cifarctl.settings import KafkaSettings, ServeSettings
+from cifarctl.stream import clients
+from cifarctl.stream.clients import Topics
+from cifarctl.stream.records import Record
+from cifarctl.stream.sink import Commit
+from cifarctl.stream.source import Partition, Source
+
+TOPIC = "t"
+FIRST, SECOND = (TOPIC, 0), (TOPIC, 1)
+
+
+class ScriptedMessage:
+    """An image that a fetch has brought."""
+
+    def __init__(self, partition: int, offset: int) -> None:
+        self._place = (partition, offset)
+
+    def error(self) -> None:
+        return None
+
+    def topic(self) -> str:
+        return TOPIC
+
+    def partition(self) -> int:
+        return self._place[0]
+
+    def offset(self) -> int:
+        return self._place[1]
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 0
+
+    def key(self) -> bytes:
+        return b"%d-%d" % self._place
+
+    def value(self) -> bytes:
+        return bytes(3072)
+
+    def headers(self) -> None:
+        return None
+
+
+class ScriptedConsumer:
+    """Partitions of endless images; `during` runs inside the next call of consume after a first one."""
+
+    def __init__(self) -> None:
+        self.next = {0: 0, 1: 0}
+        self.during: Callable[[], object] | None = None
+        self.on: dict[str, Callable[[Any, list[TopicPartition]], None]] = {}
+
+    def subscribe(self, _topics: list[str], **callbacks: Any) -> None:
+        self.on = callbacks
+
+    def rebalance(self, kind: str, *numbers: int) -> None:
+        self.on[kind](self, [TopicPartition(TOPIC, number) for number in numbers])
+
+    def consume(self, count: int, _timeout: float) -> Sequence[ScriptedMessage]:
+        if count > 1 and self.during is not None:
+            during, self.during = self.during, None
+            during()
+            return []
+        offset = self.next[0]
+        self.next[0] += count
+        return [ScriptedMessage(0, number) for number in range(offset, offset + count)]
+
+    def seek(self, place: TopicPartition) -> None:
+        self.next[place.partition] = place.offset
+
+    def pause(self, _places: list[TopicPartition]) -> None: ...
+
+    def resume(self, _places: list[TopicPartition]) -> None: ...
+
+    def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
+        return 0, 1_000_000
+
+    def close(self) -> None: ...
+
+
+class ScriptedSink:
+    """Answers commits as the script says; what is DONE is what was tracked."""
+
+    delivery, commits, undone, pending = "scripted", 0, 0, 0
+
+    def __init__(self, source: Source, script: Iterator[Commit]) -> None:
+        self._source, self._script = source, script
+        self._tracked: dict[Partition, int] = {}
+        self.busy = False
+        self.committed: list[Record] = []
+        self._open: list[Record] = []
+
+    def send(self, *_: Any) -> None:
+        assert not self.busy
+
+    def track(self, records: Sequence[Record]) -> None:
+        self._open += records
+        self._tracked |= {(record.topic, record.partition): record.offset + 1 for record in records}
+
+    def due(self) -> bool:
+        return bool(self._tracked)
+
+    def commit(self, _timeout_s: float | None = None) -> Commit:
+        outcome = next(self._script)
+        self.busy = outcome is Commit.PENDING
+        if outcome is Commit.DONE:
+            self._source.committed(self._tracked)
+            self.committed += self._open
+        if outcome is not Commit.PENDING:
+            self._tracked, self._open = {}, []
+        return outcome
+
+    def undo(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> ScriptedConsumer:
+    scripted = ScriptedConsumer()
+    monkeypatch.setattr(clients, "consumer", lambda *_, **__: scripted)
+    return scripted
+
+
+@pytest.fixture
+def source(client: ScriptedConsumer) -> Iterator[Source]:
+    with Source(KafkaSettings(group_protocol="classic"), [TOPIC]) as opened:
+        client.rebalance("on_assign", 0, 1)
+        yield opened
+
+
+def offsets(records: Sequence[Record]) -> list[int]:
+    return [record.offset for record in records]
+
+
+def test_a_rewind_in_the_middle_of_a_read_takes_back_what_was_read(client: ScriptedConsumer, source: Source) -> None:
+    assert offsets(source.read(10, 0)) == list(range(10))
+
+    def revoke() -> None:
+        client.rebalance("on_revoke", 1)
+
+    source.listen(lambda _: source.rewind(), lambda _: None)
+    client.during = revoke
+    assert source.read(10, 0) == []
+    assert offsets(source.read(10, 0)) == list(range(10))
+
+
+def test_a_commit_in_the_middle_of_a_read_takes_back_nothing(client: ScriptedConsumer, source: Source) -> None:
+    first = source.read(10, 0)
+
+    def commit(_: frozenset[Partition]) -> None:
+        source.committed({FIRST: offsets(first)[-1] + 1})
+        source.rewind()
+
+    source.listen(commit, lambda _: None)
+    client.during = lambda: client.rebalance("on_revoke", 1)
+    second = source.read(10, 0)
+    assert offsets(second) in ([], [10])
+    assert offsets([*second, *source.read(10, 0)])[:5] == list(range(10, 15))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_partitions_that_go_and_come_back_within_a_read(client: ScriptedConsumer, source: Source, lost: bool) -> None:
+    source.read(10, 0)
+
+    def go_and_come() -> None:
+        client.rebalance("on_lost" if lost else "on_revoke", 0)
+        client.rebalance("on_assign", 0)
+        client.next[0] = 4  # what the group has committed
+
+    client.during = go_and_come
+    assert source.read(10, 0) == []
+    assert offsets(source.read(10, 0)) == list(range(4, 14))
+
+
+@pytest.mark.parametrize("end", [Commit.DONE, Commit.UNDONE])
+def test_a_rebalance_while_a_commit_is_pending(
+    client: ScriptedConsumer,
+    source: Source,
+    home: Home,
+    end: Commit,
+) -> None:
+    """Every image of the partition that stays is answered once, whatever has become of the commit."""
+    script = iter([Commit.PENDING] * 3 + [end] + [Commit.DONE] * 10)
+    sink = ScriptedSink(source, script)
+    manifest = load(home.registry, 1).manifest
+    model = Model(manifest, lambda pixels: torch.full((len(pixels), 10), 0.1))
+    kafka = KafkaSettings(timeout_s=0.01)
+    with Answers(source, sink, Topics.of("t"), kafka, ServeSettings(), model) as answers:
+        answers.submit(source.read(10, 0))
+        answers.finish(wait=True)
+        assert answers.commit() is Commit.PENDING
+        client.during = lambda: client.rebalance("on_revoke", 1)
+        records = source.read(10, 0)
+        if records:
+            answers.submit(records)
+        told = 0
+        for _ in range(20):
+            if not sink.busy and answers.idle and told < 60:
+                answers.submit(source.read(10, 0))
+            answers.finish(wait=True)
+            if sink.due() or sink.busy:
+                try:
+                    answers.commit()
+                except StopIteration:
+                    break
+            told += sum(len(event.ids) for event in answers.committed())
+    done = offsets(sink.committed)
+    assert done == list(range(len(done)))
+    assert len(done) >= 60
+    assert told == len(done)
+    assert np.all(np.diff(done) == 1)
