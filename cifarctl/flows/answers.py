@@ -20,9 +20,9 @@ from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import codecs
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.predictions import PredictionEncoder
-from cifarctl.stream.records import DeadLetter, Decoded, Pixels, Record
+from cifarctl.stream.records import DeadLetter, Decoded, Partition, Pixels, Record
 from cifarctl.stream.sink import RETRY_S, Commit, Sink
-from cifarctl.stream.source import Partition, Source
+from cifarctl.stream.source import Source
 
 #: Batches in the model at once: enough that it has work while this side commits.
 DEPTH = 4

@@ -25,8 +25,9 @@ from cifarctl.registry import Registry
 from cifarctl.settings import Settings
 from cifarctl.stream import clients, codecs, labels
 from cifarctl.stream.codecs import Record
+from cifarctl.stream.records import Partition
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.source import Partition, Source
+from cifarctl.stream.source import Source
 
 READ = 256  # most records at once
 WAIT = 0.2  # seconds to wait for them

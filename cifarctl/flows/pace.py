@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import TypeAlias
 
-from cifarctl.stream.codecs import Record
-
-Partition: TypeAlias = tuple[str, int]
+from cifarctl.stream.records import Partition, Record
 
 HOLD = 0.5  # share of the room from which on partitions that run ahead are held back
 RELEASE = 0.25

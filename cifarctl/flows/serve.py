@@ -139,7 +139,7 @@ def _loop(
                     current, answers.model = found, _model(found)
 
             room = options.batch_size if max_messages is None else max_messages - handled - answers.open
-            blocked = status.blocked
+            blocked = status.blocked()
             source.hold(source.assigned if blocked else frozenset())
             wait = BLOCKED_WAIT_S if blocked else LONGEST_WAIT_S if answers.idle else 0.0
             wanted = 0 if answers.full and not blocked else min(options.batch_size, room)
@@ -182,7 +182,6 @@ class _Status:
         self._rebalances = 0
         self._next = 0.0
 
-    @property
     def blocked(self) -> bool:
         """Whether nothing more should be read: the broker takes no answers, or not as fast as they come."""
         limit = PENDING_HIGH // 2 if self._blocked else PENDING_HIGH

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -41,6 +41,19 @@ class _Partition:
         return True
 
 
+class _Findings:
+    """How often something is wrong, and the first few places."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: list[str] = []
+
+    def add(self, kind: str, story: str) -> None:
+        self.counts[kind] += 1
+        if len(self.examples) < MOST_EXAMPLES:
+            self.examples.append(story)
+
+
 def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
     """Compare inputs, answers and committed offsets of the group `kafka.group_id`; ends with a VerifyResult.
 
@@ -63,7 +76,7 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
             yield events.VerifyProgress(topics.images, read)
 
     counted: dict[str, int] = {}
-    found: dict[str, list[str]] = defaultdict(list)
+    found = _Findings()
     answered: list[tuple[int, int, str]] = []  # those beyond what was committed when this began
     for topic in (topics.predictions, topics.dead_letters):
         counted[topic] = 0
@@ -83,18 +96,16 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
             if partition is None or partition.after(offset) or offset >= committed.get(number, 0):
                 answered.append((number, offset, place))  # inputs and answers that have come since
             if partition is not None and not partition.after(offset) and not partition.answer(offset):
-                found["beyond"].append(f"answer to an input that is not there: {place}")
+                found.add("beyond", f"answer to an input that is not there: {place}")
             if offset <= last.get((number, record.partition), -1):
-                found["out_of_order"].append(f"answer out of order: {place}")
+                found.add("out_of_order", f"answer out of order: {place}")
             last[number, record.partition] = offset
 
     # Asked again, since serve may have gone on meanwhile.
     later = browse.committed(kafka, topics.images, kafka.group_id)
-    found["beyond"] += [
-        f"answer beyond the committed offset: {place}"
-        for number, offset, place in answered
-        if offset >= later.get(number, 0)
-    ]
+    for number, offset, place in answered:
+        if offset >= later.get(number, 0):
+            found.add("beyond", f"answer beyond the committed offset: {place}")
     inside = 0
     for number, partition in inputs.items():
         end = max(0, min(committed.get(number, 0) - partition.first, len(partition.delivered)))
@@ -102,11 +113,10 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
         for index in range(len(partition.delivered)):
             place = f"{topics.images}[{number}]@{partition.first + index}"
             if index < end and partition.delivered[index] and not partition.answers[index]:
-                found["missing"].append(f"no answer to {place}")
+                found.add("missing", f"no answer to {place}")
             elif partition.answers[index] > 1:
-                found["duplicated"].append(f"{partition.answers[index]} answers to {place}")
+                found.add("duplicated", f"{partition.answers[index]} answers to {place}")
 
-    wrong = [line for lines in found.values() for line in lines]
     yield events.VerifyResult(
         topic=topics.images,
         group=kafka.group_id,
@@ -114,12 +124,12 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
         inputs=inside,
         predictions=counted[topics.predictions],
         dead_letters=counted[topics.dead_letters],
-        missing=len(found["missing"]),
-        duplicated=len(found["duplicated"]),
-        beyond=len(found["beyond"]),
-        out_of_order=len(found["out_of_order"]),
-        exact=not wrong,
-        examples=wrong[:MOST_EXAMPLES],
+        missing=found.counts["missing"],
+        duplicated=found.counts["duplicated"],
+        beyond=found.counts["beyond"],
+        out_of_order=found.counts["out_of_order"],
+        exact=not found.examples,
+        examples=found.examples,
     )
 
 

@@ -6,10 +6,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from cifarctl.stream.records import Partition
 
 ItemT = TypeVar("ItemT")
-Partition: TypeAlias = tuple[str, int]
 
 #: What an entry takes beside its id and its item, in bytes, as measured.
 ENTRY_BYTES = 440

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cifarctl.online.join import Join, Partition, Place
+from cifarctl.online.join import Join, Place
+from cifarctl.stream.records import SHAPE, Partition
 
-SHAPE = (3, 32, 32)
 MIB = 1 << 20
 
 

@@ -18,13 +18,13 @@ import orjson
 import pybase64
 
 from cifarctl.stream import pictures
+from cifarctl.stream.fields import in_range, json_id, json_label, key_id, short_id
 from cifarctl.stream.letters import dead_letter_headers, dead_letter_message
 from cifarctl.stream.predictions import Prediction, PredictionEncoder, decode_prediction
 from cifarctl.stream.records import SHAPE, DeadLetter, Decoded, Headers, Pixels, Record, Refused
 
 __all__ = [
     "CONTENT_TYPES",
-    "MAX_ID_BYTES",
     "DeadLetter",
     "Decoded",
     "Headers",
@@ -49,7 +49,6 @@ CONTENT_TYPES: Mapping[str, str] = {"raw": RAW, "json": JSON, "png": PNG, "jpeg"
 
 RAW_BYTES = 3 * 32 * 32
 FLOAT_BYTES = 4 * RAW_BYTES
-MAX_ID_BYTES = 1024
 #: An image in JSON takes 17 kB; what is far larger is refused before a parser turns it into many times its size.
 MAX_JSON_BYTES = 1 << 20
 #: How far outside 0-1 a pixel may lie after un-normalising: a producer's rounding, not another normalisation.
@@ -224,8 +223,8 @@ def _parse_json(
     label, id = body.get("label"), body.get("id")
     return (
         _unnormalised(payload, scale, shift),
-        _header_id(record, headers) if id in (None, "") else _json_id(id),
-        _header_label(headers, labels) if label is None else _json_label(label, len(labels)),
+        _header_id(record, headers) if id in (None, "") else json_id(id),
+        _header_label(headers, labels) if label is None else json_label(label, len(labels)),
     )
 
 
@@ -244,29 +243,16 @@ def _json_image(body: Mapping[str, Any]) -> bytes:
     return payload
 
 
-def _json_id(id: object) -> str:
-    if isinstance(id, bool) or not isinstance(id, str | int):
-        raise Refused("IdNotText", f"id is a {type(id).__name__}, not a string")
-    text = str(id)
-    return _short(text, len(text.encode()))
-
-
-def _json_label(label: object, classes: int) -> int:
-    if isinstance(label, bool) or not isinstance(label, int):
-        raise Refused("LabelNotInteger", f"label is a {type(label).__name__}, not an integer")
-    return _in_range(label, classes)
-
-
 def _header_id(record: Record, headers: Mapping[str, bytes | None]) -> str:
     """The id of the header, else the key, else where the record lies."""
     header = headers.get("id")
     if header:
         try:
-            return _short(header.decode(), len(header))
+            return short_id(header.decode(), len(header))
         except UnicodeDecodeError:
             raise Refused("IdNotText", "the id header is not UTF-8") from None
     if record.key:
-        return _short(record.key.decode("utf-8", "replace"), len(record.key))
+        return key_id(record.key)
     return f"{record.topic}-{record.partition}-{record.offset}"
 
 
@@ -279,19 +265,7 @@ def _header_label(headers: Mapping[str, bytes | None], labels: Mapping[bytes, in
         return label
     if not _DECIMAL.fullmatch(header):
         raise Refused("LabelNotInteger", f"the label header is {header[:40]!r}, not decimal text")
-    return _in_range(int(header), len(labels))
-
-
-def _short(id: str, size: int) -> str:
-    if size > MAX_ID_BYTES:
-        raise Refused("IdTooLong", f"the id has {size} bytes; at most {MAX_ID_BYTES} are allowed")
-    return id
-
-
-def _in_range(label: int, classes: int) -> int:
-    if not 0 <= label < classes:
-        raise Refused("LabelOutOfRange", f"label is {label}; the classes are 0 to {classes - 1}")
-    return label
+    return in_range(int(header), len(labels))
 
 
 def _unnormalised(payload: bytes, scale: Floats, shift: Floats) -> bytes:

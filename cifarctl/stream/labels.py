@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection
-from cifarctl.stream.codecs import MAX_ID_BYTES
+from cifarctl.stream.fields import json_id, json_label, key_id
 from cifarctl.stream.records import DeadLetter, Record, Refused, record_of
 
 STAGE = "label"
@@ -191,33 +190,15 @@ def _parse(record: Record, classes: int) -> tuple[str, int]:
         raise Refused("NotJson", f"{len(record.value)} bytes that are not JSON: {error}") from None
     if not isinstance(body, dict):
         raise Refused("NotAnObject", f"the JSON is a {type(body).__name__}, not an object with id and label")
-    return _id(record, body), _label(body, classes)
-
-
-def _id(record: Record, body: Mapping[str, Any]) -> str:
-    """The id of the body, else the key."""
-    id = body.get("id")
-    if id in (None, ""):
-        if not record.key:
-            raise Refused("MissingId", "neither the JSON nor the key says which image it is the label of")
-        return _short(record.key.decode("utf-8", "replace"), len(record.key))
-    if isinstance(id, bool) or not isinstance(id, str | int):
-        raise Refused("IdNotText", f"id is a {type(id).__name__}, not a string")
-    return _short(str(id), len(str(id).encode()))
-
-
-def _short(id: str, size: int) -> str:
-    if size > MAX_ID_BYTES:
-        raise Refused("IdTooLong", f"the id has {size} bytes; at most {MAX_ID_BYTES} are allowed")
-    return id
-
-
-def _label(body: Mapping[str, Any], classes: int) -> int:
-    label = body.get("label")
-    if label is None:
+    if (label := body.get("label")) is None:
         raise Refused("MissingLabel", "the JSON has no label")
-    if isinstance(label, bool) or not isinstance(label, int):
-        raise Refused("LabelNotInteger", f"label is a {type(label).__name__}, not an integer")
-    if not 0 <= label < classes:
-        raise Refused("LabelOutOfRange", f"label is {label}; the classes are 0 to {classes - 1}")
-    return label
+    return _id(record, body.get("id")), json_label(label, classes)
+
+
+def _id(record: Record, value: object) -> str:
+    """The id of the body, else the key."""
+    if value not in (None, ""):
+        return json_id(value)
+    if not record.key:
+        raise Refused("MissingId", "neither the JSON nor the key says which image it is the label of")
+    return key_id(record.key)

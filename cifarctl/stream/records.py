@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Headers: TypeAlias = list[tuple[str, bytes | None]]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Partition: TypeAlias = tuple[str, int]  # topic, number
 
 #: Channels, rows, columns of an image.
 SHAPE = (3, 32, 32)

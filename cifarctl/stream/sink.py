@@ -15,9 +15,9 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, limited
-from cifarctl.stream.records import Record
+from cifarctl.stream.records import Partition, Record
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.source import OVERTAKEN, Partition, Source
+from cifarctl.stream.source import OVERTAKEN, Source
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 

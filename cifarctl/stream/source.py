@@ -14,10 +14,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, limited
-from cifarctl.stream.records import Record, headers_of
+from cifarctl.stream.records import Partition, Record, record_of
 from cifarctl.stream.watchdog import Watchdog
 
-Partition: TypeAlias = tuple[str, int]
 PartitionsCallback: TypeAlias = Callable[[frozenset[Partition]], None]
 
 #: Seconds between questions to a broker that was lost whether it is back.
@@ -292,10 +291,7 @@ class Source:
         self._ended.discard(partition)
         self._positions[partition] = offset + 1
         self._resume.setdefault(partition, offset)
-        known, timestamp = message.timestamp()
-        return Record(
-            topic, number, offset, timestamp if known else -1, message.key(), message.value(), headers_of(message)
-        )
+        return record_of(message)
 
     def _begin(self) -> None:
         """Start reading the partitions of which the group knows no offset; an offset that is gone is an error."""
