@@ -34,9 +34,11 @@ def fill(site: Site, count: int) -> None:  # noqa: F811
     sender.close(30)
 
 
-def served(site: Site, *words: str, **changes: object) -> int:  # noqa: F811
-    """What a run of `serve` with these options predicts."""
-    return int(site.run("serve", "--json", "--idle-timeout", "0.5", *words, **changes).document["predicted"])
+def served(site: Site, start: str | None = None, **changes: object) -> int:  # noqa: F811
+    """What a run of `serve` predicts, from that place on."""
+    if start is not None:
+        move(site.settings(**changes).kafka, site.topics.images, Start.parse(start))
+    return int(site.serve(idle_timeout=IDLE_S, **changes).result().predicted)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +68,24 @@ def test_a_group_is_moved_and_another_one_begins_at_the_earliest(site: Site) -> 
     fill(site, 40)
     assert served(site) == 40
     assert served(site) == 0
-    assert served(site, "--from", "beginning") == 40
-    assert served(site, "--group", f"{site.kafka.group_id}-other") == 40
+    assert served(site, "beginning") == 40
+    assert served(site, kafka__group_id=f"{site.kafka.group_id}-other") == 40
     half = {number: offset // 2 for number, offset in offsets(site).items()}
-    assert served(site, "--from", ",".join(f"{n}:{offset}" for n, offset in half.items())) == 40 - sum(half.values())
+    assert served(site, ",".join(f"{n}:{offset}" for n, offset in half.items())) == 40 - sum(half.values())
     moment = datetime.now().astimezone()
     fill(site, 10)
-    assert served(site, "--from", "end") == 0
-    assert served(site, "--from", moment.isoformat()) == 10
+    assert served(site, "end") == 0
+    assert served(site, moment.isoformat()) == 10
+
+
+@pytest.mark.apache
+def test_the_command_moves_its_group_first(site: Site) -> None:  # noqa: F811
+    fill(site, 20)
+    assert served(site) == 20
+    own = ("serve", "--json", "--idle-timeout", str(IDLE_S))
+    again = site.run(*own, "--from", "beginning", "--group", site.kafka.group_id)
+    assert again.document["predicted"] == 20
+    assert f"group {site.kafka.group_id} begins at 0: 0, 1: 0" in again.err
 
 
 def offsets(site: Site) -> dict[int, int]:  # noqa: F811
@@ -93,7 +105,7 @@ def test_a_group_that_is_being_read_cannot_be_moved(site: Site) -> None:  # noqa
     fill(site, 10)
     serving = site.serve()
     serving.until(lambda: serving.of(events.Assigned))
-    with pytest.raises(BrokerError, match="running serve.*--group"):
+    with pytest.raises(BrokerError, match=r"running serve.*--group"):
         move(site.kafka, site.topics.images, Start(word="beginning"))
     serving.finish()
 
@@ -102,7 +114,7 @@ def test_a_group_that_is_being_read_cannot_be_moved(site: Site) -> None:  # noqa
 def test_images_that_aged_out_unread_are_an_error(site: Site) -> None:  # noqa: F811
     """Not a silent skip; what the message says to do works."""
     fill(site, 40)
-    assert served(site, "--max-messages", "10", serve__batch_size=1) == 10
+    assert site.serve(max_messages=10, serve__batch_size=1).result().predicted == 10
     admin = AdminClient({"bootstrap.servers": site.kafka.bootstrap_servers})
     gone = {number: offset + 3 for number, offset in offsets(site).items()}
     places = [TopicPartition(site.topics.images, number, offset) for number, offset in gone.items()]
@@ -113,4 +125,4 @@ def test_images_that_aged_out_unread_are_an_error(site: Site) -> None:  # noqa: 
     assert "aged out" in line
     assert "--from beginning" in line
     left = 40 - sum(gone.values())
-    assert served(site, "--from", "beginning") == left
+    assert served(site, "beginning") == left
