@@ -1,7 +1,7 @@
 """Apache Kafka for tests: import `apache` and `apache_kafka_settings` (or a sister) into a test module.
 
 Where Kafka cannot be had the tests are skipped with the reason; they fail instead where
-CIFARCTL_TESTS_REQUIRE_KAFKA=1 says that it must be had.
+REQUIRE_APACHE_KAFKA=1 says that it must be had.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from kafka_security import Secure
 
 from cifarctl.settings import KafkaSettings
 
-# Taken at import, before any test: the program refuses variables of this prefix that it does not know.
-REQUIRED = os.environ.pop("CIFARCTL_TESTS_REQUIRE_KAFKA", "") == "1"
+REQUIRED = os.environ.get("REQUIRE_APACHE_KAFKA") == "1"
 
 _shared: list[ApacheKafka] = []
 

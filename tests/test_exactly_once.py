@@ -27,8 +27,8 @@ from cifarctl.stream.sender import Sender
 pytestmark = pytest.mark.apache
 
 PARTITIONS = 6
-#: Read before conftest.py clears such variables.
-OUTAGE_S = float(os.environ.get("CIFARCTL_TESTS_OUTAGE_S", "20"))
+#: Seconds that a broker is away.
+OUTAGE_S = float(os.environ.get("KAFKA_OUTAGE_S", "20"))
 IDLE_S = 1.0
 
 
