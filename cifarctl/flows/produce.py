@@ -107,11 +107,12 @@ def _blocks(
         given = [None if hide else label for hide, label in zip(withheld, block.labels.tolist(), strict=True)]
         never: list[int | None] = [None] * size
         labels, late = (never, given) if settings.label_delay else (given, never)
-        messages = []
-        for number, (pixels, label) in enumerate(zip(block.pixels.numpy(), labels, strict=True), position):
-            image_id = _id(run, number)
-            value = codecs.encode_image(form, pixels, label, image_id, mean, std)
-            messages.append((image_id.encode(), value, codecs.headers_for(form, image_id, label)))
+        ids = [_id(run, number) for number in range(position, position + size)]
+        values = codecs.encode_images(form, block.pixels.numpy(), labels, ids, mean, std)
+        messages: list[Message] = [
+            (image_id.encode(), value, codecs.headers_for(form, image_id, label))
+            for image_id, value, label in zip(ids, values, labels, strict=True)
+        ]
         yield _Block(position, messages, late)
         position += size
 
@@ -225,7 +226,7 @@ class _Out:
             self.position += taken
             self._send_labels(now)
             if self.position < due:
-                self._images.sender.producer.poll(ROOM_INTERVAL)
+                self._images.sender.poll(ROOM_INTERVAL)
             elif self.position < end:
                 self._wait(min(self._began + self.position / self._rate, self._late.next_at))
             yield from self._report()
@@ -295,7 +296,7 @@ class _Out:
             return
         self._shown = now
         for lane in self._lanes:
-            lane.sender.producer.poll(0)
+            lane.sender.poll(0)
         yield self._progress()
         acknowledged, pending = sum(lane.delivered for lane in self._lanes), self._pending
         if acknowledged > self._acknowledged or not pending:

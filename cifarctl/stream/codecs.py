@@ -36,6 +36,7 @@ __all__ = [
     "decode",
     "decode_prediction",
     "encode_image",
+    "encode_images",
     "encode_json",
     "encode_raw",
     "headers_for",
@@ -60,6 +61,26 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 _RAW_HEADER = RAW.encode()
 _TYPE_HEADERS = {format: ("content-type", name.encode()) for format, name in CONTENT_TYPES.items()}
 _DECIMAL = re.compile(rb"-?[0-9]{1,18}")
+
+
+def encode_images(
+    format: str,
+    pixels: Pixels,
+    labels: Sequence[int | None],
+    ids: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> list[bytes]:
+    """`encode_image` for each of a batch (B, 3, 32, 32); raw ones are checked together.
+
+    Raises:
+        ValueError: as `encode_image`.
+    """
+    if format == "raw" and pixels.shape[1:] == SHAPE and pixels.dtype == np.uint8:
+        return [image.tobytes() for image in pixels]
+    return [
+        encode_image(format, image, label, id, mean, std) for image, label, id in zip(pixels, labels, ids, strict=True)
+    ]
 
 
 def encode_image(

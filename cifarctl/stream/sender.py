@@ -113,12 +113,22 @@ class Sender:
         return taken
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was sent is acknowledged or failed; False if `timeout_s` seconds did not do."""
+        """Wait until all that was sent is acknowledged or failed; False if `timeout_s` seconds did not do.
+
+        Raises:
+            BrokerError: the broker refuses for good.
+        """
         deadline = time.monotonic() + timeout_s
-        while left := self.producer.flush(max(0.0, min(SLICE_S, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline:
-                return False
-        return not left
+        with connection.broker_errors(self._settings, "cannot send"):
+            while left := self.producer.flush(max(0.0, min(SLICE_S, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    return False
+            return not left
+
+    def poll(self, timeout_s: float) -> None:
+        """Hear what has become of messages, for so many seconds at most."""
+        with connection.broker_errors(self._settings, "cannot send"):
+            self.producer.poll(timeout_s)
 
     def raise_failed(self) -> None:
         """Raise BrokerError if any message was not delivered; the client has retried it until its timeout."""

@@ -17,7 +17,7 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, limited
 from cifarctl.stream.records import Partition, Record
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.source import OVERTAKEN, Source
+from cifarctl.stream.source import OVERTAKEN, OVERTIME_S, Source
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
@@ -27,7 +27,6 @@ RETRY_S = 0.1
 PENDING_HIGH = 20_000
 LINGER_MS = 1  # what waits longer comes in larger batches, and later
 CLOSE_TIMEOUT_S = 2.0
-OVERTIME_S = 2.0  # beyond its own limit, after which a call is not waited for any longer
 OPEN_TIMEOUT_S = 30.0  # a broker that has never had a transaction makes a topic for them first
 #: A message that fails so will fail again; anything else is worth another try.
 HOPELESS = (
@@ -347,7 +346,7 @@ class ExactlyOnceSink(_Tracking):
         elif self._state is _State.RESOLVING:
             # A partition that has been ours all along is moved by nobody else, so its offset is the proof.
             held = {partition for partition, term in self._issued.items() if term and source.term(partition) == term}
-            found = limited.begin(source.lookup, held, left_s).result(limit)
+            found = source.lookup(held, left_s)
             self._state = _State.IDLE
             whole = found and all(found[partition] == self._positions[partition] for partition in held)
             return self._done() if whole else self._undone()

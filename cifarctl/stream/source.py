@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -23,6 +23,10 @@ PartitionsCallback: TypeAlias = Callable[[frozenset[Partition]], None]
 PROBE_INTERVAL_S = 1.0
 #: Seconds beyond its time limit after which a call of the client counts as hung.
 GRACE_S = 60.0
+OVERTIME_S = 2.0  # the same for a call that is made in a thread of its own
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: The group has moved on without us: whoever has the partitions now reads those records again.
 OVERTAKEN = {
@@ -77,6 +81,7 @@ class Source:
         self._listeners: list[tuple[PartitionsCallback, PartitionsCallback]] = []
         self._closed = False
         self.watchdog = Watchdog()
+        self._calls: set[Future[Any]] = set()
         self._commit: Future[Any] | None = None
         self._committing: dict[Partition, int] = {}
         options = clients.group_options(settings)
@@ -175,10 +180,13 @@ class Source:
         """The offsets that the group has committed; of partitions that are read here, nobody else moves them.
 
         Raises:
-            KafkaException: the broker does not answer.
+            KafkaException: the broker does not answer, or not for each of them.
+            concurrent.futures.TimeoutError: the client does not even say so.
         """
         places = [TopicPartition(*partition) for partition in partitions]
-        found = self.consumer.committed(places, timeout=timeout_s) if places else []
+        if not places:
+            return {}
+        found = self._call(self.consumer.committed, places, timeout=timeout_s).result(timeout_s + OVERTIME_S)
         for place in found:
             if place.error is not None:
                 raise KafkaException(place.error)
@@ -214,7 +222,7 @@ class Source:
         # In a thread: the client's own limit is a minute or more, and nothing is to wait so long.
         if self._commit is None:
             places = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
-            self._commit = limited.begin(self.consumer.commit, offsets=places, asynchronous=False)
+            self._commit = self._call(self.consumer.commit, offsets=places, asynchronous=False)
             self._committing = dict(offsets)
         try:
             results = self._commit.result(self._settings.timeout_s if timeout_s is None else timeout_s)
@@ -260,11 +268,20 @@ class Source:
             return
         self._closed = True
         self._listeners.clear()
-        if self._commit is not None:
-            wait([self._commit], self._settings.timeout_s)
-        with self.watchdog("leaving the group", GRACE_S), connection.broker_errors(self._settings, "cannot leave"):
-            self.consumer.close()
+        # To close a client under a call that is still in it brings the process down; a member that is not closed is
+        # missed once its session is over.
+        _, running = wait(list(self._calls), self._settings.timeout_s)
+        if not running:
+            with self.watchdog("leaving the group", GRACE_S), connection.broker_errors(self._settings, "cannot leave"):
+                self.consumer.close()
         self.watchdog.close()
+
+    def _call(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """A call of the client that need not be waited for to its end."""
+        future = limited.begin(call, *args, **kwargs)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return future
 
     def _records(self, messages: Sequence[Message]) -> list[Record]:
         return [record for message in messages if (record := self._record(message)) is not None]
@@ -297,6 +314,8 @@ class Source:
         """Start reading the partitions of which the group knows no offset; an offset that is gone is an error."""
         try:
             found = self.lookup(self._assigned & set(self._unread), self._settings.timeout_s)
+        except FutureTimeout:
+            return
         except KafkaException as error:
             if error.args[0].code() in connection.TRANSIENT | {KafkaError.UNKNOWN_TOPIC_OR_PART}:
                 # Asked again with the next read; a broker that has just come back knows no topics yet.
