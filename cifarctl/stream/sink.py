@@ -311,7 +311,7 @@ class ExactlyOnceSink(_Tracking):
         if self._state is _State.IDLE:
             assert self._sender is not None
             self._sender.producer.begin_transaction()
-            self._state, self._issued = _State.OPEN, {}
+            self._state = _State.OPEN
             self._sender.failure = None
 
     def _advance(self, timeout_s: float) -> Commit:
@@ -321,6 +321,7 @@ class ExactlyOnceSink(_Tracking):
             try:
                 if (outcome := self._step(max(RETRY_S, deadline - time.monotonic()))) is not None:
                     self._settle()
+                    self._issued = {}
                     return outcome
             except KafkaException as error:
                 self._fail(error.args[0], retry=True)
@@ -355,8 +356,8 @@ class ExactlyOnceSink(_Tracking):
             metadata = source.group_metadata()
             limited.begin(producer.send_offsets_to_transaction, places, metadata, left_s).result(limit)
             self._state = _State.COMMITTING
-        elif self._state is _State.COMMITTING:
             self._issued = {partition: source.term(partition) for partition in self._positions}
+        elif self._state is _State.COMMITTING:
             limited.begin(producer.commit_transaction, left_s).result(limit)
             self._state = _State.IDLE
             return self._done()
