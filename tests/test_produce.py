@@ -377,7 +377,7 @@ def test_the_command_tells_what_failed_before_the_error(
     class Elsewhere(Sender):
         def __init__(self, settings: KafkaSettings, **options: Any) -> None:
             super().__init__(settings, **options)
-            nowhere = {"bootstrap_servers": "127.0.0.1:1", "options": {"message.timeout.ms": 50}}
+            nowhere = {"bootstrap_servers": "127.0.0.1:1", "options": {"message.timeout.ms": 2000}}
             self.producer = clients.producer(settings.model_copy(update=nowhere))
 
     monkeypatch.setattr(produce_module, "Sender", Elsewhere)
