@@ -23,8 +23,6 @@ PartitionsCallback: TypeAlias = Callable[[frozenset[Partition]], None]
 PROBE_INTERVAL_S = 1.0
 #: Seconds beyond its time limit after which a call of the client counts as hung.
 GRACE_S = 60.0
-#: Seconds that a coordinator gets to show all that a group has committed.
-SETTLE_S = 3.0
 OVERTIME_S = 2.0  # the same for a call that is made in a thread of its own
 
 P = ParamSpec("P")
@@ -77,7 +75,6 @@ class Source:
         self._failure: KafkaError | None = None
         self._terms: dict[Partition, int] = {}
         self._leaving: frozenset[Partition] = frozenset()  # about to be revoked
-        self._nowhere: dict[tuple[Partition, int], float] = {}  # when a term was first found without an offset
         self._unread: list[Partition] = []  # those of which the client does not know where to begin
         self._probe_at = 0.0
         self._held: Set[Partition] = frozenset()
@@ -328,9 +325,6 @@ class Source:
         for partition, committed in found.items():
             topic, number = partition
             offset = self._resume.get(partition, committed)
-            if offset < 0 and not self._surely_nowhere(partition):
-                self._unread.append(partition)
-                continue
             if offset >= 0:
                 gap = (
                     f"offset {offset} of {topic}[{number}], where the group {self.group_id} is to go on, is not there "
@@ -348,18 +342,6 @@ class Source:
                 self._held = self._held - {partition}
                 self.consumer.incremental_unassign([TopicPartition(*partition)])
                 self.consumer.incremental_assign([TopicPartition(*partition, OFFSET_BEGINNING)])
-
-    def _surely_nowhere(self, partition: Partition) -> bool:
-        """Whether the group's knowing no offset of `partition` is to be believed.
-
-        A coordinator that has just taken over may not show yet what was committed last. So, but for the first
-        partitions that a process gets, it is asked again after `SETTLE_S` seconds.
-        """
-        if self.rebalances <= 1:
-            return True
-        term = self._terms.get(partition, 0)
-        since = self._nowhere.setdefault((partition, term), time.monotonic())
-        return time.monotonic() - since >= SETTLE_S
 
     def _seek(self, partition: Partition, offset: int) -> None:
         with connection.broker_errors(self._settings, f"cannot go to offset {offset} of {partition[0]}"):
