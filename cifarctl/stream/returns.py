@@ -15,11 +15,9 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, letters, limited
 from cifarctl.stream.records import Headers
 from cifarctl.stream.sender import Sender
+from cifarctl.stream.sink import CLOSE_TIMEOUT_S, OPEN_TIMEOUT_S, RETRY_S
+from cifarctl.stream.source import OVERTIME_S
 
-OPEN_TIMEOUT_S = 30.0  # a broker that has never had a transaction makes a topic for them first
-CLOSE_TIMEOUT_S = 2.0
-RETRY_S = 0.1
-OVERTIME_S = 2.0  # beyond its own limit, after which a call is not waited for any longer
 BATCH = 500
 #: The client's own limit of a message out of the way: the broker's and the topic's are what counts.
 LARGEST_MESSAGE = 1_000_000_000
