@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -164,3 +165,32 @@ def test_aborted_and_open_transactions_are_seen_only_by_who_asks(
         assert all(low == 0 for low, _ in bounds.values())
         assert sum(high for _, high in bounds.values()) == present + marks
     producer.abort_transaction(30)
+
+
+@pytest.mark.apache
+def test_an_open_transaction_is_waited_for(
+    apache_kafka_settings: KafkaSettings,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = apache_kafka_settings
+    topic = fill(settings, 30)
+    browse.await_decided(settings, topic)
+    sender = Sender(settings, transactional_id=f"{settings.topic_prefix}.test")
+    sender.producer.init_transactions(30)
+    sender.producer.begin_transaction()
+    sender.enqueue(topic, b"30", b"")
+    assert sender.flush(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(browse, "LONGEST_OPEN_S", 0.2)
+        with pytest.raises(BrokerError, match=f"{topic} holds a transaction that has been open for 0.2 s"):
+            browse.await_decided(settings, topic)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(browse.await_decided, settings, topic)
+        sender.producer.commit_transaction(30)
+        waiting.result(30)
+    assert sorted(keys(browse.read(settings, topic))) == list(range(31))
+
+
+@pytest.mark.broker
+def test_the_embedded_broker_has_no_transactions_to_wait_for(kafka: KafkaSettings) -> None:  # noqa: F811
+    browse.await_decided(kafka, fill(kafka, 30))

@@ -233,6 +233,23 @@ def test_a_full_queue_is_waited_for(kafka: KafkaSettings, topics: Topics) -> Non
 
 
 @pytest.mark.broker
+def test_what_the_client_has_to_tell_is_no_message_that_waits() -> None:
+    with EmbeddedBroker() as running:
+        settings = settings_for(running.bootstrap_servers)
+        topic = Topics.of(settings.topic_prefix).images
+        clients.ensure_topics(settings, [topic])
+        sender = Sender(settings)
+        sender.send(topic, b"key", b"value")
+        assert sender.flush(PATIENCE_S)
+        assert sender.pending == 0
+        running.stop()
+        until(lambda: len(sender.producer))  # the lost connection, not looked at yet
+        assert sender.pending == 0
+        sender.send(topic, b"key", b"value")
+        assert sender.pending == 1
+
+
+@pytest.mark.broker
 def test_a_message_that_is_too_large_names_the_topic(kafka: KafkaSettings, topics: Topics) -> None:  # noqa: F811
     sender = Sender(kafka)
     with pytest.raises(BrokerError, match=r"cannot send to .*images.*MSG_SIZE_TOO_LARGE"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Callable
@@ -22,13 +23,18 @@ BEHIND_BROKER = ("credentials", "topics")
 
 def examine(settings: Settings) -> list[tuple[Check, int]]:
     """Each check with the exit code that its failure deserves (0 where it is fine); downloads and creates nothing."""
+
+    @functools.cache
+    def permitted() -> rights.Rights:
+        return rights.examine(settings.kafka)
+
     checks: list[tuple[str, Callable[[Settings], str]]] = [
         ("device", _device),
         ("data", _data),
         ("registry", _registry),
         ("broker", _broker),
-        ("credentials", _credentials),
-        ("topics", _topics),
+        ("credentials", lambda settings: _credentials(settings, permitted())),
+        ("topics", lambda settings: _topics(settings, permitted())),
     ]
     found: list[tuple[Check, int]] = []
     broker = True
@@ -69,7 +75,7 @@ def _broker(settings: Settings) -> str:
     return f"{settings.kafka.bootstrap_servers} answers" + (", the embedded broker" if broker.embedded else "")
 
 
-def _credentials(settings: Settings) -> str:
+def _credentials(settings: Settings, found: rights.Rights) -> str:
     kafka = settings.kafka
     name = kafka.sasl_username or kafka.sasl_oauth_client_id or kafka.ssl_certificate_location or "anybody"
     how = (
@@ -77,16 +83,15 @@ def _credentials(settings: Settings) -> str:
         if kafka.sasl_mechanism is None
         else f"{kafka.security_protocol}, {kafka.sasl_mechanism}"
     )
-    if missing := rights.examine(kafka).missing:
+    if found.missing:
         raise BrokerError(
-            f"{kafka.bootstrap_servers} does not permit {name} ({how}): {', '.join(missing)}; grant it, unless the "
-            "commands that need it run as somebody else"
+            f"{kafka.bootstrap_servers} does not permit {name} ({how}): {', '.join(found.missing)}; grant it, "
+            "unless the commands that need it run as somebody else"
         )
     return f"{name} ({how}) may do what produce, serve and retrain need"
 
 
-def _topics(settings: Settings) -> str:
-    found = rights.examine(settings.kafka)
+def _topics(settings: Settings, found: rights.Rights) -> str:
     if found.absent and not settings.kafka.create_topics:
         raise BrokerError(
             f"{', '.join(found.absent)}: no such topics, and kafka.create_topics is false: create them, or set "

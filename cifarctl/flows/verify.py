@@ -63,10 +63,12 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
     have aged out are passed over. May run while `serve` does; a group moved back on purpose has answered twice.
 
     Raises:
-        BrokerError: no broker answers, or a topic is not there.
+        BrokerError: no broker answers, a topic is not there, or a transaction stays open.
     """
     topics = Topics.of(kafka.topic_prefix)
     committed = browse.committed(kafka, topics.images, kafka.group_id)
+    for topic in (topics.predictions, topics.dead_letters):
+        browse.await_decided(kafka, topic)
     inputs: dict[int, _Partition] = {}
     for read, record in enumerate(browse.read(kafka, topics.images), 1):
         if record.partition not in inputs:

@@ -18,6 +18,9 @@ Isolation: TypeAlias = Literal["read_committed", "read_uncommitted"]
 
 READ = 1000  # most records at once
 SLICE_S = 0.1  # Python sees signals between such waits only
+#: A writer that was killed keeps its transaction open for `clients.TRANSACTION_TIMEOUT_MS`, and then until the broker
+#: looks, every 10 s.
+LONGEST_OPEN_S = 30.0
 #: librdkafka reconnects by itself after these; only a silence of `kafka.timeout_s` is an error.
 _PASSING = connection.UNREACHABLE - {KafkaError._TIMED_OUT}
 
@@ -103,6 +106,31 @@ def bounds(
             low, high = client.get_watermark_offsets(TopicPartition(topic, number), settings.timeout_s, cached=False)
             found[number] = (low, high)
         return found
+
+
+def await_decided(settings: KafkaSettings, topic: str) -> None:
+    """Wait until all that `topic` holds now is committed or aborted, so that `read` leaves none of it out.
+
+    The broker tells a writer that its transaction is committed before every partition shows that. Nothing is waited
+    for on the embedded broker, which has no transactions.
+
+    Raises:
+        BrokerError: no such topic, no permission, no answer, or a transaction stays open for half a minute.
+    """
+    if clients.check(settings).embedded:
+        return
+    ends = {number: high for number, (_, high) in bounds(settings, topic).items()}
+    deadline = time.monotonic() + LONGEST_OPEN_S
+    while any(
+        decided < ends.get(number, 0)
+        for number, (_, decided) in bounds(settings, topic, isolation="read_committed").items()
+    ):
+        if time.monotonic() >= deadline:
+            raise BrokerError(
+                f"{topic} holds a transaction that has been open for {LONGEST_OPEN_S:g} s: "
+                "`kafka-transactions.sh find-hanging` tells whose it is; try again when it has ended"
+            )
+        time.sleep(SLICE_S)
 
 
 def committed(settings: KafkaSettings, topic: str, group: str) -> dict[int, int]:

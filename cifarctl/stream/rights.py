@@ -16,12 +16,6 @@ from cifarctl.stream import connection
 from cifarctl.stream.clients import Topics
 
 RETRY_S = 0.1
-#: Answers that pass by themselves: a broker that has never had a group makes the topic for them first.
-PASSING = {
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.NOT_COORDINATOR,
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ def examine(settings: KafkaSettings) -> Rights:
                 return next(iter(method(about, **options).values())).result()
             except KafkaException as error:
                 code = error.args[0].code()
-                if code in PASSING and time.monotonic() < deadline:
+                if code in connection.TRANSIENT and time.monotonic() < deadline:
                     time.sleep(RETRY_S)
                 elif code in connection.FORBIDDEN or code == KafkaError.UNKNOWN_TOPIC_OR_PART:
                     return code

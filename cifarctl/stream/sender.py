@@ -50,14 +50,18 @@ class Sender:
         )
         self.sent = 0
         self.failed = 0
+        self._settled = 0  # of those sent, the first so many whose fate is known
         # A client that knows no broker yet when it is first asked for something takes half a second to look again.
         with suppress(KafkaException):
             self.producer.list_topics(timeout=FIRST_LOOK_S)
 
     @property
     def pending(self) -> int:
-        """Messages that are not acknowledged yet."""
-        return len(self.producer)
+        """Messages that are not acknowledged yet, or a few more: the client counts what it has to tell as well."""
+        left = len(self.producer)
+        if not left:
+            self._settled = self.sent
+        return min(left, self.sent - self._settled)
 
     def send(
         self,
