@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from confluent_kafka import TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, TopicPartition
 from helpers import Home
 
 from cifarctl.flows.answers import Answers, Model
@@ -55,11 +55,32 @@ class ScriptedMessage:
         return None
 
 
+class ScriptedReset:
+    """The client knows no place to begin at."""
+
+    def error(self) -> KafkaError:
+        return KafkaError(KafkaError._AUTO_OFFSET_RESET)
+
+    def topic(self) -> str:
+        return TOPIC
+
+    def partition(self) -> int:
+        return 1
+
+    def offset(self) -> None:
+        return None
+
+
 class ScriptedConsumer:
-    """Partitions of endless images; `during` runs inside the next call of consume after a first one."""
+    """Partitions of endless images; `during` runs inside the next call of consume after a first one.
+
+    The images of partition 1 begin at offset 7, and the group has committed nothing of it.
+    """
 
     def __init__(self) -> None:
         self.next = {0: 0, 1: 0}
+        self.begun: list[tuple[int, int]] = []
+        self.reset = False
         self.during: Callable[[], object] | None = None
         self.on: dict[str, Callable[[Any, list[TopicPartition]], None]] = {}
 
@@ -69,11 +90,14 @@ class ScriptedConsumer:
     def rebalance(self, kind: str, *numbers: int) -> None:
         self.on[kind](self, [TopicPartition(TOPIC, number) for number in numbers])
 
-    def consume(self, count: int, _timeout: float) -> Sequence[ScriptedMessage]:
+    def consume(self, count: int, _timeout: float) -> Sequence[ScriptedMessage | ScriptedReset]:
         if count > 1 and self.during is not None:
             during, self.during = self.during, None
             during()
             return []
+        if self.reset:
+            self.reset = False
+            return [ScriptedReset()]
         offset = self.next[0]
         self.next[0] += count
         return [ScriptedMessage(0, number) for number in range(offset, offset + count)]
@@ -85,8 +109,17 @@ class ScriptedConsumer:
 
     def resume(self, _places: list[TopicPartition]) -> None: ...
 
-    def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
-        return 0, 1_000_000
+    def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        assert timeout > 0
+        return [TopicPartition(TOPIC, place.partition, OFFSET_INVALID) for place in places]
+
+    def incremental_unassign(self, _places: list[TopicPartition]) -> None: ...
+
+    def incremental_assign(self, places: list[TopicPartition]) -> None:
+        self.begun += [(place.partition, place.offset) for place in places]
+
+    def get_watermark_offsets(self, place: TopicPartition, **_: Any) -> tuple[int, int]:
+        return 7 * place.partition, 1_000_000
 
     def close(self) -> None: ...
 
@@ -170,6 +203,13 @@ def test_a_commit_in_the_middle_of_a_read_takes_back_nothing(client: ScriptedCon
     second = source.read(10, 0)
     assert offsets(second) in ([], [10])
     assert offsets([*second, *source.read(10, 0)])[:5] == list(range(10, 15))
+
+
+def test_a_partition_begins_at_a_number(client: ScriptedConsumer, source: Source) -> None:
+    """librdkafka applies a lookup of the beginning that is still on its way to a later assignment."""
+    client.reset = True
+    assert source.read(1, 0) == []
+    assert client.begun == [(1, 7)]
 
 
 @pytest.mark.parametrize("lost", [False, True])

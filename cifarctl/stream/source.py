@@ -9,7 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
@@ -314,6 +314,7 @@ class Source:
         """Start reading the partitions of which the group knows no offset; an offset that is gone is an error."""
         try:
             found = self.lookup(self._assigned & set(self._unread), self._settings.timeout_s)
+            oldest = {partition: self._oldest(partition) for partition in found}
         except FutureTimeout:
             return
         except KafkaException as error:
@@ -338,10 +339,21 @@ class Source:
                 self._on_gap(gap)
                 self._resume.pop(partition, None)
             with connection.broker_errors(self._settings, f"cannot begin to read {topic}"):
-                # A partition without a place to begin at is not being fetched, so that seeking does nothing.
+                # A partition without a place to begin at is not being fetched, so that seeking does nothing. The place
+                # is a number, never OFFSET_BEGINNING: librdkafka 2.16 looks that up by itself, and when the partition
+                # is revoked meanwhile it applies the answer to its next assignment, whatever the group has committed.
                 self._held = self._held - {partition}
                 self.consumer.incremental_unassign([TopicPartition(*partition)])
-                self.consumer.incremental_assign([TopicPartition(*partition, OFFSET_BEGINNING)])
+                self.consumer.incremental_assign([TopicPartition(*partition, oldest[partition])])
+
+    def _oldest(self, partition: Partition) -> int:
+        """The offset of the oldest record that a partition holds."""
+        limit = self._settings.timeout_s
+        asked = self._call(self.consumer.get_watermark_offsets, TopicPartition(*partition), timeout=limit)
+        bounds: tuple[int, int] | None = asked.result(limit + OVERTIME_S)
+        if bounds is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return bounds[0]
 
     def _seek(self, partition: Partition, offset: int) -> None:
         with connection.broker_errors(self._settings, f"cannot go to offset {offset} of {partition[0]}"):
