@@ -725,6 +725,31 @@ def test_another_architecture_is_measured_anew(
     assert found.backend(pictures(3)).shape == (3, 10)
 
 
+@pytest.mark.parametrize("choice", QUICK, ids=str)
+def test_signals_reach_python_when_a_backend_has_been_let_go(choice: Choice) -> None:
+    """OpenVINO gives the thread that loads its plugin a stack for signals, and takes it away wherever that ends."""
+    build(choice)  # or a skip
+    code = (
+        "import gc, os, signal, threading\n"
+        "import torch\n"
+        "from cifarctl import models\n"
+        "from cifarctl.models import backends\n"
+        "from cifarctl.models.backends import Network, Plan\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('heard'))\n"
+        f"network = Network(models.build('net', {{'classes': 10}}).eval(), {MEAN}, {STD}, 10)\n"
+        f"plan = Plan({choice.precision!r}, torch.device('cpu'), 1, 128)\n"
+        f"backends.precisions({choice.backend!r})\n"
+        f"kept = [backends.build({choice.backend!r}, network, plan)]\n"
+        "kept[0](torch.zeros(1, 3, 32, 32, dtype=torch.uint8))\n"
+        "letting_go = threading.Thread(target=lambda: (kept.clear(), gc.collect()))\n"
+        "letting_go.start()\n"
+        "letting_go.join()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "heard\n"), ran.stderr
+
+
 # --- a light start
 
 

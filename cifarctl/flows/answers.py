@@ -19,9 +19,10 @@ from cifarctl.registry.manifest import Manifest
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import codecs
 from cifarctl.stream.clients import Topics
+from cifarctl.stream.connection import RETRY_S
 from cifarctl.stream.predictions import PredictionEncoder
 from cifarctl.stream.records import DeadLetter, Decoded, Partition, Pixels, Record
-from cifarctl.stream.sink import RETRY_S, Commit, Sink
+from cifarctl.stream.sink import Commit, Sink
 from cifarctl.stream.source import Source
 
 #: Batches in the model at once: enough that it has work while this side commits.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Literal, TypeAlias
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -101,11 +102,27 @@ def bounds(
     """
     options = {"isolation.level": isolation}
     with _consumer(settings, settings.group_id, f"cannot read the bounds of {topic}", **options) as client:
-        found = {}
-        for number in _partitions(client, settings, topic):
-            low, high = client.get_watermark_offsets(TopicPartition(topic, number), settings.timeout_s, cached=False)
-            found[number] = (low, high)
+        return watermarks(client, settings, topic, _partitions(client, settings, topic))
+
+
+def watermarks(
+    client: Consumer, settings: KafkaSettings, topic: str, numbers: Iterable[int]
+) -> dict[int, tuple[int, int]]:
+    """As `bounds`, by a client that is there.
+
+    Raises:
+        KafkaException: no answer.
+    """
+
+    def ask(number: int) -> tuple[int, int]:
+        found: tuple[int, int] | None = client.get_watermark_offsets(
+            TopicPartition(topic, number), settings.timeout_s, cached=False
+        )
+        if found is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return found
+
+    return {number: connection.patiently(partial(ask, number), settings.timeout_s) for number in numbers}
 
 
 def await_decided(settings: KafkaSettings, topic: str) -> None:
@@ -141,18 +158,15 @@ def committed(settings: KafkaSettings, topic: str, group: str) -> dict[int, int]
     """
     with _consumer(settings, group, f"cannot read the offsets of {group}") as client:
         places = [TopicPartition(topic, number) for number in _partitions(client, settings, topic)]
-        deadline = time.monotonic() + settings.timeout_s
-        while True:
-            try:
-                found = client.committed(places, settings.timeout_s)
-                for place in found:
-                    if place.error is not None:
-                        raise KafkaException(place.error)
-                return {place.partition: place.offset for place in found if place.offset >= 0}
-            except KafkaException as error:  # while the group's coordinator moves
-                if error.args[0].code() not in connection.TRANSIENT or time.monotonic() >= deadline:
-                    raise
-                time.sleep(SLICE_S)
+
+        def ask() -> dict[int, int]:
+            found = client.committed(places, settings.timeout_s)
+            for place in found:
+                if place.error is not None:
+                    raise KafkaException(place.error)
+            return {place.partition: place.offset for place in found if place.offset >= 0}
+
+        return connection.patiently(ask, settings.timeout_s)
 
 
 @contextmanager

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 from pydantic import SecretStr
 
 from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
+
+T = TypeVar("T")
+
+RETRY_S = 0.1  # between two attempts at what the broker does not do at the moment
 
 logger = logging.getLogger("cifarctl.kafka")
 logger.addHandler(logging.NullHandler())  # else Python prints the clients' warnings to stderr by itself
@@ -68,12 +73,19 @@ UNREACHABLE = {
     KafkaError._WAIT_COORD,
     KafkaError._MSG_TIMED_OUT,
 }
-#: Nobody answers for the group at the moment; the same call may succeed later.
+#: Nobody answers for the group or the partition at the moment; the same call may succeed later.
 TRANSIENT = UNREACHABLE | {
     KafkaError.UNSTABLE_OFFSET_COMMIT,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.NOT_COORDINATOR,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.KAFKA_STORAGE_ERROR,
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.NETWORK_EXCEPTION,
     KafkaError._IN_PROGRESS,
@@ -164,6 +176,22 @@ def broker_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
         yield
     except KafkaException as error:
         raise _broker_error(settings, doing, error.args[0]) from None
+
+
+def patiently(call: Callable[[], T], timeout_s: float) -> T:
+    """Repeat a call that asks for something, for `timeout_s` seconds, while who should answer is just changing.
+
+    Raises:
+        KafkaException: it fails for good, or for too long.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return call()
+        except KafkaException as error:
+            if error.args[0].code() not in TRANSIENT or time.monotonic() >= deadline:
+                raise
+            time.sleep(RETRY_S)
 
 
 def explain(settings: KafkaSettings, doing: str, error: KafkaError) -> BrokerError:

@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients, connection, limited
+from cifarctl.stream import browse, clients, connection, limited
 
 BEGINNING, END = "beginning", "end"
 FORMS = "beginning, end, a time such as 2026-01-31T12:00:00, an offset, or partition:offset[,partition:offset]"
@@ -93,10 +93,7 @@ def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
 
 
 def _offsets(client: Consumer, settings: KafkaSettings, topic: str, numbers: list[int], start: Start) -> dict[int, int]:
-    bounds = {
-        number: client.get_watermark_offsets(TopicPartition(topic, number), settings.timeout_s, cached=False)
-        for number in numbers
-    }
+    bounds = browse.watermarks(client, settings, topic, numbers)
     if start.word is not None:
         return {number: low if start.word == BEGINNING else high for number, (low, high) in bounds.items()}
     if start.time_ms is not None:

@@ -15,7 +15,7 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, letters, limited
 from cifarctl.stream.records import Headers
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.sink import CLOSE_TIMEOUT_S, OPEN_TIMEOUT_S, RETRY_S
+from cifarctl.stream.sink import CLOSE_TIMEOUT_S, OPEN_TIMEOUT_S
 from cifarctl.stream.source import OVERTIME_S
 
 BATCH = 500
@@ -133,7 +133,7 @@ def _retried(call: Callable[[float], object], timeout_s: float) -> None:
     """Call until it succeeds, fails for good, or the time is over, its own or that of a call which does not return."""
     deadline = time.monotonic() + timeout_s
     while True:
-        left = max(RETRY_S, deadline - time.monotonic())
+        left = max(connection.RETRY_S, deadline - time.monotonic())
         try:
             limited.begin(call, left).result(left + OVERTIME_S)
             return
@@ -142,4 +142,4 @@ def _retried(call: Callable[[float], object], timeout_s: float) -> None:
         except KafkaException as error:
             if not error.args[0].retriable() or time.monotonic() >= deadline:
                 raise
-            time.sleep(RETRY_S)
+            time.sleep(connection.RETRY_S)

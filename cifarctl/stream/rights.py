@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from confluent_kafka.admin import AdminClient
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import connection
 from cifarctl.stream.clients import Topics
-
-RETRY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,21 +36,18 @@ def examine(settings: KafkaSettings) -> Rights:
     admin: AdminClient = connection.create(AdminClient, settings, {}, None)
     wanted = _needed(settings)
     options = {"include_authorized_operations": True, "request_timeout": settings.timeout_s}
-    deadline = time.monotonic() + settings.timeout_s
 
     def ask(method: Callable[..., dict[Any, Future[Any]]], about: Any, doing: str) -> Any:
         """The description, or the code of an error that is an answer too."""
-        while True:
-            try:
-                return next(iter(method(about, **options).values())).result()
-            except KafkaException as error:
-                code = error.args[0].code()
-                if code in connection.TRANSIENT and time.monotonic() < deadline:
-                    time.sleep(RETRY_S)
-                elif code in connection.FORBIDDEN or code == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    return code
-                else:
-                    raise connection.explain(settings, doing, error.args[0]) from None
+        try:  # a broker that has never had a group makes the topic for them first
+            return connection.patiently(
+                lambda: next(iter(method(about, **options).values())).result(), settings.timeout_s
+            )
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code in connection.FORBIDDEN or code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return code
+            raise connection.explain(settings, doing, error.args[0]) from None
 
     found, absent, missing = {}, [], []
     for name, needed in wanted.topics.items():

@@ -21,8 +21,6 @@ from cifarctl.stream.source import OVERTAKEN, OVERTIME_S, Source
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
-#: Seconds between attempts at what the broker does not do at the moment.
-RETRY_S = 0.1
 #: Messages on their way beyond which nothing more should be read.
 PENDING_HIGH = 20_000
 LINGER_MS = 1  # what waits longer comes in larger batches, and later
@@ -319,7 +317,7 @@ class ExactlyOnceSink(_Tracking):
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                if (outcome := self._step(max(RETRY_S, deadline - time.monotonic()))) is not None:
+                if (outcome := self._step(max(connection.RETRY_S, deadline - time.monotonic()))) is not None:
                     self._settle()
                     self._issued = {}
                     return outcome
@@ -327,7 +325,7 @@ class ExactlyOnceSink(_Tracking):
                 self._fail(error.args[0], retry=True)
                 if time.monotonic() >= deadline:
                     return Commit.PENDING
-                time.sleep(RETRY_S)
+                time.sleep(connection.RETRY_S)
             except FutureTimeout:
                 connection.logger.warning("transaction %s: no answer", self._state.name.lower())
                 self._abandon()

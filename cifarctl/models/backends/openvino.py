@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
 import torch
 
 from cifarctl.models.backends import Backend, Network, Plan
@@ -9,6 +13,8 @@ from cifarctl.models.export import to_onnx
 from cifarctl.models.predictor import Precision
 
 _HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16"}
+
+T = TypeVar("T")
 
 
 class OpenVino(Backend):
@@ -21,8 +27,7 @@ class OpenVino(Backend):
         super().__init__(network, plan)
         import openvino
 
-        core = openvino.Core()
-        model = core.read_model(to_onnx(network.whole()))
+        model = to_onnx(network.whole())
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS[plan.precision],
             "INFERENCE_NUM_THREADS": plan.threads,
@@ -30,19 +35,35 @@ class OpenVino(Backend):
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # replicas on one machine would all be pinned to the same cores
         }
-        self._request = core.compile_model(model, "CPU", options).create_infer_request()
+
+        def compiled() -> Any:
+            core = openvino.Core()
+            return core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
+
+        self._request = _aside(compiled)
 
     @classmethod
     def precisions(cls) -> tuple[Precision, ...]:
         """bfloat16 where the processor has it: elsewhere it would be emulated."""
         import openvino
 
-        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able = _aside(lambda: openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         return ("float32", "bfloat16") if "BF16" in able else ("float32",)
 
     def _run(self, pixels: torch.Tensor) -> torch.Tensor:
         (probabilities,) = self._request.infer({0: pixels.numpy()}, share_inputs=True).values()
         return torch.from_numpy(probabilities)
+
+
+def _aside(call: Callable[[], T]) -> T:
+    """Make a call that loads the CPU plugin in a thread which ends with it.
+
+    The plugin gives the thread that loads it a stack for signals (sigaltstack). When it goes it unmaps that stack, in
+    whatever thread that happens, the garbage collector's for one, and the loading thread keeps an address where nothing
+    is. The main thread, where Python takes signals, would die of the next one: SIGTERM ended `serve` with SIGSEGV.
+    """
+    with ThreadPoolExecutor(1, "openvino") as alone:
+        return alone.submit(call).result()
 
 
 BACKEND = OpenVino
