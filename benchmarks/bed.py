@@ -136,10 +136,13 @@ class Bed:
         """Run a script of the tutorial; its messages a second."""
         return _rate(run([*TUTORIAL, *words, "--servers", self.servers]))
 
-    def quix(self, topic: str, predictions: str, guarantee: str, count: int, packages: Path) -> float:
+    def quix(
+        self, topic: str, predictions: str, guarantee: str, count: int, packages: Path, interval_s: float | None = None
+    ) -> float:
         """Run the quix-streams application with the libraries in `packages`; its messages a second."""
         words = ["--servers", self.servers, "--topic", topic, "--predictions", predictions, "--count", str(count)]
         words += ["--model", str(self.weights), "--guarantee", guarantee]
+        words += [] if interval_s is None else ["--commit-interval", str(interval_s)]
         paths = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH", "")]))
         return _rate(run([*QUIX, *words], {"PYTHONPATH": paths}))
 

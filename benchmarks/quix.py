@@ -2,11 +2,12 @@
 
 As its documentation has one write it: an Application with one of the two processing guarantees, a topic of raw images
 in, `sdf.apply` with the model, `to_topic` as JSON; one message at a time, which is what the library offers without
-state; commits at its default (every 5 s). The network is the tutorial's with the weights that `cifarctl serve` gets,
-in float32 and, which is faster for one image, on one thread. It answers what the tutorial's consumer answers.
+state; commits at its default (every 5 s), or as often as it is told to. The network is the tutorial's with the weights
+that `cifarctl serve` gets, in float32 and, which is faster for one image, on one thread. It answers what the tutorial's
+consumer answers.
 
     python -m benchmarks.quix --servers HOST:PORT --topic NAME --predictions NAME --model FILE.pt --count N
-                              --guarantee at-least-once|exactly-once
+                              --guarantee at-least-once|exactly-once [--commit-interval SECONDS]
 
 Prints one JSON document; the rate is from the first message read to the last one answered. quix-streams pins an older
 confluent-kafka than ours, so it lives in a folder of its own, which benchmarks/stream.py puts before the others:
@@ -33,7 +34,15 @@ from quixstreams import Application
 from benchmarks.tutorial import PATIENCE_S, Net, Streamed, load
 
 
-def consume(servers: str, topic: str, predictions: str, model: Net, guarantee: Any, count: int) -> Streamed:
+def consume(
+    servers: str,
+    topic: str,
+    predictions: str,
+    model: Net,
+    guarantee: Any,
+    count: int,
+    commit_interval: float = 5.0,  # its default
+) -> Streamed:
     """Predict the first `count` messages of `topic`.
 
     Raises:
@@ -65,6 +74,7 @@ def consume(servers: str, topic: str, predictions: str, model: Net, guarantee: A
         consumer_group=f"quix-{uuid.uuid4().hex}",
         auto_offset_reset="earliest",
         processing_guarantee=guarantee,
+        commit_interval=commit_interval,
         loglevel="ERROR",
         state_dir=folder.name,
     )
@@ -87,10 +97,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--guarantee", choices=("at-least-once", "exactly-once"), required=True)
+    parser.add_argument("--commit-interval", type=float, default=5.0)
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = load(given.model).eval()
-    result = consume(given.servers, given.topic, given.predictions, model, given.guarantee, given.count)
+    result = consume(
+        given.servers, given.topic, given.predictions, model, given.guarantee, given.count, given.commit_interval
+    )
     print(json.dumps(asdict(result)))
 
 

@@ -305,11 +305,6 @@ def cluster(home: Home, tmp_path: Path) -> Iterator[Cluster]:
         cluster.clean_up()
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known defect: about one time in ten, after the group's coordinator was killed together with a replica, the "
-    "other replica finds no committed offset for one partition and reads it again, or ends with a signal at the end",
-)
 @pytest.mark.apache
 def test_the_cluster_answers_with_a_broker_a_replica_and_a_learner_less(cluster: Cluster) -> None:
     replicas = [cluster.start("serve"), cluster.start("serve")]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
 
+from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, letters, limited
 from cifarctl.stream.records import Headers
@@ -61,7 +62,8 @@ class Returns:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._sender.producer.purge()
-        self._sender.flush(CLOSE_TIMEOUT_S)
+        with suppress(BrokerError):  # what is left is given up anyway
+            self._sender.flush(CLOSE_TIMEOUT_S)
 
     @property
     def batch(self) -> int:
