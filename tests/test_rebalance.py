@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from confluent_kafka import OFFSET_INVALID, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 from helpers import Home
 
 from cifarctl.flows.answers import Answers, Model
@@ -58,6 +58,9 @@ class ScriptedMessage:
 class ScriptedReset:
     """The client knows no place to begin at."""
 
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
+
     def error(self) -> KafkaError:
         return KafkaError(KafkaError._AUTO_OFFSET_RESET)
 
@@ -65,7 +68,7 @@ class ScriptedReset:
         return TOPIC
 
     def partition(self) -> int:
-        return 1
+        return self._partition
 
     def offset(self) -> None:
         return None
@@ -80,7 +83,9 @@ class ScriptedConsumer:
     def __init__(self) -> None:
         self.next = {0: 0, 1: 0}
         self.begun: list[tuple[int, int]] = []
-        self.reset = False
+        self.reset: list[int] = []
+        self.leaderless: set[int] = set()
+        self.refusal = KafkaError.LEADER_NOT_AVAILABLE
         self.during: Callable[[], object] | None = None
         self.on: dict[str, Callable[[Any, list[TopicPartition]], None]] = {}
 
@@ -96,8 +101,8 @@ class ScriptedConsumer:
             during()
             return []
         if self.reset:
-            self.reset = False
-            return [ScriptedReset()]
+            reset, self.reset = self.reset, []
+            return [ScriptedReset(number) for number in reset]
         offset = self.next[0]
         self.next[0] += count
         return [ScriptedMessage(0, number) for number in range(offset, offset + count)]
@@ -119,6 +124,8 @@ class ScriptedConsumer:
         self.begun += [(place.partition, place.offset) for place in places]
 
     def get_watermark_offsets(self, place: TopicPartition, **_: Any) -> tuple[int, int]:
+        if place.partition in self.leaderless:
+            raise KafkaException(KafkaError(self.refusal))
         return 7 * place.partition, 1_000_000
 
     def close(self) -> None: ...
@@ -207,9 +214,29 @@ def test_a_commit_in_the_middle_of_a_read_takes_back_nothing(client: ScriptedCon
 
 def test_a_partition_begins_at_a_number(client: ScriptedConsumer, source: Source) -> None:
     """librdkafka applies a lookup of the beginning that is still on its way to a later assignment."""
-    client.reset = True
+    client.reset = [1]
     assert source.read(1, 0) == []
     assert client.begun == [(1, 7)]
+
+
+@pytest.mark.parametrize("refusal", [KafkaError.LEADER_NOT_AVAILABLE, KafkaError._UNKNOWN_PARTITION])
+def test_a_partition_of_which_nothing_is_known_yet_keeps_no_other_from_beginning(
+    client: ScriptedConsumer, source: Source, refusal: int
+) -> None:
+    client.reset, client.leaderless, client.refusal = [0, 1], {1}, refusal
+    assert source.read(1, 0) == []
+    assert client.begun == [(0, 0)]
+    assert offsets(source.read(10, 0)) == list(range(10))
+    assert client.begun == [(0, 0)]
+    client.leaderless = set()
+    source.read(10, 0)
+    assert client.begun == [(0, 0), (1, 7)]
+    client.leaderless, client.reset = {1}, [1]
+    source.read(10, 0)
+    client.rebalance("on_revoke", 1)
+    client.leaderless = set()
+    source.read(10, 0)
+    assert client.begun == [(0, 0), (1, 7)], "it is not ours any more"
 
 
 @pytest.mark.parametrize("lost", [False, True])

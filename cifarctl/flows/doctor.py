@@ -25,8 +25,16 @@ def examine(settings: Settings) -> list[tuple[Check, int]]:
     """Each check with the exit code that its failure deserves (0 where it is fine); downloads and creates nothing."""
 
     @functools.cache
+    def asked() -> rights.Rights | CifarctlError:
+        try:
+            return rights.examine(settings.kafka)
+        except CifarctlError as error:
+            return error
+
     def permitted() -> rights.Rights:
-        return rights.examine(settings.kafka)
+        if isinstance(answer := asked(), CifarctlError):
+            raise answer
+        return answer
 
     checks: list[tuple[str, Callable[[Settings], str]]] = [
         ("device", _device),
@@ -45,7 +53,7 @@ def examine(settings: Settings) -> list[tuple[Check, int]]:
             found.append((Check(name, ok=True, finding=look(settings)), 0))
         except CifarctlError as error:
             found.append((Check(name, ok=False, finding=str(error)), error.exit_code))
-            broker = broker and name != "broker"
+            broker = broker and name != "broker" and not (name == "credentials" and error is asked())
     return found
 
 

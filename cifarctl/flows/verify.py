@@ -66,7 +66,7 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
         BrokerError: no broker answers, a topic is not there, or a transaction stays open.
     """
     topics = Topics.of(kafka.topic_prefix)
-    committed = browse.committed(kafka, topics.images, kafka.group_id)
+    committed = browse.committed(kafka, topics.images, kafka.group_id, browse.LONGEST_OPEN_S)
     for topic in (topics.predictions, topics.dead_letters):
         browse.await_decided(kafka, topic)
     inputs: dict[int, _Partition] = {}
@@ -104,7 +104,7 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
             last[number, record.partition] = offset
 
     # Asked again, since serve may have gone on meanwhile.
-    later = browse.committed(kafka, topics.images, kafka.group_id)
+    later = browse.committed(kafka, topics.images, kafka.group_id, browse.LONGEST_OPEN_S)
     for number, offset, place in answered:
         if offset >= later.get(number, 0):
             found.add("beyond", f"answer beyond the committed offset: {place}")

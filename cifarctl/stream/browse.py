@@ -150,8 +150,11 @@ def await_decided(settings: KafkaSettings, topic: str) -> None:
         time.sleep(SLICE_S)
 
 
-def committed(settings: KafkaSettings, topic: str, group: str) -> dict[int, int]:
+def committed(settings: KafkaSettings, topic: str, group: str, patience_s: float | None = None) -> dict[int, int]:
     """The next offset that `group` will read, of each partition for which it has committed one.
+
+    A coordinator that moves, and offsets in a transaction that is not decided yet, are waited for: `patience_s`
+    seconds, by default `kafka.timeout_s`.
 
     Raises:
         BrokerError: no such topic, no permission, or no answer.
@@ -166,7 +169,7 @@ def committed(settings: KafkaSettings, topic: str, group: str) -> dict[int, int]
                     raise KafkaException(place.error)
             return {place.partition: place.offset for place in found if place.offset >= 0}
 
-        return connection.patiently(ask, settings.timeout_s)
+        return connection.patiently(ask, settings.timeout_s if patience_s is None else patience_s)
 
 
 @contextmanager

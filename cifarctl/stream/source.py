@@ -24,6 +24,8 @@ PROBE_INTERVAL_S = 1.0
 #: Seconds beyond its time limit after which a call of the client counts as hung.
 GRACE_S = 60.0
 OVERTIME_S = 2.0  # the same for a call that is made in a thread of its own
+#: For the place to begin at, which a broker tells in a few milliseconds.
+BEGIN_WAIT_S = 0.2
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +39,8 @@ OVERTAKEN = {
     KafkaError.FENCED_MEMBER_EPOCH,
     KafkaError._ASSIGNMENT_LOST,
 }
+#: A partition that has just been added, or a broker that has just come back and knows no topics yet.
+UNHEARD_OF = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
 
 
 class Source:
@@ -75,7 +79,8 @@ class Source:
         self._failure: KafkaError | None = None
         self._terms: dict[Partition, int] = {}
         self._leaving: frozenset[Partition] = frozenset()  # about to be revoked
-        self._unread: list[Partition] = []  # those of which the client does not know where to begin
+        self._unread: set[Partition] = set()  # those of which the client does not know where to begin
+        self._asked: dict[Partition, Future[tuple[int, int]]] = {}  # and what the broker has been asked about them
         self._probe_at = 0.0
         self._held: Set[Partition] = frozenset()
         self._listeners: list[tuple[PartitionsCallback, PartitionsCallback]] = []
@@ -295,7 +300,7 @@ class Source:
                 self._ended.add(partition)
                 self._reached.add(partition)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                self._unread.append(partition)
+                self._unread.add(partition)
             else:
                 self._note(error)
             return None
@@ -311,49 +316,66 @@ class Source:
         return record_of(message)
 
     def _begin(self) -> None:
-        """Start reading the partitions of which the group knows no offset; an offset that is gone is an error."""
-        try:
-            found = self.lookup(self._assigned & set(self._unread), self._settings.timeout_s)
-            oldest = {partition: self._oldest(partition) for partition in found}
-        except FutureTimeout:
-            return
-        except KafkaException as error:
-            if error.args[0].code() in connection.TRANSIENT | {KafkaError.UNKNOWN_TOPIC_OR_PART}:
-                # Asked again with the next read; a broker that has just come back knows no topics yet.
-                return
-            raise connection.explain(self._settings, "cannot look up offsets", error.args[0]) from None
-        self._unread = []
-        for partition, committed in found.items():
-            topic, number = partition
-            offset = self._resume.get(partition, committed)
+        """Start reading the partitions of which the client knows no place to begin at, each as soon as that is known.
+
+        Nobody waits for a broker that does not say: the other partitions are read meanwhile.
+        """
+        unasked = (self._unread & self._assigned) - self._asked.keys()
+        asked = {each: self._call(self._place, each, self._resume.get(each)) for each in unasked}
+        self._asked |= asked
+        wait(list(asked.values()), BEGIN_WAIT_S)
+        for partition, answer in list(self._asked.items()):
+            if not answer.done():
+                continue
+            del self._asked[partition]
+            try:
+                offset, oldest = answer.result()
+            except KafkaException as error:
+                if error.args[0].code() in connection.TRANSIENT | UNHEARD_OF:
+                    continue  # asked again with the next read
+                raise connection.explain(self._settings, "cannot look up offsets", error.args[0]) from None
+            self._unread.discard(partition)
             if offset >= 0:
-                gap = (
-                    f"offset {offset} of {topic}[{number}], where the group {self.group_id} is to go on, is not there "
-                    "any more: messages have aged out unread, or the topic was made anew"
-                )
-                if self._on_gap is None:
-                    raise BrokerError(
-                        f"{gap}; decide with `serve --from beginning` or `--from end`, and raise the topic's "
-                        "retention.ms"
-                    )
-                self._on_gap(gap)
-                self._resume.pop(partition, None)
-            with connection.broker_errors(self._settings, f"cannot begin to read {topic}"):
+                self._tell_gap(partition, offset)
+            with connection.broker_errors(self._settings, f"cannot begin to read {partition[0]}"):
                 # A partition without a place to begin at is not being fetched, so that seeking does nothing. The place
                 # is a number, never OFFSET_BEGINNING: librdkafka 2.16 looks that up by itself, and when the partition
                 # is revoked meanwhile it applies the answer to its next assignment, whatever the group has committed.
                 self._held = self._held - {partition}
                 self.consumer.incremental_unassign([TopicPartition(*partition)])
-                self.consumer.incremental_assign([TopicPartition(*partition, oldest[partition])])
+                self.consumer.incremental_assign([TopicPartition(*partition, oldest)])
 
-    def _oldest(self, partition: Partition) -> int:
-        """The offset of the oldest record that a partition holds."""
+    def _place(self, partition: Partition, resume: int | None) -> tuple[int, int]:
+        """The offset at which the group should go on, negative where it knows none, and the oldest that there is.
+
+        Raises:
+            KafkaException: the broker does not tell.
+        """
         limit = self._settings.timeout_s
-        asked = self._call(self.consumer.get_watermark_offsets, TopicPartition(*partition), timeout=limit)
-        bounds: tuple[int, int] | None = asked.result(limit + OVERTIME_S)
+        (found,) = self.consumer.committed([TopicPartition(*partition)], timeout=limit)
+        if found.error is not None:
+            raise KafkaException(found.error)
+        offset = found.offset if resume is None else resume
+        if offset >= 0 and self._on_gap is None:
+            return offset, offset  # an error, whatever there is
+        bounds = self.consumer.get_watermark_offsets(TopicPartition(*partition), timeout=limit)
         if bounds is None:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return bounds[0]
+        return offset, bounds[0]
+
+    def _tell_gap(self, partition: Partition, offset: int) -> None:
+        """A place that is gone: an error, but for whoever has asked to be told instead."""
+        topic, number = partition
+        gap = (
+            f"offset {offset} of {topic}[{number}], where the group {self.group_id} is to go on, is not there any "
+            "more: messages have aged out unread, or the topic was made anew"
+        )
+        if self._on_gap is None:
+            raise BrokerError(
+                f"{gap}; decide with `serve --from beginning` or `--from end`, and raise the topic's retention.ms"
+            )
+        self._on_gap(gap)
+        self._resume.pop(partition, None)
 
     def _seek(self, partition: Partition, offset: int) -> None:
         with connection.broker_errors(self._settings, f"cannot go to offset {offset} of {partition[0]}"):
@@ -405,7 +427,9 @@ class Source:
         self._held = self._held - gone
         self._ended -= gone
         self._reached -= gone
+        self._unread -= gone
         for partition in gone:
+            self._asked.pop(partition, None)
             self._positions.pop(partition, None)
             self._resume.pop(partition, None)
             self._terms.pop(partition, None)
