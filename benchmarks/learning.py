@@ -27,10 +27,9 @@ import torch
 from torch.nn import functional
 
 from cifarctl import data, events, settings
-from cifarctl.data import Images, Scenario
+from cifarctl.data import Course, Images, Scenario
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.learner import Learner
-from cifarctl.flows.produce import streamed
 from cifarctl.models.predictor import Predictor
 from cifarctl.models.preprocess import normalise
 from cifarctl.registry import Registry
@@ -64,9 +63,11 @@ def main() -> None:
     parts = data.split(dataset.train.labels, effective.data.split, effective.data.split_seed)
     stream = dataset.train.take(parts.stream)
     scenario = Scenario.parse(arguments.drift)
+    course = Course(stream, scenario, effective.produce.seed, len(dataset.classes))
 
     def batch(start: int) -> Images:
-        return streamed(stream, start, min(STEP, arguments.images - start), scenario, effective.produce.seed)
+        passage = course.take(start, min(STEP, arguments.images - start))
+        return Images(passage.pixels, passage.concept)
 
     starts = range(0, arguments.images, STEP)
     base = load(Registry(effective.registry), "production")

@@ -359,6 +359,85 @@ class EvaluateResult:
     confusion: list[list[int]] = field(repr=False)
 
 
+# --- eval --stream
+
+
+@dataclass(frozen=True)
+class ContestStarted:
+    """What will be compared on which stream; `rate` is in images a second, None: updates take no time."""
+
+    stream: str
+    scenario: str
+    version: int
+    images: int
+    strategies: tuple[str, ...]
+    seeds: int
+    rate: float | None
+
+
+@dataclass(frozen=True)
+class ContestProgress:
+    """How far one strategy has come, and its accuracy so far."""
+
+    strategy: str
+    seed: int
+    images: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a stream in which nothing begins or ends.
+
+    `recovered_after` is how many images it took until the last ones were within two points of the oracle's accuracy
+    in the phase; None where that never was, or no oracle ran.
+    """
+
+    name: str
+    start: int
+    end: int
+    accuracy: float
+    recovered_after: int | None = None
+
+
+@dataclass(frozen=True)
+class StrategyResult:
+    """What came of one strategy on a stream.
+
+    `final` has the accuracy on test images of each concept after the stream; `detections` are positions, with the delay
+    after each change of the stream (None: not before the next one) and how many answer none; `seconds` is the
+    CPU time of learning; `curve` the accuracy of the last 200 images, every 25.
+    """
+
+    strategy: str
+    seed: int
+    prequential_accuracy: float
+    recovered_share: float | None
+    phases: list[Phase]
+    final: dict[str, float]
+    detections: list[int]
+    detection_delays: list[int | None]
+    false_alarms: int
+    updates: int
+    promotions: int
+    rollbacks: int
+    seconds: float
+    curve: list[float] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """JSON of `eval --stream`; `online_strategy` is what the learner made its challengers by."""
+
+    stream: str
+    scenario: str
+    version: int
+    images: int
+    rate: float | None
+    online_strategy: str
+    results: list[StrategyResult]
+
+
 # --- verify-stream
 
 
@@ -464,5 +543,6 @@ ServeEvent = (
     | LearnEvent
 )
 VerifyEvent = VerifyProgress | VerifyResult
+ContestEvent = ContestStarted | ContestProgress | StrategyResult | StreamResult
 DemoEvent = TrainEvent | ServeEvent | DemoStage | DemoResult
-Event = TrainEvent | ProduceEvent | ServeEvent | VerifyEvent | DemoEvent
+Event = TrainEvent | ProduceEvent | ServeEvent | VerifyEvent | ContestEvent | DemoEvent

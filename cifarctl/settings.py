@@ -200,7 +200,7 @@ class ServeSettings(Section):
 class OnlineSettings(Section):
     """The learner."""
 
-    strategy: str = Field("replay", description="module of cifarctl/online/strategies: finetune, replay")
+    strategy: str = Field("replay", description="how a challenger is made: er-ace, finetune, replay")
     update_every: PositiveInt = Field(500, description="labelled images between two updates")
     update_interval: PositiveFloat = Field(300.0, description="seconds between two updates; whichever comes first")
     min_examples: PositiveInt = Field(200, description="fewest labelled images to learn from")

@@ -40,6 +40,7 @@ from cifarctl.stream.clients import Topics
 from cifarctl.stream.codecs import Prediction, Record
 
 PATIENCE_S = 90.0
+CLASSES = 10
 EventT = TypeVar("EventT")
 KindT = TypeVar("KindT")
 StartedT = TypeVar("StartedT")
@@ -296,7 +297,9 @@ class Site:
         """The flow behind ``cifarctl produce``, at full speed unless told otherwise."""
         chosen = self.settings(**({"produce__rate": 0} | changes))
         images, scenario = self.stream_images(), Scenario.parse(drift)
-        return produce_flow(images, chosen.kafka, chosen.produce, chosen.serve, count=count, drift=scenario, stop=stop)
+        return produce_flow(
+            images, CLASSES, chosen.kafka, chosen.produce, chosen.serve, count=count, drift=scenario, stop=stop
+        )
 
     def keep_producing(self, rate: float, drift: str = "", **changes: Any) -> Flow[events.ProduceEvent]:
         """Images at `rate` a second until told to finish."""

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from fixtures_broker import broker, kafka  # noqa: F401  fixtures
-from processes import Site, children, ids, predictions, site, trained, tutorial  # noqa: F401  fixtures among them
+from processes import CLASSES, Site, children, ids, predictions, site, trained, tutorial  # noqa: F401  fixtures among them
 
 from cifarctl import events
-from cifarctl.data import Scenario
+from cifarctl.data import Course, Images, Scenario
 from cifarctl.errors import BrokerError
 from cifarctl.flows import produce as produce_module
-from cifarctl.flows.produce import BLOCK, streamed
+from cifarctl.flows.produce import BLOCK
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, codecs, labels
 from cifarctl.stream.codecs import Decoded, Record
@@ -32,6 +32,12 @@ pytestmark = pytest.mark.broker
 
 HALVES = (0.5, 0.5, 0.5)
 FIELDS = {"sent", "failed", "seconds", "messages_per_second", "labels_sent"}
+
+
+def streamed(images: Images, start: int, size: int, scenario: Scenario, seed: int) -> Images:
+    """What goes over the wire."""
+    passage = Course(images, scenario, seed, CLASSES).take(start, size)
+    return Images(passage.pixels, passage.concept)
 
 
 def decoded(records: list[Record]) -> Decoded:
@@ -61,7 +67,7 @@ def test_the_images_are_those_of_the_scenario(site: Site, format: str) -> None: 
     assert isinstance(told[0], events.ProduceStarted)
     assert isinstance(told[-1], events.ProduceResult)
     (notice,) = [event.message for event in told if isinstance(event, events.Notice)]
-    assert "start again" in notice
+    assert "some come again" in notice
     last = told[-2]
     assert isinstance(last, events.ProduceProgress)
     assert (last.phase, last.sent, last.queued) == ("clean", count, 0)
@@ -112,6 +118,11 @@ def test_a_share_of_the_labels_is_withheld(site: Site, format: str) -> None:  # 
     assert np.array_equal(batch.labels[~hidden], truth[~hidden])
 
 
+def number(id: str) -> int:
+    """The position of an image in the stream."""
+    return int(id.partition("-")[2])
+
+
 def by_id(records: list[Record]) -> dict[str, Record]:
     found = {(record.key or b"").decode(): record for record in records}
     assert len(found) == len(records)
@@ -139,10 +150,55 @@ def test_labels_follow_their_images_after_the_delay(site: Site, format: str) -> 
         image = image_of[id]
         assert record.key == image.key
         assert record.partition == image.partition
-        assert label == truth[int(id.partition("-")[2])]
+        assert label == truth[number(id)]
         assert record.timestamp_ms >= image.timestamp_ms + 1000 * delay - 2  # timestamps are whole milliseconds
     # The images' figures are not spoiled by the wait for the last labels.
     assert result.seconds < 199 / 400 + delay
+
+
+@pytest.mark.parametrize("rate", [0, 2000])
+def test_labels_that_a_scenario_makes_late_follow_so_many_images_later(
+    site: Site,  # noqa: F811
+    rate: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither earlier nor later, whatever the delays beside; those that it takes away or falsifies are in the header
+    as on the labels topic.
+    """
+    scenario, count = "late:100@50-200,late:3@200-350,labelled:0.6@0-400,wrong:0.5@0-400", 400
+    sent: list[tuple[str, int]] = []
+
+    class Noting(Sender):
+        def enqueue_many(self, topic: str, messages: Any) -> int:
+            wanted = list(messages)
+            taken = super().enqueue_many(topic, wanted)
+            sent.extend((topic.rpartition(".")[2], number(key.decode())) for key, _, _ in wanted[:taken])
+            return taken
+
+    monkeypatch.setattr(produce_module, "Sender", Noting)
+    *_, result = site.produce(count, drift=scenario, produce__rate=rate)
+    assert isinstance(result, events.ProduceResult)
+    course = Course(site.stream_images(), Scenario.parse(scenario), 0, CLASSES).take(0, count)
+    given = {position: label for position, label in enumerate(course.given.tolist()) if label >= 0}
+
+    before, images = {}, 0
+    for kind, position in sent:
+        if kind == "images":
+            assert position == images
+            images += 1
+        else:
+            before[position] = images
+    late = {position: 100 if position < 200 else 3 for position in given if 50 <= position < 350}
+    assert before == {position: min(position + delay + 1, count) for position, delay in late.items()}
+
+    batch = decoded(site.topic("images").await_records(count))
+    labelled = zip(batch.ids, batch.labels.tolist(), strict=True)
+    at_once = {position: label for position, label in given.items() if position not in late}
+    assert {number(id): label for id, label in labelled if label >= 0} == at_once
+    found, letters = labels.decode(site.topic("labels").await_records(result.labels_sent), classes=CLASSES)
+    assert not letters
+    told = {number(id): label for id, label in zip(found.ids, found.labels.tolist(), strict=True)}
+    assert told == {position: given[position] for position in late}
 
 
 def test_with_a_delay_the_same_labels_are_withheld_as_without(site: Site) -> None:  # noqa: F811

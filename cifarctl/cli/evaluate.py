@@ -1,12 +1,17 @@
 """``cifarctl eval``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifarctl.cli.command import Run, command
+from cifarctl.cli.command import INTERRUPTED, Run, command
 from cifarctl.cli.data import load_data
+
+if TYPE_CHECKING:
+    from cifarctl.settings import Settings
+
+DEFAULT = "frozen,online,oracle"
 
 
 def register(app: typer.Typer) -> None:
@@ -23,10 +28,39 @@ def evaluate(
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Where to draw the confusion matrix.")
     ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCENARIO", help="Run over a drifting stream instead, test-then-train: a preset, or as in produce."
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="With --stream: strategies to compare, comma-separated; default frozen,online,oracle."
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="With --stream: runs of each strategy; default one.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="With --stream: so many images; default all.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="With --stream: images a second; updates take effect as late as they would live."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="With --stream: figures and tables as one file.")
+    ] = None,
 ) -> None:
-    """Measure a version on the test images: accuracy, calibration, every class, confusion."""
+    """Measure a version: on the test images, or over a drifting stream against other ways to learn online."""
     settings = run.settings()
-    from cifarctl.errors import QualityGateError
+    from cifarctl.errors import QualityGateError, SettingsError
+
+    if stream is not None:
+        if min_accuracy is not None or confusion is not None:
+            raise SettingsError("--min-accuracy and --confusion are of the test images, not of --stream")
+        _over_a_stream(run, settings, version, stream, compare or DEFAULT, seeds or 1, images, rate, report)
+        return
+    if any(option is not None for option in (compare, seeds, images, rate, report)):
+        raise SettingsError("--compare, --seeds, --images, --rate and --report need --stream")
     from cifarctl.flows.evaluate import evaluate_version
     from cifarctl.registry import Registry
     from cifarctl.ui.plots import draw_confusion
@@ -49,3 +83,55 @@ def evaluate(
         raise QualityGateError(
             f"version {result.version} has accuracy {result.accuracy:.4f}, below --min-accuracy {min_accuracy:g}"
         )
+
+
+def _over_a_stream(
+    run: Run,
+    settings: "Settings",
+    version: str,
+    stream: str,
+    compare: str,
+    seeds: int,
+    images: int | None,
+    rate: float | None,
+    report: Path | None,
+) -> None:
+    from cifarctl.data import Scenario
+    from cifarctl.ui.report import require_page, write_report
+
+    scenario = Scenario.parse(stream)  # before anything is loaded
+    if report is not None:
+        require_page(report)
+    import torch
+
+    from cifarctl.events import StreamResult
+    from cifarctl.flows import prequential
+    from cifarctl.registry import Registry
+    from cifarctl.registry.loading import load
+    from cifarctl.ui.contest import ContestView, contest_tables
+
+    torch.set_num_threads(settings.online.threads)  # as the live learner; more of them spin where others work too
+    compared = list(dict.fromkeys(name.strip() for name in compare.split(",")))
+    base = load(Registry(settings.registry), version)
+    dataset, split = load_data(run, settings.data)
+    with run.signals() as stop:
+        contest = prequential.compare(
+            base,
+            dataset,
+            split,
+            settings,
+            scenario,
+            name=stream or "none",
+            compared=compared,
+            seeds=seeds,
+            images=images,
+            rate=rate,
+            stop=stop,
+        )
+        result = run.output.drain(contest, ContestView())
+    if not isinstance(result, StreamResult):  # told to stop
+        raise typer.Exit(INTERRUPTED)
+    if report is not None:
+        write_report(result, report)
+        run.output.say(f"report written to {report}")
+    run.output.result(result, contest_tables(result))

@@ -57,14 +57,17 @@ def produce(
             f"note: version {alias.version}, which {alias.name} names, was trained on the images that are "
             "streamed now; its accuracy on them flatters"
         )
-    if settings.produce.label_delay > settings.online.label_wait:
+    pace = settings.produce.rate
+    delay = max(settings.produce.label_delay, scenario.latest / pace if pace else 0.0)
+    if delay > settings.online.label_wait:
         run.output.warn(
-            f"note: labels follow after {settings.produce.label_delay:g} s, but images wait for them "
+            f"note: labels follow after {delay:g} s, but images wait for them "
             f"{settings.online.label_wait:g} s only; raise online.label_wait of serve and retrain"
         )
     with run.signals() as stop:
         stream = produce_flow(
             dataset.train.take(split.stream),
+            len(dataset.classes),
             settings.kafka,
             settings.produce,
             settings.serve,

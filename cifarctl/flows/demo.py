@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from cifarctl import events
-from cifarctl.data import Dataset, Scenario, Split
+from cifarctl.data import Course, Dataset, Images, Scenario, Split
 from cifarctl.errors import CifarctlError, RegistryError
 from cifarctl.flows.evaluate import evaluate
-from cifarctl.flows.produce import produce, streamed
+from cifarctl.flows.produce import produce
 from cifarctl.flows.publish import publish_like
 from cifarctl.flows.serve import serve
 from cifarctl.flows.supervise import LearnerProcess
@@ -69,7 +69,14 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
         answered = threading.Event()  # set when all is answered, and when we are told to stop
         threading.Thread(target=_pass_on, args=(stop, answered), daemon=True).start()
         sending = produce(
-            stream, kafka, settings.produce, settings.serve, count=CLEAN + DRIFTED, drift=drift, stop=answered
+            stream,
+            len(dataset.classes),
+            kafka,
+            settings.produce,
+            settings.serve,
+            count=CLEAN + DRIFTED,
+            drift=drift,
+            stop=answered,
         )
         sender = _Sender(sending)
         serving = serve(registry, settings.serve, kafka, learner=LearnerProcess(settings), stop=answered)
@@ -97,7 +104,8 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
         return
 
     yield _stage(5)
-    tail = streamed(stream, CLEAN + DRIFTED - TAIL, TAIL, drift, settings.produce.seed)
+    passage = Course(stream, drift, settings.produce.seed, len(dataset.classes)).take(CLEAN + DRIFTED - TAIL, TAIL)
+    tail = Images(passage.pixels, passage.concept)
     alone = load(registry, first)
     yield events.DemoResult(
         data=dataset.name,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import secrets
 import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 
 import torch
 
 from cifarctl import events
-from cifarctl.data import Images, Scenario
+from cifarctl.data import Course, Images, Scenario
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings, ProduceSettings, ServeSettings
 from cifarctl.stream import clients, codecs, connection
@@ -32,6 +32,7 @@ Message: TypeAlias = tuple[bytes, bytes, codecs.Headers]  # key, value, headers
 
 def produce(
     images: Images,
+    classes: int,
     kafka: KafkaSettings,
     settings: ProduceSettings,
     serve: ServeSettings,
@@ -43,58 +44,49 @@ def produce(
     """Send `count` images (None: until stopped) at `settings.rate` a second, in a seeded order.
 
     Message n is due n / rate seconds after the first, by a clock that only goes forward, so lateness of one never
-    delays another; while the broker is away they wait, and then follow as fast as it takes them. With a label delay,
-    labels go to the labels topic that long after their images, and at once when `stop` is set. Ids are unique to the
-    run. JSON is normalised as `serve` expects it.
+    delays another; while the broker is away they wait, and then follow as fast as it takes them. With a label delay
+    labels go to the labels topic that long after their images, and where `drift` makes them late, so many images after
+    them, or after the last; all at once when `stop` is set. Labels are 0 to `classes` - 1. Ids are unique to the run.
+    JSON is normalised as `serve` expects it.
 
     Raises:
+        SettingsError: `drift` names a class that there is not, or leaves none to choose from.
         BrokerError: no broker at the start, or something was not delivered; the ProduceResult before it has counts.
     """
     stop, drift = stop or threading.Event(), drift or Scenario("", ())
     torch.set_num_threads(1)  # drift takes little; threads that spin for each other would take it from the broker
     topics = clients.Topics.of(kafka.topic_prefix)
-    clients.ensure_topics(kafka, [topics.images, topics.labels] if settings.label_delay else [topics.images])
+    course = Course(images, drift, settings.seed, classes)
+    late = bool(settings.label_delay) or drift.uses("late")
+    clients.ensure_topics(kafka, [topics.images, topics.labels] if late else [topics.images])
     run = secrets.token_hex(4)
-    out = _Out(kafka, settings, topics, drift, stop, run)
+    out = _Out(kafka, settings, topics, drift, stop, run, late=late)
     yield events.ProduceStarted(topics.images, len(images), count, settings.rate, settings.format, drift.text)
     out.begin()
-    for block in _blocks(images, settings, serve, drift, count, run):
+    for block in _blocks(course, settings, serve, count, run):
         yield from out.send(block)
         if stop.is_set():
             break
-        rounds, before = out.position // len(images), block.position // len(images)
-        if rounds > before and rounds * len(images) != count:
-            yield events.Notice(f"all {len(images):,} images have been sent; they start again with new ids")
+        again = course.repeats_from
+        if again is not None and block.position <= again < out.position:
+            yield events.Notice(f"{again:,} images have been sent; from now on some come again, with new ids")
     yield from out.finish()
-
-
-def streamed(images: Images, start: int, size: int, drift: Scenario, seed: int) -> Images:
-    """The images at positions `start`..`start + size - 1` of the stream: seeded order, drift applied.
-
-    A stream longer than `images` starts again with the first.
-    """
-    index = _order(len(images), seed)[torch.arange(start, start + size) % len(images)]
-    # NumPy copies image by image; torch's indexing goes by the pixel, or sets up threads for a millisecond's work.
-    pixels = torch.from_numpy(images.pixels.numpy()[index.numpy()])
-    return Images(drift.apply(pixels, start, seed), images.labels[index])
-
-
-@lru_cache(maxsize=4)
-def _order(count: int, seed: int) -> torch.Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Messages for the images topic from `position` of the stream on, and labels that are to follow (None: never)."""
+    """Messages for the images topic from `position` of the stream on, and labels that are to follow.
+
+    `late` has a label for each message, None where none follows, and how many images later; 0 is by the clock.
+    """
 
     position: int
     messages: list[Message]
-    late: list[int | None]
+    late: list[tuple[int | None, int]]
 
 
 def _blocks(
-    images: Images, settings: ProduceSettings, serve: ServeSettings, drift: Scenario, count: int | None, run: str
+    course: Course, settings: ProduceSettings, serve: ServeSettings, count: int | None, run: str
 ) -> Iterator[_Block]:
     """The stream in sending order."""
     chance = torch.Generator().manual_seed(settings.seed)
@@ -102,13 +94,15 @@ def _blocks(
     position = 0
     while count is None or position < count:
         size = BLOCK if count is None else min(BLOCK, count - position)
-        block = streamed(images, position, size, drift, settings.seed)
-        withheld = (torch.rand(size, generator=chance) < settings.unlabelled).tolist()
-        given = [None if hide else label for hide, label in zip(withheld, block.labels.tolist(), strict=True)]
-        never: list[int | None] = [None] * size
-        labels, late = (never, given) if settings.label_delay else (given, never)
+        passage = course.take(position, size)
+        withheld = ((torch.rand(size, generator=chance) < settings.unlabelled) | (passage.given < 0)).tolist()
+        given = [None if hide else label for hide, label in zip(withheld, passage.given.tolist(), strict=True)]
+        delays = passage.late.tolist()
+        follows = [bool(settings.label_delay or delay) for delay in delays]
+        labels = [None if later else label for label, later in zip(given, follows, strict=True)]
+        late = [(label if later else None, delay) for label, later, delay in zip(given, follows, delays, strict=True)]
         ids = [_id(run, number) for number in range(position, position + size)]
-        values = codecs.encode_images(form, block.pixels.numpy(), labels, ids, mean, std)
+        values = codecs.encode_images(form, passage.pixels.numpy(), labels, ids, mean, std)
         messages: list[Message] = [
             (image_id.encode(), value, codecs.headers_for(form, image_id, label))
             for image_id, value, label in zip(ids, values, labels, strict=True)
@@ -147,7 +141,7 @@ class _Lane:
 
 
 class _LateLabels:
-    """The labels that are not due yet, in a few bytes each."""
+    """The labels that are not due yet by the clock, in a few bytes each."""
 
     def __init__(self, run: str) -> None:
         self._run = run
@@ -162,9 +156,8 @@ class _LateLabels:
         """When the next ones are due."""
         return self._groups[0][0] if self._groups else math.inf
 
-    def add(self, at: float, position: int, labels: Sequence[int | None]) -> None:
-        """The labels of the images from `position` on are due `at` this time, which must not fall; None: never."""
-        known = [(number, label) for number, label in enumerate(labels, position) if label is not None]
+    def add(self, at: float, known: Sequence[tuple[int, int]]) -> None:
+        """The labels of some images, (position, label), are due `at` this time, which must not fall."""
         if known:
             numbers, values = zip(*known, strict=True)
             self._groups.append((at, array("q", numbers), array("i", values)))
@@ -174,16 +167,47 @@ class _LateLabels:
         """Send what is due, as far as there is room."""
         while self._groups and self.next_at <= now:
             at, numbers, values = self._groups.popleft()
-            ids = [_id(self._run, number) for number in numbers]
-            messages: list[Message] = [
-                (image_id.encode(), encode_label(image_id, label), [])
-                for image_id, label in zip(ids, values, strict=True)
-            ]
-            taken = lane.put(messages)
+            taken = lane.put([_label(self._run, number, label) for number, label in zip(numbers, values, strict=True)])
             self._count -= taken
-            if taken < len(messages):
+            if taken < len(numbers):
                 self._groups.appendleft((at, numbers[taken:], values[taken:]))
                 return
+
+
+class _LabelsBehind:
+    """The labels that are to come so many images after their own."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._waiting: list[tuple[int, int, int]] = []  # a heap: images to be sent before, position, label
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def next_at(self) -> float:
+        """How many images must be sent before the next one."""
+        return self._waiting[0][0] if self._waiting else math.inf
+
+    def limit(self, position: int, late: Sequence[tuple[int | None, int]]) -> float:
+        """Up to which position images may go before a label is due, if those of `late` follow from `position` on."""
+        numbered = ((number, delay) for number, (label, delay) in enumerate(late, position) if label is not None)
+        return min(self.next_at, min((number + delay + 1 for number, delay in numbered if delay), default=math.inf))
+
+    def add(self, known: Iterable[tuple[int, int, int]]) -> None:
+        """(position, label, by how many images it is late); those that are not late are somebody else's."""
+        for number, label, delay in known:
+            if delay:
+                heapq.heappush(self._waiting, (number + delay + 1, number, label))
+
+    def send(self, position: float, lane: _Lane) -> None:
+        """Send what is due once `position` images are sent, as far as there is room."""
+        ready = []
+        while self._waiting and self._waiting[0][0] <= position:
+            ready.append(heapq.heappop(self._waiting))
+        taken = lane.put([_label(self._run, number, label) for _, number, label in ready]) if ready else 0
+        for item in ready[taken:]:
+            heapq.heappush(self._waiting, item)
 
 
 class _Out:
@@ -197,14 +221,16 @@ class _Out:
         drift: Scenario,
         stop: threading.Event,
         run: str,
+        *,
+        late: bool,
     ) -> None:
         self._kafka, self._rate, self._delay = kafka, settings.rate, settings.label_delay
         self._drift, self._stop = drift, stop
         linger = settings.rate == 0
         self._images = _Lane(kafka, topics.images, linger)
-        self._labels = _Lane(kafka, topics.labels, linger) if settings.label_delay else None
+        self._labels = _Lane(kafka, topics.labels, linger) if late else None
         self._lanes = [lane for lane in (self._images, self._labels) if lane is not None]
-        self._late = _LateLabels(run)
+        self._late, self._behind = _LateLabels(run), _LabelsBehind(run)
         self.position = 0  # of the next image
         self._acknowledged = 0
         self._ended: float | None = None  # when the last image was acknowledged
@@ -219,15 +245,25 @@ class _Out:
         end = block.position + len(block.messages)
         while self.position < end and not self._stop.is_set():
             now = time.monotonic()
+            first = self.position - block.position
             due = self._due(end, now)
-            first, last = self.position - block.position, due - block.position
+            limit = self._behind.limit(self.position, block.late[first:])
+            last = round(min(due, limit)) - block.position
             taken = self._images.put(block.messages[first:last])
-            self._late.add(now + self._delay, self.position, block.late[first : first + taken])
+            known = [
+                (number, label, delay)
+                for number, (label, delay) in enumerate(block.late[first : first + taken], self.position)
+                if label is not None
+            ]
+            self._late.add(now + self._delay, [(number, label) for number, label, delay in known if not delay])
+            self._behind.add(known)
             self.position += taken
-            self._send_labels(now)
-            if self.position < due:
+            self._send_labels(now, self.position)
+            if taken < last - first:
                 self._images.sender.poll(ROOM_INTERVAL)
-            elif self.position < end:
+            elif self._behind.next_at <= self.position and self._labels is not None:
+                self._labels.sender.poll(ROOM_INTERVAL)
+            elif due <= self.position < end:
                 self._wait(min(self._began + self.position / self._rate, self._late.next_at))
             yield from self._report()
 
@@ -244,10 +280,10 @@ class _Out:
             now = time.monotonic()
             if self._stop.is_set():
                 deadline = min(deadline, now + self._kafka.timeout_s)
-            self._send_labels(math.inf if self._stop.is_set() else now)
+            self._send_labels(math.inf if self._stop.is_set() else now, math.inf)
             if self._ended is None and not self._images.pending:
                 self._ended = now
-            if now >= deadline or not (self._late or self._pending):
+            if now >= deadline or not (self._waiting or self._pending):
                 break
             if self._pending:
                 step = max(ROOM_INTERVAL, min(self._late.next_at - now, PROGRESS_INTERVAL))
@@ -260,15 +296,19 @@ class _Out:
         yield self._result()
         for lane in self._lanes:
             lane.sender.close(0.0)
-        if self._late:
+        if self._waiting:
             raise BrokerError(
-                f"{len(self._late)} labels were not sent: {self._kafka.bootstrap_servers} takes no more; "
+                f"{self._waiting} labels were not sent: {self._kafka.bootstrap_servers} takes no more; "
                 "check kafka.bootstrap_servers and send again"
             )
 
     @property
     def _pending(self) -> int:
         return sum(lane.pending for lane in self._lanes)
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._late) + len(self._behind)
 
     def _due(self, end: int, now: float) -> int:
         """The position up to which images are due at `now`, `end` at most."""
@@ -285,9 +325,10 @@ class _Out:
         if wait > 0:
             self._stop.wait(min(wait, PROGRESS_INTERVAL))
 
-    def _send_labels(self, now: float) -> None:
+    def _send_labels(self, now: float, position: float) -> None:
         if self._labels is not None:
             self._late.send(now, self._labels)
+            self._behind.send(position, self._labels)
 
     def _report(self) -> Iterator[events.ProduceEvent]:
         """Progress, now and then; a notice where messages wait and none has been acknowledged for long."""
@@ -315,7 +356,7 @@ class _Out:
             phase=self._drift.active(max(0, self.position - 1)),
             labels_sent=labels.delivered if labels is not None else 0,
             labels_failed=labels.sender.failed if labels is not None else 0,
-            labels_waiting=len(self._late),
+            labels_waiting=self._waiting,
         )
 
     def _result(self) -> events.ProduceResult:
@@ -327,8 +368,13 @@ class _Out:
             seconds=seconds,
             messages_per_second=images.delivered / max(seconds, 1e-9),
             labels_sent=labels.delivered if labels is not None else 0,
-            labels_failed=len(self._late) + (labels.sender.failed + labels.pending if labels is not None else 0),
+            labels_failed=self._waiting + (labels.sender.failed + labels.pending if labels is not None else 0),
         )
+
+
+def _label(run: str, position: int, label: int) -> Message:
+    image_id = _id(run, position)
+    return image_id.encode(), encode_label(image_id, label), []
 
 
 def _id(run: str, position: int) -> str:

@@ -48,8 +48,16 @@ def join(*parts: Images) -> Images:
     return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
 
 
-def fit(champion: nn.Module, lesson: Lesson, draw: Callable[[], Images]) -> nn.Module:
-    """A copy of `champion` after `lesson.steps` AdamW steps on batches from `draw`, the rate falling to zero."""
+def fit(
+    champion: nn.Module,
+    lesson: Lesson,
+    draw: Callable[[], Images],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = functional.cross_entropy,
+) -> nn.Module:
+    """A copy of `champion` after `lesson.steps` AdamW steps on batches from `draw`, the rate falling to zero.
+
+    `loss` takes logits (B, classes) float32 and labels (B,).
+    """
     model = copy.deepcopy(champion).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=lesson.learning_rate, weight_decay=1e-2)
     for step in range(lesson.steps):
@@ -60,8 +68,7 @@ def fit(champion: nn.Module, lesson: Lesson, draw: Callable[[], Images]) -> nn.M
             group["lr"] = lesson.learning_rate * (1 - step / lesson.steps)
         with autocast(torch.device("cpu"), lesson.precision):
             logits = model(normalise(pixels, lesson.mean, lesson.std))
-        loss = functional.cross_entropy(logits.float(), batch.labels)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss(logits.float(), batch.labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return model.eval()

@@ -20,8 +20,8 @@ class Strategy(Protocol):
 
 
 def names() -> list[str]:
-    """Names of all strategies."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Names of all strategies: those of their modules, with hyphens."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def strategy(name: str) -> Strategy:
@@ -32,5 +32,5 @@ def strategy(name: str) -> Strategy:
     """
     if name not in names():
         raise SettingsError(f"online.strategy = {name}: no such strategy; there are {', '.join(names())}")
-    propose: Strategy = importlib.import_module(f"{__name__}.{name}").propose
+    propose: Strategy = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").propose
     return propose

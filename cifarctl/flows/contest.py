@@ -1,0 +1,252 @@
+"""Who takes part in a prequential run: each predicts the stream's images before it learns from them."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import torch
+from torch.nn import functional
+
+from cifarctl import events
+from cifarctl.data import Images, Scenario, augment
+from cifarctl.flows.learner import Learner
+from cifarctl.flows.publish import publish_like
+from cifarctl.models.predictor import Predictor, autocast, choose_precision
+from cifarctl.models.preprocess import normalise
+from cifarctl.online.buffer import ReplayBuffer
+from cifarctl.online.fit import Lesson
+from cifarctl.online.strategies import strategy
+from cifarctl.registry import Registry
+from cifarctl.registry.loading import LoadedModel, load
+from cifarctl.settings import OnlineSettings, RegistrySettings
+
+TUTORIAL_BUFFER = 500  # labelled images kept, and between two updates
+TUTORIAL_EPOCHS = 5
+TUTORIAL_RATE = 1e-3
+ORACLE_EPOCHS = 16
+ORACLE_RATE = 3e-3
+ORACLE_BATCH = 256
+ORACLE_BLOCK = 250  # consecutive positions of the stream under which so many training images are shown
+
+
+#: (pixels (B, 3, 32, 32) uint8, position of the first in the stream) -> probabilities (B, classes) float32
+Predicts: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
+
+
+class Contestant(Protocol):
+    """A way to deal with a drifting stream.
+
+    `serving` is what predicts at present; it is replaced, never changed, so that an update can take effect later.
+    """
+
+    name: str
+    serving: Predicts
+    updates: int
+    promotions: int
+    rollbacks: int
+    detections: list[int]  # labelled images seen when each drift was detected
+
+    def learn(self, ids: Sequence[str], images: Images) -> None:
+        """Take in labelled images (B,), all of them predicted before, and make the updates that are due."""
+
+
+class _Contestant:
+    def __init__(self, name: str, serving: Predicts) -> None:
+        self.name, self.serving = name, serving
+        self.updates = self.promotions = self.rollbacks = 0
+        self.detections: list[int] = []
+
+    def learn(self, ids: Sequence[str], images: Images) -> None:
+        """See Contestant; learns nothing."""
+
+
+def frozen(base: LoadedModel) -> Contestant:
+    """The version as it is."""
+    return _Contestant("frozen", _whenever(base.predictor()))
+
+
+class Tutorial(_Contestant):
+    """The tutorial's consumer: five epochs over the last labelled images, one image a step, whatever comes of it."""
+
+    def __init__(self, base: LoadedModel, seed: int) -> None:
+        super().__init__("tutorial", _whenever(base.predictor()))
+        self._model = copy.deepcopy(base.model)
+        self._normalisation = base.manifest.normalisation
+        self._optimiser = torch.optim.Adam(self._model.parameters(), lr=TUTORIAL_RATE)
+        self._buffer: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=TUTORIAL_BUFFER)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._fresh = 0
+
+    def learn(self, ids: Sequence[str], images: Images) -> None:  # noqa: ARG002
+        """See Contestant."""
+        for pixels, label in zip(images.pixels, images.labels, strict=True):
+            self._buffer.append((pixels, label))
+            self._fresh += 1
+            if self._fresh == TUTORIAL_BUFFER:
+                self._fresh = 0
+                self._update()
+
+    def _update(self) -> None:
+        mean, std = self._normalisation.mean, self._normalisation.std
+        self._model.train()
+        for _ in range(TUTORIAL_EPOCHS):
+            for index in torch.randperm(len(self._buffer), generator=self._generator).tolist():
+                pixels, label = self._buffer[index]
+                loss = functional.cross_entropy(self._model(normalise(pixels[None], mean, std)), label[None])
+                self._optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                self._optimiser.step()
+        self.updates += 1
+        self.serving = _whenever(Predictor(copy.deepcopy(self._model), mean, std))
+
+
+class Ungated(_Contestant):
+    """A strategy by itself: every proposal serves at once, without a gate, a detector or a way back."""
+
+    def __init__(self, name: str, base: LoadedModel, settings: OnlineSettings, reference: Images) -> None:
+        super().__init__(name, _whenever(base.predictor()))
+        self._propose, self._settings, self._reference = strategy(name), settings, reference
+        self._model, self._normalisation = base.model, base.manifest.normalisation
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._buffer = ReplayBuffer(
+            settings.buffer_size,
+            len(base.manifest.classes),
+            holdout_size=1,
+            holdout_every=1_000_000_000,  # nothing decides, so nothing need be held out
+            generator=self._generator,
+        )
+        self._precision = choose_precision("auto", self._model, torch.device("cpu"), settings.batch_size, train=True)
+        self._fresh = 0
+
+    def learn(self, ids: Sequence[str], images: Images) -> None:
+        """See Contestant."""
+        for image_id, pixels, label in zip(ids, images.pixels, images.labels.tolist(), strict=True):
+            self._fresh += self._buffer.add(image_id, pixels, label)
+            if self._fresh >= self._settings.update_every:
+                self._fresh = 0
+                self._update()
+
+    def _update(self) -> None:
+        settings, normalisation = self._settings, self._normalisation
+        lesson = Lesson(
+            recent=self._buffer.recent.newest(settings.update_every),
+            reservoir=self._buffer.reservoir.images(),
+            reference=self._reference,
+            mean=normalisation.mean,
+            std=normalisation.std,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            precision=self._precision,
+            generator=self._generator,
+            on_step=lambda: None,
+        )
+        self._model = self._propose(self._model, lesson)
+        self.updates += 1
+        self.serving = _whenever(Predictor(copy.deepcopy(self._model), normalisation.mean, normalisation.std))
+
+
+class Gated(_Contestant):
+    """The learner that `serve --online` runs, in a registry of its own."""
+
+    def __init__(self, learner: Learner, registry: Registry) -> None:
+        self._learner, self._registry = learner, registry
+        self._version = learner.champion
+        super().__init__("online", _whenever(load(registry, self._version).predictor()))
+
+    def learn(self, ids: Sequence[str], images: Images) -> None:
+        """See Contestant."""
+        self._hear(self._learner.observe(ids, images))
+        while (trigger := self._learner.due()) is not None:
+            self._hear(self._learner.update(trigger))
+        if self._learner.champion != self._version:
+            self._version = self._learner.champion
+            self.serving = _whenever(load(self._registry, self._version).predictor())
+
+    def _hear(self, told: Iterator[events.LearnEvent]) -> None:
+        for event in told:
+            if isinstance(event, events.DriftDetected):
+                self.detections.append(event.at)
+            elif isinstance(event, events.RetrainResult):
+                self.updates += 1
+                self.promotions += event.outcome == "promoted"
+            elif isinstance(event, events.RolledBack):
+                self.rollbacks += 1
+
+
+@contextmanager
+def gated(base: LoadedModel, settings: OnlineSettings, reference: Images, validation: Images) -> Iterator[Contestant]:
+    """The learner under its settings, in a registry that holds the version and goes with the run."""
+    with tempfile.TemporaryDirectory(prefix="cifarctl-eval-") as folder:
+        registry = Registry(RegistrySettings(dir=Path(folder)))
+        manifest = base.manifest
+        first = publish_like(
+            registry, copy.deepcopy(base.model), manifest, settings={}, metrics=manifest.metrics, parent=None,
+            origin="import",
+        )  # fmt: skip
+        registry.promote(first.version, alias="production", who="eval", why="the version to begin with")
+        with Learner(registry, settings, "production", reference=reference, validation=validation) as learner:
+            yield Gated(learner, registry)
+
+
+def oracle(base: LoadedModel, train: Images, scenario: Scenario, count: int, seed: int) -> Contestant:
+    """The ceiling: `base` after some epochs over the training images `train` under all that the stream will show.
+
+    It knows what nobody can know beforehand: where classes come unevenly, their frequencies (its probabilities are
+    weighted by them: Saerens et al. 2002, Adjusting the Outputs of a Classifier to New a Priori Probabilities), and
+    where labels are exchanged, how.
+    """
+    model, normalisation = copy.deepcopy(base.model), base.manifest.normalisation
+    classes = len(base.manifest.classes)
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=ORACLE_RATE, weight_decay=1e-2)
+    batches = max(1, len(train) // ORACLE_BATCH)
+    steps = ORACLE_EPOCHS * batches
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, ORACLE_RATE, total_steps=steps + 1, pct_start=0.1)
+    precision = choose_precision("auto", model, torch.device("cpu"), ORACLE_BATCH, train=True)
+    model.train()
+    for epoch in range(ORACLE_EPOCHS):
+        shown = _shown(train, scenario, count, seed + 1 + epoch, generator)
+        for index in torch.split(torch.randperm(len(shown), generator=generator), ORACLE_BATCH)[:batches]:
+            batch = shown.take(index)
+            pixels = augment(batch.pixels, generator, crop_padding=2, flip=True)
+            with autocast(torch.device("cpu"), precision):
+                logits = model(normalise(pixels, normalisation.mean, normalisation.std))
+            optimiser.zero_grad(set_to_none=True)
+            functional.cross_entropy(logits.float(), batch.labels).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+    predictor = Predictor(model.eval(), normalisation.mean, normalisation.std)
+
+    def predict(pixels: torch.Tensor, start: int) -> torch.Tensor:
+        probabilities = predictor(pixels).clone()
+        for position, row in enumerate(probabilities, start):
+            weights = scenario.weights(position, classes)
+            if weights is not None:
+                row *= weights
+            renamed = torch.cat([scenario.concept(torch.tensor([label]), position) for label in range(classes)])
+            row[renamed] = row.clone()
+        return probabilities
+
+    return _Contestant("oracle", predict if scenario.uses("prior", "classes", "relabel") else _whenever(predictor))
+
+
+def _shown(train: Images, scenario: Scenario, count: int, seed: int, generator: torch.Generator) -> Images:
+    """The training images as they would look at random positions of the stream."""
+    order = torch.randperm(len(train), generator=generator)
+    blocks = []
+    for index in torch.split(order, ORACLE_BLOCK):
+        start = int(torch.randint(max(1, count - len(index) + 1), (1,), generator=generator))
+        blocks.append(scenario.apply(train.pixels[index], start, seed))
+    return Images(torch.cat(blocks), train.labels[order])
+
+
+def _whenever(predictor: Predictor) -> Predicts:
+    """A predictor that does not care for positions."""
+    return lambda pixels, _start: predictor(pixels)

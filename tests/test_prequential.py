@@ -1,0 +1,223 @@
+"""`eval --stream`: every image is predicted before its label is learned from, and the figures that come of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import Home, cifarctl, tagged, tags
+from rich.console import Console
+
+from cifarctl import events
+from cifarctl.data import Course, Images, Scenario
+from cifarctl.flows.contest import Predicts
+from cifarctl.flows.prequential import STEP, Run, play, strategies
+from cifarctl.registry.loading import load
+from cifarctl.ui.contest import ContestView, contest_tables
+
+DRIFT = "invert@100-200"
+QUICK = ("--set=online.update_every=60", "--set=online.min_examples=30", "--set=online.steps=20")
+
+
+def evaluate(home: Home, *words: str) -> Any:
+    ran = cifarctl("eval", *words, "--json", *QUICK, *home.options)
+    assert ran.exit_code == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+class Recorder:
+    """Predicts class 0 until it has learned, and then the number of times that it has; remembers what it saw when."""
+
+    name, updates, promotions, rollbacks = "recorder", 0, 0, 0
+
+    def __init__(self) -> None:
+        self.detections: list[int] = []
+        self.predicted: list[int] = []
+        self.known_at: dict[int, int] = {}  # image: how many had been predicted when its label came
+        self.times = 0
+        self.serving: Predicts = self._always(0)
+
+    def learn(self, ids: Sequence[str], images: Images) -> None:
+        assert tags(images) == [int(image_id) for image_id in ids]
+        self.known_at |= dict.fromkeys(map(int, ids), len(self.predicted))
+        self.times += 1
+        self.serving = self._always(self.times % 10)
+
+    def _always(self, label: int) -> Predicts:
+        def predict(pixels: torch.Tensor, start: int) -> torch.Tensor:
+            assert start == len(self.predicted)
+            self.predicted += tags(Images(pixels, torch.zeros(len(pixels))))
+            return torch.nn.functional.one_hot(torch.full((len(pixels),), label), 10).float()
+
+        return predict
+
+
+def played(text: str, count: int = 200, rate: float | None = None) -> tuple[Recorder, Run]:
+    """A recorder on images that come in the order of their numbers."""
+    course = Course(tagged(list(range(count))), Scenario.parse(text), 0, 10)
+    course._shuffled = torch.arange(count)
+    recorder = Recorder()
+    run = Run(recorder, np.zeros(count, dtype=np.bool_))
+    passages = [course.take(start, STEP) for start in range(0, count, STEP)]
+    assert list(play(run, passages, rate)) == list(range(STEP, count + 1, STEP))
+    return recorder, run
+
+
+def test_an_image_is_predicted_before_its_label_comes() -> None:
+    recorder, run = played("")
+    assert recorder.predicted == list(range(200))
+    assert sorted(recorder.known_at) == list(range(200))
+    assert all(predicted > image for image, predicted in recorder.known_at.items())
+    # What was learned serves with the next images: class n is right for a tenth of them.
+    assert recorder.times == 200 // STEP
+    assert run.correct.sum() == pytest.approx(20, abs=4)
+
+
+def test_late_labels_come_late_and_withheld_ones_never() -> None:
+    recorder, _ = played("late:60@50-200,labelled:0@0-25")
+    assert set(recorder.known_at) == {*range(25, 50), *range(50, 140)}
+    for image, predicted in recorder.known_at.items():
+        assert predicted - STEP <= image + (60 if image >= 50 else 0) < predicted
+
+
+def test_on_a_clock_an_update_takes_effect_when_it_is_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes 2.5 s; at 50 images a second that is five steps of the stream, in which others wait."""
+    seconds = iter(np.arange(0, 1000, 2.5))
+    monkeypatch.setattr("cifarctl.flows.prequential.time.perf_counter", lambda: float(next(seconds)))
+    recorder, run = played("", rate=50)
+    assert recorder.times == 2
+    assert {recorder.known_at[image] for image in range(STEP)} == {STEP}
+    assert {recorder.known_at[image] for image in range(STEP, 6 * STEP)} == {6 * STEP}
+    # Class 0 for the first 150 images, which are those before the first update is through, then class 1.
+    labels = torch.arange(200) % 10
+    expected = torch.where(torch.arange(200) < 6 * STEP, labels == 0, labels == 1)
+    assert run.correct.tolist() == expected.tolist()
+
+
+def test_the_figures_of_a_version_left_alone_are_what_it_gets(home: Home) -> None:
+    document = evaluate(home, "--stream", DRIFT, "--images", "200", "--compare", "frozen")
+    assert (document["stream"], document["images"], document["version"]) == (DRIFT, 200, 1)
+    (result,) = document["results"]
+    passage = Course(home.dataset.train.take(home.split.stream), Scenario.parse(DRIFT), 0, 10).take(0, 200)
+    right = load(home.registry, 1).predictor()(passage.pixels).argmax(dim=1) == passage.concept
+    assert result["strategy"] == "frozen"
+    assert result["prequential_accuracy"] == pytest.approx(right.double().mean().item())
+    assert [(phase["name"], phase["start"], phase["end"]) for phase in result["phases"]] == [
+        ("clean", 0, 100),
+        ("invert", 100, 200),
+    ]
+    for phase in result["phases"]:
+        assert phase["accuracy"] == pytest.approx(right[phase["start"] : phase["end"]].double().mean().item())
+    assert result["final"].keys() == {"clean", "invert"}
+    assert (result["updates"], result["promotions"], result["recovered_share"]) == (0, 0, None)
+
+
+def test_all_of_them_on_one_stream(home: Home, tmp_path: Path) -> None:
+    """The order is the one asked for; learning is better than nothing and worse than knowing beforehand."""
+    report = tmp_path / "stream.html"
+    compared = ["frozen", "tutorial", "finetune", "replay", "er-ace", "online", "oracle"]
+    document = evaluate(
+        home, "--stream", "invert@80-400", "--images", "320", "--compare", ",".join(compared), "--report", str(report)
+    )
+    assert [result["strategy"] for result in document["results"]] == compared
+    found = {result["strategy"]: result for result in document["results"]}
+    assert found["oracle"]["prequential_accuracy"] > found["frozen"]["prequential_accuracy"] + 0.1
+    assert (found["frozen"]["recovered_share"], found["oracle"]["recovered_share"]) == (0, 1)
+    for name in ("finetune", "replay", "er-ace"):
+        assert found[name]["updates"] == 320 // 60
+        assert 0 < found[name]["recovered_share"] < 1, name
+    assert found["online"]["updates"] > 0
+    assert found["oracle"]["phases"][1]["recovered_after"] is not None
+    page = report.read_text()
+    assert "<svg" in page
+    for words in ("version 1 on invert@80-400", *compared, "prequential accuracy by phase"):
+        assert words in page
+
+
+def test_by_default_the_learner_between_its_bounds(home: Home) -> None:
+    document = evaluate(home, "--stream", "", "--images", "100", "--seeds", "2")
+    assert [(result["strategy"], result["seed"]) for result in document["results"]] == [
+        ("frozen", 0),
+        ("online", 0),
+        ("oracle", 0),
+        ("frozen", 1),
+        ("online", 1),
+        ("oracle", 1),
+    ]
+    assert document["stream"] == "none"
+    first, second = (document["results"][index]["prequential_accuracy"] for index in (0, 3))
+    assert first != second  # other images
+    assert [version.version for version in home.registry.versions()] == [1]
+
+
+def test_relabelled_images_are_scored_by_what_is_right_by_then(home: Home) -> None:
+    scenario = "relabel:3+5@100-200,wrong:1@0-200"
+    document = evaluate(home, "--stream", scenario, "--images", "200", "--compare", "frozen,oracle")
+    alone, ceiling = document["results"]
+    assert ceiling["phases"][1]["accuracy"] > alone["phases"][1]["accuracy"] + 0.05
+    assert ceiling["final"]["relabel:3+5 + wrong:1"] > alone["final"]["relabel:3+5 + wrong:1"] + 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "story"),
+    [
+        (("--stream", "swop@1-2"), 2, "no operation 'swop'"),
+        (("--stream", "none", "--compare", "frozen,magic"), 2, "--compare magic: no such strategy"),
+        (("--stream", "classes:1@0-200"), 2, "asks for a class that has no image left"),
+        (("--stream", "classes:12@0-200"), 2, "there is no class 12"),
+        (("--stream", "none", "--min-accuracy", "0.5"), 2, "--min-accuracy and --confusion"),
+        (("--seeds", "2"), 2, "need --stream"),
+        (("--stream", "none", "--images", "30", "--compare", "frozen", "--report", "x.png"), 2, "must end in .html"),
+        (("--stream", "none", "--set=data.split_seed=9"), 3, "was trained on another split"),
+        (("--stream", "none", "--version", "7"), 4, "version 7"),
+    ],
+)
+def test_what_cannot_be(words: tuple[str, ...], code: int, story: str, home: Home) -> None:
+    ran = cifarctl("eval", *home.options, *words)
+    assert ran.exit_code == code, ran.stderr
+    assert story in " ".join(ran.stderr.split())
+
+
+def test_a_version_that_has_seen_the_stream_is_refused(home: Home) -> None:
+    ran = cifarctl("train", "--epochs", "1", "--full", "--promote", *home.options, "--set=train.threads=1")
+    assert ran.exit_code == 0, ran.stderr
+    ran = cifarctl("eval", "--stream", "none", *home.options)
+    assert ran.exit_code == 3
+    assert "was trained on the stream's images" in ran.stderr
+
+
+def result(strategy: str, seed: int, accuracy: float) -> events.StrategyResult:
+    phases = [events.Phase("clean", 0, 50, accuracy), events.Phase("invert", 50, 100, accuracy / 2)]
+    return events.StrategyResult(
+        strategy, seed, accuracy, None, phases, {"clean": accuracy}, [60], [10], 0, 4, 2, 1, 3.0, [accuracy] * 4
+    )
+
+
+def test_what_people_see() -> None:
+    view = ContestView()
+    told: list[events.ContestEvent] = [
+        events.ContestStarted("covariate", "", 3, 100, ("frozen", "online"), 2, 20.0),
+        events.ContestProgress("frozen", 0, 50, 0.5),
+        result("frozen", 0, 0.5),
+        events.ContestProgress("online", 0, 0, None),
+    ]
+    for event in told:
+        view.update(event)
+    console = Console(width=100, record=True, color_system=None, file=io.StringIO())
+    console.print(view.render())
+    results = [result("frozen", 0, 0.5), result("frozen", 1, 0.6), result("online", 0, 0.7), result("online", 1, 0.7)]
+    console.print(contest_tables(events.StreamResult("covariate", "", 3, 100, 20.0, "replay", results)))
+    text = console.export_text()
+    for words in ("covariate, 100 images, 20 a second", "preparing", "55.0 % ± 7.1", "70.0 % ± 0.0", "50–100"):
+        assert words in text
+    assert list(view.lines(told[2])) == ["frozen, seed 0: prequential accuracy 50.0 %, 4 updates, 2 promotions, 3 s"]
+
+
+def test_the_names_are_told() -> None:
+    assert strategies() == ["frozen", "tutorial", "er-ace", "finetune", "replay", "online", "oracle"]
