@@ -18,6 +18,7 @@ from cifarctl import events
 from cifarctl.data import Course, Images, Scenario
 from cifarctl.flows.contest import Predicts
 from cifarctl.flows.prequential import STEP, Run, play, strategies
+from cifarctl.flows.publish import publish_like
 from cifarctl.registry.loading import load
 from cifarctl.ui.contest import ContestView, contest_tables
 
@@ -192,6 +193,16 @@ def test_a_version_that_has_seen_the_stream_is_refused(home: Home) -> None:
     assert "was trained on the stream's images" in ran.stderr
 
 
+def test_a_version_that_has_learned_online_is_refused(home: Home) -> None:
+    loaded = load(home.registry, 1)
+    version = publish_like(
+        home.registry, loaded.model, loaded.manifest, settings={}, metrics={}, parent=1, origin="learner"
+    ).version
+    ran = cifarctl("eval", "--stream", "none", "--version", str(version), *home.options)
+    assert ran.exit_code == 3
+    assert f"version {version} has learned online from what `produce` streams" in " ".join(ran.stderr.split())
+
+
 def result(strategy: str, seed: int, accuracy: float) -> events.StrategyResult:
     phases = [events.Phase("clean", 0, 50, accuracy), events.Phase("invert", 50, 100, accuracy / 2)]
     return events.StrategyResult(
@@ -216,6 +227,9 @@ def test_what_people_see() -> None:
     text = console.export_text()
     for words in ("covariate, 100 images, 20 a second", "preparing", "55.0 % ± 7.1", "70.0 % ± 0.0", "50–100"):
         assert words in text
+    narrow = Console(width=80, record=True, color_system=None, file=io.StringIO())
+    narrow.print(contest_tables(events.StreamResult("covariate", "", 3, 100, 20.0, "replay", results)))
+    assert "55.0 % ± 7.1" in narrow.export_text()
     assert list(view.lines(told[2])) == ["frozen, seed 0: prequential accuracy 50.0 %, 4 updates, 2 promotions, 3 s"]
 
 

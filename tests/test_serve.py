@@ -365,3 +365,10 @@ def test_a_second_ctrl_c_leaves_at_once(site: Site) -> None:  # noqa: F811
             assert serve.out == ""
         finally:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_strategy_that_there_is_not_is_told_before_anything_is_served(site: Site) -> None:  # noqa: F811
+    """A learner that cannot start would be tried again and again."""
+    ran = site.call("serve", "--online", online__strategy="magic")
+    assert ran.exit_code == 2, ran.stderr
+    assert "online.strategy = magic: no such strategy; there are er-ace, finetune, replay" in ran.stderr

@@ -50,9 +50,12 @@ def serve(
     from cifarctl.events import ServeResult
     from cifarctl.flows.serve import serve as serve_flow
     from cifarctl.flows.supervise import LearnerProcess
+    from cifarctl.online.strategies import require
     from cifarctl.registry import Registry
     from cifarctl.ui.serve import ServeView, serve_summary
 
+    if online:
+        require(settings.online.strategy)  # a learner that cannot start would be tried again and again
     if print_images:
         run.output.live = False
     with run.signals() as stop:

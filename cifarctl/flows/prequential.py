@@ -129,6 +129,12 @@ def _require_unseen(base: LoadedModel, dataset: Dataset, split: Split) -> None:
             f"version {manifest.version} was trained on the stream's images, so its accuracy on them says nothing: "
             "take one that was trained without --full (--version)"
         )
+    if manifest.origin == "learner":
+        raise DataError(
+            f"version {manifest.version} has learned online from what `produce` streams, so its accuracy on the "
+            "stream's images says nothing: take the one that it "
+            "goes back to (--version; `cifarctl registry list` shows parents)"
+        )
     if manifest.split.sha256 != split.sha256:
         raise DataError(
             f"version {manifest.version} was trained on another split of the images, so it may have seen the stream's; "

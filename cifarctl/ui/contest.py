@@ -78,7 +78,7 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
     """What the strategies reached, and where; means over the seeds, with the spread where there are several."""
     groups = _by_strategy(result.results)
     several = any(len(group) > 1 for group in groups.values())
-    total = _table("strategy", "prequential", "recovered", "updates", "promotions", "rollbacks", "learning")
+    total = _table("strategy", "prequential", "recovered", "updates", "promoted", "back", "CPU")
     for name, group in groups.items():
         total.add_row(
             name,

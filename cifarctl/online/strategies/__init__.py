@@ -24,13 +24,22 @@ def names() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
-def strategy(name: str) -> Strategy:
-    """The strategy of that name.
+def require(name: str) -> None:
+    """See that there is a strategy of that name.
 
     Raises:
         SettingsError: there is none.
     """
     if name not in names():
         raise SettingsError(f"online.strategy = {name}: no such strategy; there are {', '.join(names())}")
+
+
+def strategy(name: str) -> Strategy:
+    """The strategy of that name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    require(name)
     propose: Strategy = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").propose
     return propose
