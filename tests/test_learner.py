@@ -452,12 +452,14 @@ def test_without_a_champion_there_is_nothing_to_learn_from(home: Home) -> None:
 
 
 def test_an_unknown_strategy(home: Home) -> None:
-    with pytest.raises(SettingsError, match=r"online\.strategy = magic: no such strategy; there are finetune, replay"):
+    with pytest.raises(
+        SettingsError, match=r"online\.strategy = magic: no such strategy; there are er-ace, finetune, replay"
+    ):
         open_learner(home, strategy="magic")
-    assert names() == ["finetune", "replay"]
+    assert names() == ["er-ace", "finetune", "replay"]
 
 
-@pytest.mark.parametrize("name", ["finetune", "replay"])
+@pytest.mark.parametrize("name", ["er-ace", "finetune", "replay"])
 def test_a_strategy_leaves_the_champion_as_it_is(home: Home, clean: Images, name: str) -> None:
     champion = load(home.registry, 1).model
     before = copy.deepcopy(champion.state_dict())

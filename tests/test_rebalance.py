@@ -11,6 +11,7 @@ import torch
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 from helpers import Home
 
+from cifarctl.errors import BrokerError
 from cifarctl.flows.answers import Answers, Model
 from cifarctl.registry.loading import load
 from cifarctl.settings import KafkaSettings, ServeSettings
@@ -86,6 +87,7 @@ class ScriptedConsumer:
         self.reset: list[int] = []
         self.leaderless: set[int] = set()
         self.refusal = KafkaError.LEADER_NOT_AVAILABLE
+        self.known, self.end = OFFSET_INVALID, 1_000_000
         self.during: Callable[[], object] | None = None
         self.on: dict[str, Callable[[Any, list[TopicPartition]], None]] = {}
 
@@ -116,7 +118,7 @@ class ScriptedConsumer:
 
     def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         assert timeout > 0
-        return [TopicPartition(TOPIC, place.partition, OFFSET_INVALID) for place in places]
+        return [TopicPartition(TOPIC, place.partition, self.known) for place in places]
 
     def incremental_unassign(self, _places: list[TopicPartition]) -> None: ...
 
@@ -126,7 +128,7 @@ class ScriptedConsumer:
     def get_watermark_offsets(self, place: TopicPartition, **_: Any) -> tuple[int, int]:
         if place.partition in self.leaderless:
             raise KafkaException(KafkaError(self.refusal))
-        return 7 * place.partition, 1_000_000
+        return 7 * place.partition, self.end
 
     def close(self) -> None: ...
 
@@ -217,6 +219,22 @@ def test_a_partition_begins_at_a_number(client: ScriptedConsumer, source: Source
     client.reset = [1]
     assert source.read(1, 0) == []
     assert client.begun == [(1, 7)]
+
+
+def test_an_offset_that_a_new_leader_does_not_know_yet_is_not_gone(client: ScriptedConsumer, source: Source) -> None:
+    """Right after it has taken over it answers that the place is out of its range."""
+    client.reset, client.known, client.end = [1], 26, 25
+    assert source.read(1, 0) == []
+    assert client.begun == []
+    client.end = 26
+    source.read(1, 0)
+    assert client.begun == [(1, 26)]
+
+
+def test_an_offset_that_is_gone_is_an_error(client: ScriptedConsumer, source: Source) -> None:
+    client.reset, client.known = [1], 3
+    with pytest.raises(BrokerError, match=r"offset 3 of t\[1\], .* is not there any more"):
+        source.read(1, 0)
 
 
 @pytest.mark.parametrize("refusal", [KafkaError.LEADER_NOT_AVAILABLE, KafkaError._UNKNOWN_PARTITION])

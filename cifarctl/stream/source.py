@@ -80,7 +80,8 @@ class Source:
         self._terms: dict[Partition, int] = {}
         self._leaving: frozenset[Partition] = frozenset()  # about to be revoked
         self._unread: set[Partition] = set()  # those of which the client does not know where to begin
-        self._asked: dict[Partition, Future[tuple[int, int]]] = {}  # and what the broker has been asked about them
+        self._asked: dict[Partition, Future[tuple[int, int, int]]] = {}  # and what the broker has been asked
+        self._beyond: dict[Partition, float] = {}  # those that should go on beyond their end, and how long that may be
         self._probe_at = 0.0
         self._held: Set[Partition] = frozenset()
         self._listeners: list[tuple[PartitionsCallback, PartitionsCallback]] = []
@@ -329,13 +330,20 @@ class Source:
                 continue
             del self._asked[partition]
             try:
-                offset, oldest = answer.result()
+                offset, oldest, end = answer.result()
             except KafkaException as error:
                 if error.args[0].code() in connection.TRANSIENT | UNHEARD_OF:
                     continue  # asked again with the next read
                 raise connection.explain(self._settings, "cannot look up offsets", error.args[0]) from None
+            if offset > end and time.monotonic() < self._beyond.setdefault(
+                partition, time.monotonic() + self._settings.timeout_s
+            ):
+                continue  # a leader that has just taken over does not know its end yet
+            self._beyond.pop(partition, None)
             self._unread.discard(partition)
-            if offset >= 0:
+            if oldest <= offset <= end:  # it is there after all
+                oldest = offset
+            elif offset >= 0:
                 self._tell_gap(partition, offset)
             with connection.broker_errors(self._settings, f"cannot begin to read {partition[0]}"):
                 # A partition without a place to begin at is not being fetched, so that seeking does nothing. The place
@@ -345,8 +353,8 @@ class Source:
                 self.consumer.incremental_unassign([TopicPartition(*partition)])
                 self.consumer.incremental_assign([TopicPartition(*partition, oldest)])
 
-    def _place(self, partition: Partition, resume: int | None) -> tuple[int, int]:
-        """The offset at which the group should go on, negative where it knows none, and the oldest that there is.
+    def _place(self, partition: Partition, resume: int | None) -> tuple[int, int, int]:
+        """The offset at which the group should go on, negative where it knows none, the oldest there is, and the end.
 
         Raises:
             KafkaException: the broker does not tell.
@@ -356,12 +364,10 @@ class Source:
         if found.error is not None:
             raise KafkaException(found.error)
         offset = found.offset if resume is None else resume
-        if offset >= 0 and self._on_gap is None:
-            return offset, offset  # an error, whatever there is
         bounds = self.consumer.get_watermark_offsets(TopicPartition(*partition), timeout=limit)
         if bounds is None:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return offset, bounds[0]
+        return (offset, *bounds)
 
     def _tell_gap(self, partition: Partition, offset: int) -> None:
         """A place that is gone: an error, but for whoever has asked to be told instead."""
@@ -430,6 +436,7 @@ class Source:
         self._unread -= gone
         for partition in gone:
             self._asked.pop(partition, None)
+            self._beyond.pop(partition, None)
             self._positions.pop(partition, None)
             self._resume.pop(partition, None)
             self._terms.pop(partition, None)
