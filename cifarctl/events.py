@@ -255,6 +255,21 @@ class LearnerStarted:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """A model that predicts beside the one that serves, and is judged against it on the same labelled images.
+
+    It is the challenger (`version` None) or the champion before; with `wanted` times the evidence it takes over.
+    """
+
+    version: int | None
+    images: int
+    accuracy: float | None
+    served: float | None
+    evidence: float
+    wanted: float
+
+
+@dataclass(frozen=True)
 class LearnerStatus:
     """Where the learner stands; `accuracy` is prequential over the recent labelled images.
 
@@ -271,6 +286,7 @@ class LearnerStatus:
     drift: Literal["calm", "drift"]
     until_update: int
     waiting: int = 0
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)

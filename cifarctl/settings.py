@@ -200,32 +200,38 @@ class ServeSettings(Section):
 class OnlineSettings(Section):
     """The learner."""
 
-    strategy: str = Field("replay", description="how a challenger is made: er-ace, finetune, replay")
-    update_every: PositiveInt = Field(500, description="labelled images between two updates")
+    strategy: str = Field(
+        "mixture",
+        description="how the learner learns: mixture, replay, er-ace, der++, finetune, or that of another package",
+    )
+    update_every: PositiveInt = Field(125, description="labelled images between two updates")
     update_interval: PositiveFloat = Field(300.0, description="seconds between two updates; whichever comes first")
     min_examples: PositiveInt = Field(200, description="fewest labelled images to learn from")
     buffer_size: Annotated[int, Field(ge=10)] = Field(4000, description="labelled images kept to learn from")
     holdout_every: Annotated[int, Field(ge=2)] = Field(
-        4, description="every k-th labelled image is kept for the gate only"
+        10, description="every k-th labelled image is never trained on, only judged by"
     )
-    holdout_size: PositiveInt = Field(400, description="most recent held-out images that the gate compares on")
-    reference_size: PositiveInt = Field(5000, description="training images kept beside the stream's, for replay")
-    steps: PositiveInt = Field(100, description="optimiser steps of one update")
+    holdout_size: PositiveInt = Field(400, description="most recent held-out images that are kept")
+    reference_size: PositiveInt = Field(20_000, description="training images kept beside the stream's, for replay")
+    steps: PositiveInt = Field(40, description="optimiser steps of one update")
     batch_size: PositiveInt = Field(128, description="images a step of an update")
     learning_rate: PositiveFloat = Field(2e-3, description="base learning rate of updates (AdamW)")
     learning_rate_max: PositiveFloat = Field(4e-3, description="highest learning rate, after a drift")
-    learning_rate_min: PositiveFloat = Field(2e-4, description="lowest learning rate, in long calm")
+    learning_rate_min: PositiveFloat = Field(5e-4, description="lowest learning rate, in long calm")
     detector: Literal["adwin", "page-hinkley", "kswin"] = Field(
         "adwin", description="river drift detector on the prequential error"
     )
     gate_alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.01, description="significance that a challenger must reach on held-out stream images"
+        0.1, description="chance that challengers which are no better are ever promoted, all of them together"
     )
     validation_tolerance: Fraction = Field(
-        0.03, description="fall of validation accuracy below the first version's that the gate lets pass"
+        0.03,
+        description="fall of validation accuracy below the first version's that the gate lets pass; any, while the "
+        "inputs have moved away from the validation images",
     )
-    validation_tolerance_moved: Fraction = Field(
-        0.15, description="the same while the inputs differ from the validation images, which are then out of date"
+    validation_size: PositiveInt = Field(1500, description="validation images that the gate looks at")
+    follow_relabelling: bool = Field(
+        False, description="follow labels that change over unmoved images, which look the same as poisoned ones"
     )
     label_wait: PositiveFloat = Field(
         600.0, description="seconds that an image waits for its label on the labels topic, or a label for its image"
@@ -233,7 +239,7 @@ class OnlineSettings(Section):
     label_wait_mb: PositiveInt = Field(64, description="MiB of images that wait for their labels; the oldest go first")
     watch: Annotated[int, Field(ge=0)] = Field(
         500,
-        description="labelled images after a promotion during which the previous version may take over again",
+        description="labelled images after a promotion during which the version before may take over again",
     )
     threads: PositiveInt = Field(1, description="CPU threads of the learner")
     niceness: Annotated[int, Field(ge=0, le=19)] = Field(10, description="lower priority of the learner process")

@@ -88,8 +88,9 @@ class Tally:
                 self.versions.append(event.new)
         elif isinstance(event, events.LearnerStarted | events.LearnerStatus):
             self.buffer_size, self.buffer_capacity = event.size, event.capacity
-        elif isinstance(event, events.RetrainResult):
+        elif isinstance(event, events.RetrainStarted):
             self.retrains += 1
+        elif isinstance(event, events.RetrainResult):
             self.promotions += event.outcome == "promoted"
         elif isinstance(event, events.RolledBack):
             self.rollbacks += 1

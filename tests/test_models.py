@@ -99,8 +99,8 @@ def test_a_new_architecture_joins_by_one_file(tmp_path: Path, monkeypatch: pytes
         "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
     )
     monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
-    assert models.names() == ["linear_probe", "net"]
-    assert models.build("linear_probe", {"classes": 4})(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+    assert models.names() == ["linear-probe", "mixture", "net", "net-bn"]
+    assert models.build("linear-probe", {"classes": 4})(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
 
 
 def test_models_need_neither_kafka_nor_a_terminal() -> None:

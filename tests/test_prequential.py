@@ -40,11 +40,16 @@ class Recorder:
     def __init__(self) -> None:
         self.detections: list[int] = []
         self.predicted: list[int] = []
+        self.seen: list[int] = []
         self.known_at: dict[int, int] = {}  # image: how many had been predicted when its label came
         self.times = 0
         self.serving: Predicts = self._always(0)
 
+    def see(self, pixels: torch.Tensor) -> None:
+        self.seen += tags(Images(pixels, torch.zeros(len(pixels))))
+
     def learn(self, ids: Sequence[str], images: Images) -> None:
+        assert set(tags(images)) <= set(self.seen), "an image was learned from before it had been seen"
         assert tags(images) == [int(image_id) for image_id in ids]
         self.known_at |= dict.fromkeys(map(int, ids), len(self.predicted))
         self.times += 1
@@ -234,4 +239,6 @@ def test_what_people_see() -> None:
 
 
 def test_the_names_are_told() -> None:
-    assert strategies() == ["frozen", "tutorial", "er-ace", "finetune", "replay", "online", "oracle"]
+    assert strategies() == [
+        "frozen", "tutorial", "der++", "er-ace", "finetune", "mixture", "replay", "online", "oracle",
+    ]  # fmt: skip

@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from cifarctl import events
 from cifarctl.data import Images, Scenario, augment
-from cifarctl.flows.learner import Learner
+from cifarctl.flows.learner import ARRIVED, JUDGED, Learner
 from cifarctl.flows.publish import publish_like
 from cifarctl.models.predictor import Predictor, autocast, choose_precision
 from cifarctl.models.preprocess import normalise
-from cifarctl.online.buffer import ReplayBuffer
+from cifarctl.online.buffer import ReplayBuffer, Ring
 from cifarctl.online.fit import Lesson
-from cifarctl.online.strategies import strategy
+from cifarctl.online.strategies import Snapshot, Start, strategy
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.settings import OnlineSettings, RegistrySettings
@@ -33,7 +33,6 @@ ORACLE_EPOCHS = 16
 ORACLE_RATE = 3e-3
 ORACLE_BATCH = 256
 ORACLE_BLOCK = 250  # consecutive positions of the stream under which so many training images are shown
-
 
 #: (pixels (B, 3, 32, 32) uint8, position of the first in the stream) -> probabilities (B, classes) float32
 Predicts: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
@@ -52,8 +51,11 @@ class Contestant(Protocol):
     rollbacks: int
     detections: list[int]  # labelled images seen when each drift was detected
 
+    def see(self, pixels: torch.Tensor) -> None:
+        """Images (B, 3, 32, 32) as they arrive, all of them predicted before; their labels may never come."""
+
     def learn(self, ids: Sequence[str], images: Images) -> None:
-        """Take in labelled images (B,), all of them predicted before, and make the updates that are due."""
+        """Take in labels of images (B,) that have been seen, and make the updates that are due."""
 
 
 class _Contestant:
@@ -61,6 +63,9 @@ class _Contestant:
         self.name, self.serving = name, serving
         self.updates = self.promotions = self.rollbacks = 0
         self.detections: list[int] = []
+
+    def see(self, pixels: torch.Tensor) -> None:
+        """See Contestant; there is nothing to see without labels."""
 
     def learn(self, ids: Sequence[str], images: Images) -> None:
         """See Contestant; learns nothing."""
@@ -107,37 +112,56 @@ class Tutorial(_Contestant):
 
 
 class Ungated(_Contestant):
-    """A strategy by itself: every proposal serves at once, without a gate, a detector or a way back."""
+    """A strategy by itself: every snapshot serves at once, without a gate, a detector or a way back."""
 
     def __init__(self, name: str, base: LoadedModel, settings: OnlineSettings, reference: Images) -> None:
         super().__init__(name, _whenever(base.predictor()))
-        self._propose, self._settings, self._reference = strategy(name), settings, reference
-        self._model, self._normalisation = base.model, base.manifest.normalisation
+        manifest = base.manifest
         self._generator = torch.Generator().manual_seed(settings.seed)
+        self._lineage = strategy(name)(
+            Start(
+                Snapshot(manifest.model, manifest.arguments, copy.deepcopy(base.model)),
+                manifest.normalisation.mean,
+                manifest.normalisation.std,
+                len(manifest.classes),
+                self._generator,
+                settings.follow_relabelling,
+            )
+        )
+        self._settings, self._reference, self._normalisation = settings, reference, manifest.normalisation
         self._buffer = ReplayBuffer(
             settings.buffer_size,
-            len(base.manifest.classes),
+            len(manifest.classes),
             holdout_size=1,
             holdout_every=1_000_000_000,  # nothing decides, so nothing need be held out
             generator=self._generator,
         )
-        self._precision = choose_precision("auto", self._model, torch.device("cpu"), settings.batch_size, train=True)
+        self._arrived = Ring(ARRIVED)
+        self._precision = choose_precision("auto", base.model, torch.device("cpu"), settings.batch_size, train=True)
         self._fresh = 0
+
+    def see(self, pixels: torch.Tensor) -> None:
+        """See Contestant."""
+        for image in pixels:
+            self._arrived.add(image, -1)
 
     def learn(self, ids: Sequence[str], images: Images) -> None:
         """See Contestant."""
+        self._lineage.observe(images)
         for image_id, pixels, label in zip(ids, images.pixels, images.labels.tolist(), strict=True):
             self._fresh += self._buffer.add(image_id, pixels, label)
-            if self._fresh >= self._settings.update_every:
-                self._fresh = 0
-                self._update()
+        if self._fresh >= self._settings.update_every:
+            self._fresh = 0
+            self._update()
 
     def _update(self) -> None:
         settings, normalisation = self._settings, self._normalisation
         lesson = Lesson(
-            recent=self._buffer.recent.newest(settings.update_every),
+            recent=self._buffer.recent.newest(JUDGED),
             reservoir=self._buffer.reservoir.images(),
             reference=self._reference,
+            arrived=self._arrived.newest(ARRIVED).pixels,
+            drifted=False,
             mean=normalisation.mean,
             std=normalisation.std,
             steps=settings.steps,
@@ -147,9 +171,9 @@ class Ungated(_Contestant):
             generator=self._generator,
             on_step=lambda: None,
         )
-        self._model = self._propose(self._model, lesson)
+        snapshot = self._lineage.propose(lesson)
         self.updates += 1
-        self.serving = _whenever(Predictor(copy.deepcopy(self._model), normalisation.mean, normalisation.std))
+        self.serving = _whenever(Predictor(copy.deepcopy(snapshot.model), normalisation.mean, normalisation.std))
 
 
 class Gated(_Contestant):
@@ -160,11 +184,13 @@ class Gated(_Contestant):
         self._version = learner.champion
         super().__init__("online", _whenever(load(registry, self._version).predictor()))
 
+    def see(self, pixels: torch.Tensor) -> None:
+        """See Contestant."""
+        self._learner.see(pixels)
+
     def learn(self, ids: Sequence[str], images: Images) -> None:
         """See Contestant."""
-        self._hear(self._learner.observe(ids, images))
-        while (trigger := self._learner.due()) is not None:
-            self._hear(self._learner.update(trigger))
+        self._hear(self._learner.learn(ids, images, late=True))
         if self._learner.champion != self._version:
             self._version = self._learner.champion
             self.serving = _whenever(load(self._registry, self._version).predictor())
@@ -173,8 +199,9 @@ class Gated(_Contestant):
         for event in told:
             if isinstance(event, events.DriftDetected):
                 self.detections.append(event.at)
-            elif isinstance(event, events.RetrainResult):
+            elif isinstance(event, events.RetrainStarted):
                 self.updates += 1
+            elif isinstance(event, events.RetrainResult):
                 self.promotions += event.outcome == "promoted"
             elif isinstance(event, events.RolledBack):
                 self.rollbacks += 1

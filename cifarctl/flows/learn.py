@@ -6,9 +6,11 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from multiprocessing.connection import Connection
 
@@ -33,6 +35,7 @@ READ = 256  # most records at once
 WAIT = 0.2  # seconds to wait for them
 SAVE_INTERVAL = 5.0  # seconds between checkpoints while examples arrive
 STATUS_INTERVAL = 0.5  # seconds between two LearnerStatus events, which are also the heartbeat
+PARTS = 4  # of the examples that `retrain` learns from by hand
 NOTICE_INTERVAL = 60.0  # seconds between two notices of the same kind
 
 
@@ -62,30 +65,34 @@ def follow(
         waiting = False
         try:
             while not stop.is_set():
+                updates = learner.updates
                 yield from examples.read()
                 yield from learner.follow_alias()
-                trigger = learner.due()
-                if trigger is not None:
+                if (trigger := learner.due()) is not None:  # in time, that is: what images make due is done by now
                     yield from learner.update(trigger)
-                now = time.monotonic()
-                if trigger is not None or (examples.unsaved and now - saved >= SAVE_INTERVAL):
+                updated, now = learner.updates > updates, time.monotonic()
+                if updated or (examples.unsaved and now - saved >= SAVE_INTERVAL):
                     examples.save()
                     saved = now
-                if trigger is not None or now - shown >= STATUS_INTERVAL:
+                if updated or now - shown >= STATUS_INTERVAL:
                     shown = now
                     yield examples.status()
                 if (source.last_error is not None) != waiting:
                     waiting = not waiting
                     if waiting:
                         yield events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer")
-        except Stopped:
-            pass
+        except Stopped:  # in the middle of an update: it is made again from the last checkpoint
+            return
         if examples.unsaved:
             examples.save()
 
 
 def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
-    """One challenger from the labelled examples that have arrived since the last one.
+    """Learn from the labelled examples that have arrived since the last time; ends with a RetrainResult.
+
+    They are taken in their order in `PARTS` parts, with an update after each, so that what has been learned from the
+    ones before predicts the next and is judged by that. Where it has not won its trial by the end, the trial goes on
+    the next time.
 
     Raises:
         NotEnoughData: fewer than `online.min_examples` of them; they are kept for the next time.
@@ -95,37 +102,105 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
         if stop.is_set():
             raise Stopped
 
-    with _learning(settings, step) as examples:
+    began = time.perf_counter()
+    with _learning(settings, step) as examples, suppress(Stopped):
         learner = examples.learner
         yield learner.started()
-        shown, answered = 0.0, time.monotonic()
-        while not examples.source.caught_up:
-            if stop.is_set():
-                return
-            yield from examples.read()
-            if examples.source.last_error is None:
-                answered = time.monotonic()
-            elif time.monotonic() - answered > settings.kafka.timeout_s:
-                raise BrokerError(
-                    f"{settings.kafka.bootstrap_servers} has stopped answering ({examples.source.last_error}); "
-                    "try again when kafka.bootstrap_servers can be reached"
-                )
-            if time.monotonic() - shown >= STATUS_INTERVAL:
-                shown = time.monotonic()
-                yield examples.status()
-        examples.save()
-        fresh, wanted = learner.fresh, settings.online.min_examples
-        if fresh < wanted:
-            yield learner.not_enough()
-            raise NotEnoughData(
-                f"{fresh} labelled examples since the last update, {wanted} are wanted; stream more, or lower "
-                "online.min_examples"
-            )
-        try:
-            yield from learner.update("by hand")
-        except Stopped:
+        held = _Held(learner, settings.online.buffer_size)
+        examples.teach = held.take
+        yield from _catch_up(examples, settings, stop)
+        if stop.is_set():
             return
+        if held.count < settings.online.min_examples:
+            yield from held.learn(0)
+            examples.save()
+            yield learner.not_enough(held.count)
+            raise NotEnoughData(
+                f"{held.count} labelled examples since the last update, {settings.online.min_examples} are wanted; "
+                "stream more, or lower online.min_examples"
+            )
+        results: list[events.RetrainResult] = []
+        for event in held.learn(PARTS):
+            if isinstance(event, events.RetrainResult):
+                results.append(event)
+            yield event
         examples.save()
+        first = results[0]
+        won = next((result for result in results if result.outcome == "promoted"), results[-1])
+        promoted = won.outcome == "promoted"
+        yield replace(
+            won,
+            examples=held.count,
+            champion=won.champion | {"version": first.champion["version"]},
+            challenger=won.challenger | {"version": learner.champion if promoted else None},
+            seconds=time.perf_counter() - began,
+        )
+
+
+class _Held:
+    """Examples that wait until their number is known; of more than `most` the oldest are taken in at once."""
+
+    def __init__(self, learner: Learner, most: int) -> None:
+        self._learner, self._most = learner, most
+        self._waiting: deque[tuple[Matched, bool]] = deque()
+        self._ids: set[str] = set(learner.buffer.ids)
+        self._before = learner.fresh
+        self._new = self._size = 0
+
+    @property
+    def count(self) -> int:
+        """Examples since the last update, each id once."""
+        return self._before + self._new
+
+    def take(self, found: Matched, late: bool) -> Iterator[events.LearnEvent]:
+        """Keep examples; `late` as in `Learner.learn`."""
+        self._new += len(set(found.ids) - self._ids)
+        self._ids.update(found.ids)
+        self._waiting.append((found, late))
+        self._size += len(found.ids)
+        while self._size > self._most:
+            oldest, was_late = self._waiting.popleft()
+            self._size -= len(oldest.ids)
+            yield from _teach(self._learner, oldest, was_late, updates=False)
+
+    def learn(self, parts: int) -> Iterator[events.LearnEvent]:
+        """Take in all that wait, with an update after each of so many parts, of none with none."""
+        part = -(-self._size // parts) if parts and self._size else self._size + 1
+        left = part
+        for found, late in self._waiting:
+            start = 0
+            while start < len(found.ids):
+                now = slice(start, start + left)
+                some = Matched(found.ids[now], found.pixels[now], found.labels[now])
+                yield from _teach(self._learner, some, late, updates=False)
+                start, left = start + len(some.ids), left - len(some.ids)
+                if not left:
+                    left = part
+                    yield from self._learner.update("by hand")
+        if parts and (left < part or not self._size):
+            yield from self._learner.update("by hand")
+
+
+def _teach(learner: Learner, found: Matched, late: bool, *, updates: bool = True) -> Iterator[events.LearnEvent]:
+    images = Images(torch.from_numpy(found.pixels), torch.from_numpy(found.labels))
+    return learner.learn(found.ids, images, late=late, updates=updates)
+
+
+def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
+    """Read all that has arrived."""
+    shown, answered = 0.0, time.monotonic()
+    while not examples.source.caught_up and not stop.is_set():
+        yield from examples.read()
+        if examples.source.last_error is None:
+            answered = time.monotonic()
+        elif time.monotonic() - answered > settings.kafka.timeout_s:
+            raise BrokerError(
+                f"{settings.kafka.bootstrap_servers} has stopped answering ({examples.source.last_error}); "
+                "try again when kafka.bootstrap_servers can be reached"
+            )
+        if time.monotonic() - shown >= STATUS_INTERVAL:
+            shown = time.monotonic()
+            yield examples.status()
 
 
 def run_process(settings: Settings, pipe: Connection) -> None:
@@ -235,6 +310,8 @@ class Examples:
         self, learner: Learner, source: Source, gaps: list[str], topics: clients.Topics, settings: Settings
     ) -> None:
         self.learner, self.source = learner, source
+        #: What becomes of examples: (they, whether only their labels are new) -> events.
+        self.teach: Callable[[Matched, bool], Iterator[events.LearnEvent]] = partial(_teach, learner)
         self._gaps = gaps
         self._topics, self._settings = topics, settings
         online = settings.online
@@ -291,12 +368,13 @@ class Examples:
             json_std=self._settings.serve.json_std,
         )
         known = batch.labels >= 0
+        self.learner.see(torch.from_numpy(batch.pixels[~known]))
         ids = [image_id for image_id, keep in zip(batch.ids, known.tolist(), strict=True) if keep]
         self._join.settle(ids, batch.labels[known].tolist())
-        yield from self._observe(Matched(ids, batch.pixels[known], batch.labels[known]))
+        yield from self.teach(Matched(ids, batch.pixels[known], batch.labels[known]), False)
         others = [image_id for image_id, keep in zip(batch.ids, known.tolist(), strict=True) if not keep]
         places = [_place(record) for record, keep in zip(batch.records, known.tolist(), strict=True) if not keep]
-        yield from self._observe(self._join.add_images(others, batch.pixels[~known], places))
+        yield from self.teach(self._join.add_images(others, batch.pixels[~known], places), True)
 
     def _take_labels(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
         batch, letters = labels.decode(records, classes=len(self.learner.classes))
@@ -305,11 +383,7 @@ class Examples:
                 self._letters = Sender(self._settings.kafka)
             self._letters.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
         self._bad_labels += len(letters)
-        yield from self._observe(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)))
-
-    def _observe(self, found: Matched) -> Iterator[events.LearnEvent]:
-        images = Images(torch.from_numpy(found.pixels), torch.from_numpy(found.labels))
-        return self.learner.observe(found.ids, images)
+        yield from self.teach(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)), True)
 
     def _too_late_ms(self) -> int | None:
         """What was produced before this time has waited long enough; None while its label may be still unread."""

@@ -1,12 +1,14 @@
-"""The learner without a broker: labelled images in, challengers through the gate, events out."""
+"""The learner without a broker: labelled images in, a lineage of challengers through the gate, events out."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +17,77 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from cifarctl import events
+from cifarctl import events, models
 from cifarctl.data import Images
 from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, VersionNotFound
-from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.publish import publish_like
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
-from cifarctl.online.buffer import ReplayBuffer
-from cifarctl.online.drift import Detection, ErrorMonitor
+from cifarctl.models.preprocess import Channels
+from cifarctl.online import prior
+from cifarctl.online.buffer import ReplayBuffer, Ring
+from cifarctl.online.drift import MEMORY, Detection, ErrorMonitor
 from cifarctl.online.fit import Lesson
-from cifarctl.online.gate import Record, decide
-from cifarctl.online.inputs import InputMonitor
+from cifarctl.online.gate import Decision, Guard, Pairs, decide, follow, spend
+from cifarctl.online.inputs import InputDrift, InputMonitor
 from cifarctl.online.rate import AdaptiveRate
-from cifarctl.online.strategies import strategy
-from cifarctl.online.watch import Watch
+from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
 from cifarctl.registry import Alias, Registry, checkpoint
-from cifarctl.registry.loading import LoadedModel, load
+from cifarctl.registry.history import Move
+from cifarctl.registry.loading import LoadedModel, canary, load
 from cifarctl.settings import OnlineSettings
 
 RECENT_OUTCOMES = 500  # labelled images over which the prequential accuracy is told
-QUICK_UPDATES = 6  # after a drift so many updates come four times as often
+JUDGED = 500  # recent images by which it is judged whether inputs or class frequencies have moved
+HELD_OUT = 25  # newest held-out images that a snapshot must not fall on: more of them may be of an older concept
+ARRIVED = 250  # newest images, labelled or not, that a lesson shows
+GRID = 25  # labelled images between two looks at what is due, however they come in
+SAME_DRIFT = 100  # labelled images between two drifts at least: less, and it is the same one, noticed twice
+QUICK_UPDATES = 4  # after a drift so many updates come twice as often
 FEWEST_AFTER_DRIFT = 32  # images of the new concept without which an update is not worth its time
-FORMER_CHAMPIONS = 3  # that are tried again with every update
+CALM_AFTER = 500  # labelled images without a drift after which updates come half as often
 CHECKPOINT = "checkpoint.safetensors"
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """Who asks to replace the champion; `version` None = newly trained, not published yet."""
+class _Judged:
+    """A model that is measured beside others."""
 
-    version: int | None
-    model: torch.nn.Module
-    record: Record
+    def __init__(self, predictor: Predictor, images: Images, classes: int) -> None:
+        self.predictor = predictor
+        self._images, self._classes = images, classes
+
+    @cached_property
+    def validation(self) -> torch.Tensor:
+        """Accuracy (classes,) on the validation images of each class; of a class without any, 0."""
+        labels = self._images.labels
+        right = torch.from_numpy(_correct(self.predictor, self._images)).float()
+        hits = torch.bincount(labels, right, minlength=self._classes)
+        return hits / torch.bincount(labels, minlength=self._classes).clamp(min=1)
+
+
+@dataclass
+class _Watch:
+    """The champion before a lineage's promotion goes on predicting; `pairs` has it as the challenger of what serves."""
+
+    previous: int
+    judged: _Judged
+    error: float  # that all windows together may spend
+    windows: int = 1
+    on: bool = True
+    pairs: Pairs = field(default_factory=Pairs)
+
+    @property
+    def alpha(self) -> float:
+        """The error that the present window may spend."""
+        return spend(self.error, self.windows)
 
 
 class Learner:
     """One active learner of a registry; a context manager that holds the registry's learner lock.
 
     `reference` is a sample of the training images, `validation` the images that no training reads. The version
-    that `alias` names is the champion; only the gate replaces it.
+    that `alias` names is the champion; only the gate replaces it. On trial is a lineage: the snapshots that one
+    strategy makes, each from the one before. When it has won its trial, its later snapshots follow without one, as long
+    as nothing is wrong with them and the champion before does not do better.
     """
 
     def __init__(
@@ -67,25 +101,42 @@ class Learner:
         on_step: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._champion: LoadedModel  # what `_start_from` sets, on entering
+        self._alias_generation: int  # of the newest alias move that is known
+        self._generation: int  # of the one that made the champion, which is older while decisions are made again
+        self._began: int  # the version that the lineage began with
+        self._judged: _Judged  # the champion
+        self._base: _Judged  # the version that no learner has made, from which all the learner's come
+        self._lineage: Strategy
+        self._following: bool  # whether the champion is of the lineage
         self.registry, self.settings, self.alias = registry, settings, alias
-        self._reference, self._validation = reference, validation
+        self._reference = reference
+        self._validation = validation.take(torch.arange(min(len(validation), settings.validation_size)))
         self._on_step, self._clock = on_step, clock
-        self._propose = strategy(settings.strategy)
+        self._begin = strategy(settings.strategy)
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._lock = FileLock(self.folder / "lock", blocking=False)
         self._inputs = InputMonitor(validation)
+        self._movement = InputDrift()
+        self._moved: int | None = None  # images since the inputs have moved, until that is told
         self._monitor = ErrorMonitor(settings.detector, settings.seed)
         self._rate = AdaptiveRate(settings.learning_rate, settings.learning_rate_min, settings.learning_rate_max)
         self._outcomes: deque[bool] = deque(maxlen=RECENT_OUTCOMES)
-        self._alias_generation = 0  # of the alias move that made the champion
+        self._arrived = Ring(ARRIVED)
+        self._arrived_since_drift = 0
         self._updated_at = 0  # labelled images seen when the last update began
         self._drift_at: int | None = None  # labelled images seen when the present concept began
-        self._drift_pending = False
+        self._drift_pending = self._drifted = False
         self._quick_updates = 0
         self._clock_updated = clock()
-        self._watch: Watch[Predictor] | None = None
+        self.updates = 0  # made by this process
+        self._trials = 0  # that have begun, each of which has spent its part of the error allowed
+        self._watch: _Watch | None = None
+        self._challenger: _Judged | None = None
+        self._snapshot: Snapshot | None = None  # of the challenger
+        self._redo: list[tuple[int, Move]] = []  # labelled images seen, and what was decided then before a crash
+        self._labels_at: deque[int] = deque(maxlen=MEMORY)  # images seen when each of the newest labels came
         self._precision: Precision | None = None  # measured with the first update
-        self._validation_of: dict[int, float] = {}  # accuracies of former champions, measured once
 
     @property
     def folder(self) -> Path:
@@ -104,7 +155,7 @@ class Learner:
             alias = self.registry.alias(self.alias)
             if alias is None:
                 raise VersionNotFound(f"the alias {self.alias} names no version; train one first: cifarctl train")
-            self._adopt(alias, load(self.registry, alias.version))
+            self._start_from(alias, load(self.registry, alias.version))
             self.buffer = ReplayBuffer(
                 self.settings.buffer_size,
                 len(self.classes),
@@ -112,7 +163,7 @@ class Learner:
                 holdout_every=self.settings.holdout_every,
                 generator=self._generator,
             )
-            self._restore()
+            self._restore(alias)
         except BaseException:
             self._lock.release()
             raise
@@ -151,31 +202,37 @@ class Learner:
             capacity=self.buffer.capacity,
         )
 
-    def observe(self, ids: Sequence[str], images: Images) -> Iterator[events.LearnEvent]:
-        """Test, then remember: the champion predicts labelled images before any of them can be learned from.
-
-        `images.labels` (N,) must all be classes of the champion; repeated ids count once.
-        """
-        if not ids:
+    def see(self, pixels: torch.Tensor) -> None:
+        """Images (N, 3, 32, 32) uint8 as they arrive; their labels may come later, or never."""
+        if not len(pixels):
             return
-        correct = _correct(self._predictor, images).tolist()
-        watch = self._watch
-        shadow = _correct(watch.previous, images).tolist() if watch else correct
-        for image_id, pixels, label, right, before in zip(
-            ids, images.pixels, images.labels.tolist(), correct, shadow, strict=True
-        ):
-            if not self.buffer.add(image_id, pixels, label):
-                continue
-            self._outcomes.append(right)
-            detection = self._monitor.update(not right)
-            if detection is not None:
-                yield from self._notice_drift(detection)
-            if watch is not None:
-                watch.pair(before, right)
-        if watch is not None and (verdict := watch.verdict()) is not None:
-            self._watch = None
-            if verdict:
-                yield from self._roll_back(verdict)
+        for image in pixels:
+            self._arrived.add(image, -1)
+        self._arrived_since_drift += len(pixels)
+        since = self._movement.update(pixels)
+        if since is not None or self._moved is not None:
+            self._moved = since if since is not None else (self._moved or 0) + len(pixels)
+
+    def learn(
+        self, ids: Sequence[str], images: Images, *, late: bool = False, updates: bool = True
+    ) -> Iterator[events.LearnEvent]:
+        """Test, then remember, then train: labelled images, and the decisions and updates that they make due.
+
+        What is due is looked at after every 25th labelled image, so that decisions do not depend on how the images are
+        cut into calls. `images.labels` (N,) must all be classes of the champion; repeated ids count once. `late`: the
+        images have been seen before, only their labels are new. Without `updates` these are left to who calls.
+        """
+        new = self.buffer.unseen(ids)
+        while new:
+            now, new = new[: (size := GRID - self.buffer.labelled % GRID)], new[size:]
+            part = images.take(torch.tensor(now))
+            if not late:
+                self.see(part.pixels)
+            yield from self._observe([ids[place] for place in now], part, late)
+            if self.buffer.labelled % GRID == 0:
+                yield from self._judge()
+                if updates and (trigger := self.due()) is not None:
+                    yield from self.update(trigger)
 
     def due(self) -> str | None:
         """What calls for an update now, if anything does."""
@@ -192,65 +249,43 @@ class Learner:
         return None
 
     def update(self, trigger: str) -> Iterator[events.LearnEvent]:
-        """Put former champions and a newly trained challenger before the gate, promote one or none.
+        """Let the lineage learn; its new snapshot goes on trial, or follows the one that serves.
 
-        Ends with a RetrainResult, and a RateChanged where the outcome moves the learning rate.
+        Ends with a RetrainResult, and a RateChanged where the learning rate falls.
         """
         began = time.perf_counter()
-        fresh = self.fresh
-        champion, held_out, lesson = self._champion, self._held_out(), self._lesson()
+        fresh, lesson = self.fresh, self._lesson()
         yield events.RetrainStarted(fresh, trigger, self.settings.strategy, self._rate.value)
-
-        moved = self._inputs.moved(lesson.recent)
-        tolerance = self.settings.validation_tolerance_moved if moved else self.settings.validation_tolerance
-        floor = self._base_accuracy - tolerance
-        old = Record(_correct(self._predictor, held_out), self._validation_accuracy)
-        for candidate in self._candidates(lesson, held_out):
-            # A former champion costs no training, so those are tried first; each spends its part of the error.
-            alpha = self.settings.gate_alpha / (1 if candidate.version is None else FORMER_CHAMPIONS)
-            decision = decide(old, candidate.record, alpha=alpha, validation_floor=floor)
-            if decision.promote:
-                break
+        snapshot = self._lineage.propose(lesson)
         # Only now: an update that is interrupted while it trains is due again.
         self._updated_at, self._clock_updated = self.buffer.labelled, self._clock()
-        self._drift_pending, self._quick_updates = False, max(0, self._quick_updates - 1)
-        reasons, version = list(decision.reasons), None
-        if moved:
-            reasons.append("the inputs have moved away from the validation images")
-        if decision.promote:
-            version, refusal = self._promote(candidate, reasons)
-            reasons += refusal
-        else:
-            self.registry.record_rejection(alias=self.alias, who="learner", why="; ".join(reasons))
-        yield events.RetrainResult(
-            outcome="rejected" if version is None else "promoted",
-            examples=fresh,
-            champion={"version": champion.manifest.version} | _figures(old),
-            challenger={"version": version} | _figures(candidate.record),
-            reasons=reasons,
-            seconds=time.perf_counter() - began,
-        )
+        self.updates += 1
+        self._drift_pending = self._drifted = False
+        self._quick_updates = max(0, self._quick_updates - 1)
+        if not self._sound(snapshot):
+            decision = Decision(False, ("values that are not finite: the lineage begins anew",))
+            yield self._settle(decision, Pairs(), Guard.none(), fresh, time.perf_counter() - began)
+            return
+        decision, pairs, guard = self._decide(self._put_forward(snapshot))
+        yield self._settle(decision, pairs, guard, fresh, time.perf_counter() - began)
         before = self._rate.value
-        if version is not None:
-            if self._rate.promoted():
-                yield events.RateChanged(before, self._rate.value, "a challenger was promoted")
-        elif not self._quick_updates and not moved and self._rate.calm():
-            yield events.RateChanged(before, self._rate.value, "nothing was gained")
+        if not self._quick_updates and self._rate.calm():
+            yield events.RateChanged(before, self._rate.value, "no drift since the last update")
 
-    def not_enough(self) -> events.RetrainResult:
-        """The result of an update that was asked for too early."""
+    def not_enough(self, examples: int) -> events.RetrainResult:
+        """The result of an update that was asked for when only so many examples had come."""
         champion = {
             "version": self.champion,
             "stream_accuracy": None,
-            "validation_accuracy": self._validation_accuracy,
+            "validation_accuracy": float(self._judged.validation.mean()),
         }
-        reason = f"{self.fresh} labelled examples since the last update, {self.settings.min_examples} are wanted"
-        return events.RetrainResult("not_enough_data", self.fresh, champion, {}, [reason], 0.0)
+        reason = f"{examples} labelled examples since the last update, {self.settings.min_examples} are wanted"
+        return events.RetrainResult("not_enough_data", examples, champion, {}, [reason], 0.0)
 
     def follow_alias(self) -> Iterator[events.LearnEvent]:
-        """Start from another version where somebody has moved the alias: a promotion or a rollback by hand."""
+        """Begin anew from another version where somebody has moved the alias: a promotion or a rollback by hand."""
         alias = self.registry.alias(self.alias)
-        if alias is None or alias.generation == self._alias_generation:
+        if alias is None or alias.generation == self._alias_generation or self._redo:
             return
         old = self.champion
         try:
@@ -261,10 +296,11 @@ class Learner:
             self._alias_generation = alias.generation
             yield events.Notice(f"the learner stays with version {old}: {error}")
             return
-        self._adopt(alias, loaded)
-        if alias.version != old:
-            self._watch = None
-            yield events.ChampionChanged(old, alias.version)
+        if alias.version == old:
+            self._alias_generation = alias.generation
+            return
+        self._start_from(alias, loaded)
+        yield events.ChampionChanged(old, alias.version)
 
     def status(self) -> events.LearnerStatus:
         """Where the learner stands."""
@@ -278,22 +314,340 @@ class Learner:
             learning_rate=self._rate.value,
             drift="drift" if self._drift_pending or self._quick_updates else "calm",
             until_update=max(0, self._every - self.fresh),
+            shadow=self._shadow(),
+        )
+
+    def _shadow(self) -> events.Shadow | None:
+        if not self._following and self._challenger is not None:
+            version, pairs, alpha = None, self._pairs, self._alpha
+        elif self._watching is not None:
+            version, pairs, alpha = self._watching.previous, self._watching.pairs, self._watching.alpha
+        else:
+            return None
+        return events.Shadow(version, len(pairs), pairs.challenger, pairs.champion, pairs.evidence, 1 / alpha)
+
+    # --- observing
+
+    def _observe(self, ids: Sequence[str], images: Images, late: bool) -> Iterator[events.LearnEvent]:
+        """Let everybody predict, then remember, image by image, so that it does not matter how they come in."""
+        champion = _correct(self._judged.predictor, images)
+        on_trial = self._challenger is not None and not self._following
+        challenger = _correct(self._challenger.predictor, images) if self._challenger and on_trial else champion
+        watch = self._watching
+        before = champion if watch is None else _correct(watch.judged.predictor, images)
+        self._lineage.observe(images)
+        for place, (image_id, pixels, label) in enumerate(zip(ids, images.pixels, images.labels.tolist(), strict=True)):
+            one = slice(place, place + 1)
+            ahead = 0 if late else len(ids) - place - 1  # images of these that have been seen, but not yet looked at
+            if on_trial:
+                self._pairs += Pairs.of(champion[one], challenger[one])
+            if watch is not None:
+                watch.pairs += Pairs.of(champion[one], before[one])
+            self.buffer.add(image_id, pixels, label)
+            self._labels_at.append(self._arrived.added - ahead)
+            self._outcomes.append(bool(champion[place]))
+            detection = self._monitor.update(not champion[place])
+            if detection is not None:
+                yield from self._notice_drift(self.settings.detector, detection)
+
+    def _judge(self) -> Iterator[events.LearnEvent]:
+        """Promote a challenger that has won its trial; go back where the champion before does better."""
+        if self._moved is not None:
+            moved_at, self._moved = self._arrived.added - self._moved, None
+            since = sum(at > moved_at for at in self._labels_at)
+            if since < self._since_drift() - GRID:  # else the errors have told already
+                yield from self._notice_drift("inputs", self._seen_as(since))
+        watch = self._watching
+        if watch is not None and watch.pairs.evidence >= 1 / watch.alpha:
+            yield from self._roll_back(watch)
+        elif watch is not None and len(watch.pairs) >= self.settings.watch:
+            watch.on = False
+        self._give_up_redoing()
+        revised = self._lineage.revise()
+        if revised is not None and not self._sound(revised):
+            revised = None
+        if revised is not None:
+            self._put_forward(revised)
+        if self._challenger is None or not (revised if self._following else self._pairs.evidence >= 1 / self._alpha):
+            return
+        decision, pairs, guard = self._decide(self._challenger)
+        if decision.promote:
+            yield self._settle(decision, pairs, guard, self.fresh, 0.0)
+
+    def _give_up_redoing(self) -> None:
+        """Leave decisions that are not made again as before the crash to `follow_alias`."""
+        if self._redo and self._redo[0][0] < self.buffer.labelled:
+            self._redo, self._alias_generation = [], self._generation
+
+    def _seen_as(self, since: int) -> Detection:
+        """A movement of the inputs `since` labelled images ago, with the errors before and after it."""
+        wrong = [not right for right in self._outcomes]
+        split = max(0, len(wrong) - since)
+        before, after = (sum(part) / len(part) if part else 0.0 for part in (wrong[:split], wrong[split:]))
+        return Detection(self.buffer.labelled, since, before, after)
+
+    def _notice_drift(self, detector: str, detection: Detection) -> Iterator[events.LearnEvent]:
+        began = max(0, self.buffer.labelled - detection.since)
+        known = self._drift_at is not None and abs(began - self._drift_at) <= SAME_DRIFT
+        if not known:
+            self._drift_at, self._drifted = began, True
+        self._drift_pending = True
+        self._quick_updates = QUICK_UPDATES
+        if detection.since < len(self._labels_at):
+            began_at = self._labels_at[-detection.since - 1]
+            self._arrived_since_drift = min(self._arrived_since_drift, self._arrived.added - began_at)
+        self._watch_on()
+        if not self._following and not known:  # what came before says little of what is to come
+            self._begin_trial()
+        yield events.DriftDetected(
+            at=self.buffer.labelled,
+            detector=detector,
+            since=detection.since,
+            error_before=detection.error_before,
+            error_after=detection.error_after,
+        )
+        before = self._rate.value
+        if self._rate.drift():
+            yield events.RateChanged(before, self._rate.value, "drift")
+
+    # --- deciding
+
+    def _begin_trial(self) -> None:
+        self._trials += 1
+        self._pairs = Pairs()
+
+    @property
+    def _watching(self) -> _Watch | None:
+        """The watch, while it lasts."""
+        return self._watch if self._watch is not None and self._watch.on else None
+
+    def _watch_on(self) -> None:
+        """Open another window of a watch that has ended."""
+        watch = self._watch
+        if watch is not None and not watch.on:
+            watch.windows, watch.pairs, watch.on = watch.windows + 1, Pairs(), True
+
+    @property
+    def _alpha(self) -> float:
+        """The error that the present trial may spend."""
+        return spend(self.settings.gate_alpha, self._trials)
+
+    def _sound(self, snapshot: Snapshot) -> bool:
+        """Whether parameters and answers are finite; where they are not the lineage begins anew."""
+        try:
+            canary(snapshot.model, self._champion.manifest.normalisation)
+            sound = all(bool(tensor.isfinite().all()) for tensor in snapshot.model.state_dict().values())
+        except IntegrityError:
+            sound = False
+        if not sound:
+            self._lineage, self._began = self._lineage_of(self._champion), self.champion
+        return sound
+
+    def _put_forward(self, snapshot: Snapshot) -> _Judged:
+        """Make `snapshot` the challenger."""
+        self._challenger, self._snapshot = self._measured(Predictor(snapshot.model, *self._normalisation)), snapshot
+        return self._challenger
+
+    def _decide(self, challenger: _Judged) -> tuple[Decision, Pairs, Guard]:
+        """What the trial says of the challenger so far, or whether it may follow, with the figures of that."""
+        guard = self._guard(challenger)
+        if not self._following:
+            return decide(self._pairs, guard, alpha=self._alpha), self._pairs, guard
+        held_out = self._held_out()
+        pairs = Pairs.of(_correct(self._judged.predictor, held_out), _correct(challenger.predictor, held_out))
+        changed = self._changed(challenger.predictor)
+        return follow(pairs, guard, changed=changed, alpha=self.settings.gate_alpha), pairs, guard
+
+    @property
+    def _normalisation(self) -> tuple[Channels, Channels]:
+        normalisation = self._champion.manifest.normalisation
+        return normalisation.mean, normalisation.std
+
+    def _guard(self, challenger: _Judged) -> Guard:
+        """What the validation images say, weighed as the classes come at present."""
+        recent = self._newest(JUDGED)
+        if self.settings.follow_relabelling:
+            return Guard.none("online.follow_relabelling")
+        if self._inputs.moved(recent):
+            return Guard.none("the inputs have moved away from the validation images")
+        weights = torch.full((len(self.classes),), 1 / len(self.classes))
+        if len(recent):
+            weights = prior.estimate(self._base.predictor(recent.pixels))
+        base, old, new = (
+            float((weights * judged.validation).sum()) for judged in (self._base, self._judged, challenger)
+        )
+        return Guard(old, new, base - self.settings.validation_tolerance)
+
+    def _settle(
+        self, decision: Decision, pairs: Pairs, guard: Guard, examples: int, seconds: float
+    ) -> events.RetrainResult:
+        """Carry out a decision on the newest snapshot."""
+        champion, reasons, version = self.champion, list(decision.reasons), None
+        if not decision.promote:
+            self.registry.record_rejection(alias=self.alias, who="learner", why="; ".join(reasons))
+        else:
+            try:
+                version = self._promote(reasons, pairs, guard)
+            except AliasConflict as conflict:
+                reasons.append(f"not promoted: {conflict}")
+        return events.RetrainResult(
+            outcome="rejected" if version is None else "promoted",
+            examples=examples,
+            champion={"version": champion, "stream_accuracy": pairs.champion, "validation_accuracy": guard.champion},
+            challenger={
+                "version": version,
+                "stream_accuracy": pairs.challenger,
+                "validation_accuracy": guard.challenger,
+            },
+            reasons=reasons,
+            seconds=seconds,
+        )
+
+    def _promote(self, reasons: Sequence[str], pairs: Pairs, guard: Guard) -> int:
+        """Publish the newest snapshot and let it serve, unless that was done before a crash; the version.
+
+        Raises:
+            AliasConflict: somebody else has moved the alias.
+        """
+        at, previous = self.buffer.labelled, (self.champion, self._judged)
+        if self._redo and self._redo[0][0] == at:
+            move = self._redo.pop(0)[1]
+            version, self._generation = move.to_version, move.generation
+        else:
+            assert self._snapshot is not None
+            version = publish_like(
+                self.registry,
+                self._snapshot.model,
+                self._champion.manifest,
+                name=self._snapshot.architecture,
+                arguments=self._snapshot.arguments,
+                settings=self.settings.model_dump(mode="json"),
+                metrics={
+                    "validation_accuracy": guard.challenger,
+                    "stream_accuracy": pairs.challenger,
+                    "labelled": float(at),
+                },
+                parent=self.champion,
+                origin="learner",
+            ).version
+            self._alias_generation = self.registry.promote(
+                version,
+                alias=self.alias,
+                who="learner",
+                why="; ".join(reasons),
+                expected_generation=self._alias_generation,
+            ).generation
+            self._generation = self._alias_generation
+        self._champion = load(self.registry, version)
+        self._judged = self._measured(self._champion.predictor())
+        if not self._following:
+            self._following = True
+            self._monitor.reset()
+            self._watch = _Watch(*previous, self.settings.gate_alpha) if self.settings.watch else None
+        else:
+            self._watch_on()
+        return version
+
+    def _roll_back(self, watch: _Watch) -> Iterator[events.LearnEvent]:
+        old, pairs = self.champion, watch.pairs
+        reason = (
+            f"of {len(pairs):,} labelled images version {watch.previous} alone gets {pairs.gained} right, version "
+            f"{old} alone {pairs.lost}"
+        )
+        try:
+            alias = self.registry.rollback(
+                alias=self.alias,
+                who="learner",
+                why=reason,
+                to=watch.previous,
+                expected_generation=self._alias_generation,
+            )
+        except RegistryError as error:  # moved by somebody else, which follow_alias takes over, or no longer there
+            self._watch = None
+            yield events.Notice(f"version {watch.previous} does better, but is not gone back to: {error}")
+            return
+        self._start_from(alias, load(self.registry, alias.version))
+        yield events.RolledBack(old, alias.version, reason)
+
+    # --- beginning, remembering
+
+    def _start_from(self, alias: Alias, champion: LoadedModel) -> None:
+        """Begin a lineage from `champion`, the version to be beaten as of this move of the alias."""
+        self._champion, self._began = champion, champion.manifest.version
+        self._alias_generation = self._generation = alias.generation
+        predictor = champion.predictor()
+        self._judged = self._measured(predictor)
+        self._base = self._judged
+        base = self._first(champion)
+        if base is not champion:
+            predictor = base.predictor()
+            self._base = self._measured(predictor)
+        self._lineage = self._lineage_of(champion)
+        self._challenger = self._snapshot = None
+        self._following = False
+        self._watch, self._redo = None, []
+        self._monitor.reset()
+        self._begin_trial()
+
+    def _first(self, version: LoadedModel) -> LoadedModel:
+        """The version that all this began with: what a learner has learned since is no measure of a learner."""
+        manifest = version.manifest
+        try:
+            while manifest.origin == "learner" and manifest.parent is not None:
+                manifest = self.registry.manifest(manifest.parent)
+            return version if manifest is version.manifest else load(self.registry, manifest.version)
+        except RegistryError:  # no longer there
+            return version
+
+    def _lineage_of(self, version: LoadedModel) -> Strategy:
+        manifest = version.manifest
+        return self._begin(
+            Start(
+                Snapshot(manifest.model, manifest.arguments, version.model),
+                manifest.normalisation.mean,
+                manifest.normalisation.std,
+                len(manifest.classes),
+                self._generator,
+                self.settings.follow_relabelling,
+            )
         )
 
     def save(self) -> None:
-        """Checkpoint of buffer, counters and random state in one atomic file.
+        """Checkpoint of all that decisions depend on, in one atomic file.
 
         Input offsets are committed after it; what was read in between is read again after a crash and known by its id.
         """
-        tensors, state = self.buffer.dump()
-        tensors["generator"] = self._generator.get_state()
+        kept, state = self.buffer.dump()
+        learned, lineage = self._lineage.dump()
+        arrived = self._arrived.newest(ARRIVED)
+        tensors = kept | {f"lineage/{name}": tensor for name, tensor in learned.items()}
+        tensors |= {"generator": self._generator.get_state(), "arrived": arrived.pixels}
+        tensors |= {"errors": self._monitor.dump(), "movement": self._movement.dump()}
+        snapshot = None
+        if self._snapshot is not None:
+            tensors |= {f"snapshot/{name}": tensor for name, tensor in self._snapshot.model.state_dict().items()}
+            snapshot = {"architecture": self._snapshot.architecture, "arguments": self._snapshot.arguments}
+        watch = self._watch
         own = {
+            "strategy": self._kind(),
+            "champion": self.champion,
+            "generation": self._generation,
+            "began": self._began,
+            "labels_at": list(self._labels_at),
             "updated_at": self._updated_at,
+            "arrived": [self._arrived.added, self._arrived_since_drift, self._moved],
             "drift_at": self._drift_at,
             "drift_pending": self._drift_pending,
+            "drifted": self._drifted,
             "quick_updates": self._quick_updates,
             "rate": self._rate.value,
             "outcomes": list(self._outcomes),
+            "snapshot": snapshot,
+            "trials": self._trials,
+            "pairs": astuple(self._pairs),
+            "following": self._following,
+            "watch": watch and [watch.previous, watch.windows, watch.on, astuple(watch.pairs)],
+            "lineage": lineage,
         }
         checkpoint.save(self.folder / CHECKPOINT, tensors, {"of": self._identity(), "buffer": state, "learner": own})
 
@@ -301,6 +655,7 @@ class Learner:
         """What a checkpoint must agree on with the learner that takes it over."""
         settings, manifest = self.settings, self._champion.manifest
         return {
+            "format": 2,
             "classes": list(manifest.classes),
             "split": manifest.split.sha256,
             "buffer_size": settings.buffer_size,
@@ -308,18 +663,75 @@ class Learner:
             "holdout_every": settings.holdout_every,
         }
 
-    def _restore(self) -> None:
+    def _kind(self) -> list[Any]:
+        """What makes lineages of different kinds, none of which can take over another's state."""
+        return [self.settings.strategy, self.settings.follow_relabelling]
+
+    def _restore(self, alias: Alias) -> None:
         found = checkpoint.load(self.folder / CHECKPOINT)
         if found is None or found[1].get("of") != self._identity():  # other images, classes or sizes: begin afresh
             return
         tensors, state = found
-        self.buffer.load(tensors, state["buffer"])
-        self._generator.set_state(tensors["generator"])
         own: dict[str, Any] = state["learner"]
+        self.buffer.load(tensors, state["buffer"])
         self._updated_at, self._drift_at = own["updated_at"], own["drift_at"]
-        self._drift_pending = own["drift_pending"]
+        self._drift_pending, self._drifted = own["drift_pending"], own["drifted"]
         self._quick_updates, self._rate.value = own["quick_updates"], own["rate"]
         self._outcomes.extend(own["outcomes"])
+        added, self._arrived_since_drift, self._moved = own["arrived"]
+        self._movement.load(tensors["movement"])
+        unlabelled = torch.full((len(tensors["arrived"]),), -1)
+        self._arrived.restore(Images(tensors["arrived"], unlabelled), added)
+        self._trials = own["trials"]
+        self._labels_at.extend(own["labels_at"])
+        redo = self._decided_since(own["generation"])
+        if redo is None or own["strategy"] != self._kind():  # another version: its lineage has just begun
+            self._begin_trial()
+        else:
+            self._resume(own, tensors, alias, redo)
+        self._generator.set_state(tensors["generator"])  # last, as to begin a lineage may have drawn from it
+
+    def _resume(
+        self, own: dict[str, Any], tensors: Mapping[str, torch.Tensor], alias: Alias, redo: list[tuple[int, Move]]
+    ) -> None:
+        """Go on with the lineage of the checkpoint, and with the version that was the champion then."""
+        self._start_from(alias, load(self.registry, own["began"]))
+        self._champion = load(self.registry, own["champion"])
+        self._judged = self._measured(self._champion.predictor())
+        self._generation = own["generation"]
+        self._trials, self._redo = own["trials"], redo
+        self._monitor.load(tensors["errors"])
+        self._lineage.load(_within("lineage/", tensors), own["lineage"])
+        if own["snapshot"] is not None:
+            model = models.build(own["snapshot"]["architecture"], own["snapshot"]["arguments"])
+            model.load_state_dict(_within("snapshot/", tensors))
+            self._snapshot = Snapshot(own["snapshot"]["architecture"], own["snapshot"]["arguments"], model.eval())
+            self._challenger = self._measured(Predictor(model, *self._normalisation))
+        self._pairs, self._following = Pairs(*own["pairs"]), own["following"]
+        if own["watch"] is not None:
+            previous, windows, on, pairs = own["watch"]
+            with suppress(RegistryError):  # no longer there: nothing to go back to
+                predictor = load(self.registry, previous).predictor()
+                judged = self._measured(predictor)
+                self._watch = _Watch(previous, judged, self.settings.gate_alpha, windows, on, Pairs(*pairs))
+
+    def _decided_since(self, generation: int) -> list[tuple[int, Move]] | None:
+        """Promotions by a learner after that move of the alias; None where anything else has moved it."""
+        moves = [
+            move
+            for move in self.registry.history(self.alias)
+            if move.generation > generation and move.action != "reject"
+        ]
+        found = []
+        for move in moves:
+            if move.who != "learner" or move.action != "promote":
+                return None
+            try:
+                labelled = self.registry.manifest(move.to_version).metrics.get("labelled")
+            except RegistryError:
+                return None
+            found.append((int(labelled or 0), move))
+        return found
 
     def _take_lock(self) -> None:
         try:
@@ -332,40 +744,41 @@ class Learner:
         except OSError as error:
             raise RegistryError(f"{self.folder} cannot be written: {error.strerror}") from None
 
-    def _adopt(self, alias: Alias, champion: LoadedModel) -> None:
-        """Make `champion` the version to learn from and to measure against, as of this move of the alias."""
-        self._champion = champion
-        self._alias_generation = alias.generation
-        self._predictor = champion.predictor()
-        self._validation_accuracy = evaluate(self._predictor, self._validation).accuracy
-        recorded = champion.manifest.metrics.get("base_validation_accuracy")
-        self._base_accuracy = self._validation_accuracy if recorded is None else recorded
-        self._monitor.reset()
+    # --- what is judged and learned from
 
     @property
     def _every(self) -> int:
-        """Labelled images between two updates."""
+        """Labelled images between two updates: fewer after a drift, more in long calm."""
         every = self.settings.update_every
-        return max(1, every // 4) if self._quick_updates else every
+        if self._quick_updates:
+            return max(1, every // 2)
+        return every * 2 if self._since_drift() > CALM_AFTER else every
 
     def _since_drift(self) -> int:
         return self.buffer.labelled - (self._drift_at or 0)
 
+    def _newest(self, count: int) -> Images:
+        """The newest images to be trained on since the last drift, at most `count`."""
+        held_out_share = 1 - 1 / self.settings.holdout_every
+        return self.buffer.recent.newest(min(count, max(1, int(self._since_drift() * held_out_share))))
+
     def _held_out(self) -> Images:
-        """The held-out images of the present concept."""
+        """The newest held-out images of the present concept."""
         every = self.settings.holdout_every
-        return self.buffer.holdout.newest(self.buffer.labelled // every - (self._drift_at or 0) // every)
+        since_drift = self.buffer.labelled // every - (self._drift_at or 0) // every
+        return self.buffer.holdout.newest(min(HELD_OUT, since_drift))
 
     def _lesson(self) -> Lesson:
         settings, normalisation = self.settings, self._champion.manifest.normalisation
         self._precision = self._precision or choose_precision(
             "auto", self._champion.model, torch.device("cpu"), settings.batch_size, train=True
         )
-        held_out_share = 1 - 1 / settings.holdout_every
         return Lesson(
-            recent=self.buffer.recent.newest(max(1, int(self._since_drift() * held_out_share))),
+            recent=self._newest(settings.buffer_size),
             reservoir=self.buffer.reservoir.images(),
             reference=self._reference,
+            arrived=self._arrived.newest(self._arrived_since_drift).pixels,
+            drifted=self._drifted,
             mean=normalisation.mean,
             std=normalisation.std,
             steps=settings.steps,
@@ -376,87 +789,15 @@ class Learner:
             on_step=self._on_step,
         )
 
-    def _notice_drift(self, detection: Detection) -> Iterator[events.LearnEvent]:
-        self._drift_at = max(0, self.buffer.labelled - detection.since)
-        self._drift_pending, self._quick_updates = True, QUICK_UPDATES
-        yield events.DriftDetected(
-            at=self.buffer.labelled,
-            detector=self.settings.detector,
-            since=detection.since,
-            error_before=detection.error_before,
-            error_after=detection.error_after,
-        )
-        before = self._rate.value
-        if self._rate.drift():
-            yield events.RateChanged(before, self._rate.value, "drift")
+    def _changed(self, predictor: Predictor) -> float:
+        """Share of the newest images that the predictor answers otherwise than the champion."""
+        newest = self._arrived.newest(ARRIVED).pixels
+        if not len(newest):
+            return 1.0
+        return float((predictor(newest).argmax(dim=1) != self._judged.predictor(newest).argmax(dim=1)).float().mean())
 
-    def _candidates(self, lesson: Lesson, held_out: Images) -> Iterator[_Candidate]:
-        """Who may replace the champion: versions that were champions before, then a newly trained one."""
-        for version in self.registry.predecessors(self.alias)[:FORMER_CHAMPIONS]:
-            try:
-                loaded = load(self.registry, version)
-            except RegistryError:  # damaged or just collected: no candidate
-                continue
-            if loaded.manifest.classes == self.classes:
-                yield self._candidate(version, loaded.model, loaded.predictor(), held_out)
-        challenger = self._propose(self._champion.model, lesson)
-        mean, std = lesson.mean, lesson.std
-        yield self._candidate(None, challenger, Predictor(challenger, mean, std), held_out)
-
-    def _candidate(
-        self, version: int | None, model: torch.nn.Module, predictor: Predictor, held_out: Images
-    ) -> _Candidate:
-        known = None if version is None else self._validation_of.get(version)
-        accuracy = evaluate(predictor, self._validation).accuracy if known is None else known
-        if version is not None:
-            self._validation_of[version] = accuracy
-        return _Candidate(version, model, Record(_correct(predictor, held_out), accuracy))
-
-    def _promote(self, candidate: _Candidate, reasons: list[str]) -> tuple[int | None, list[str]]:
-        """Publish where it is new, and promote; the version, or None and why not."""
-        champion, record, version = self._champion.manifest, candidate.record, candidate.version
-        if version is None:
-            version = publish_like(
-                self.registry,
-                candidate.model,
-                champion,
-                settings=self.settings.model_dump(mode="json"),
-                metrics={
-                    "validation_accuracy": record.validation_accuracy,
-                    "base_validation_accuracy": self._base_accuracy,
-                    "stream_accuracy": record.stream_accuracy,
-                },
-                parent=champion.version,
-                origin="learner",
-            ).version
-        else:
-            reasons.insert(0, f"version {version} knows this concept")
-        try:
-            alias = self.registry.promote(
-                version,
-                alias=self.alias,
-                who="learner",
-                why="; ".join(reasons),
-                expected_generation=self._alias_generation,
-            )
-        except AliasConflict as conflict:
-            return None, [f"not promoted: {conflict}"]
-        previous = self._predictor
-        self._adopt(alias, load(self.registry, version))
-        if self.settings.watch:
-            self._watch = Watch(previous, self.settings.watch, self.settings.gate_alpha)
-        return version, []
-
-    def _roll_back(self, reason: str) -> Iterator[events.LearnEvent]:
-        old = self.champion
-        try:
-            alias = self.registry.rollback(
-                alias=self.alias, who="learner", why=reason, expected_generation=self._alias_generation
-            )
-        except AliasConflict:  # somebody else has decided meanwhile; follow_alias takes that over
-            return
-        self._adopt(alias, load(self.registry, alias.version))
-        yield events.RolledBack(old, alias.version, reason)
+    def _measured(self, predictor: Predictor) -> _Judged:
+        return _Judged(predictor, self._validation, len(self.classes))
 
 
 def _correct(predictor: Predictor, images: Images) -> NDArray[np.bool_]:
@@ -467,5 +808,5 @@ def _correct(predictor: Predictor, images: Images) -> NDArray[np.bool_]:
     return right
 
 
-def _figures(record: Record) -> dict[str, float | None]:
-    return {"stream_accuracy": record.stream_accuracy, "validation_accuracy": record.validation_accuracy}
+def _within(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -178,6 +178,7 @@ def play(run: Run, passages: Sequence[Passage], rate: float | None) -> Iterator[
     serving, replaced_at = contestant.serving, 0.0
     next_serving = serving
     arriving: list[tuple[int, int, torch.Tensor, int]] = []  # when by position, position, image, label
+    unseen: list[torch.Tensor] = []
     start = 0
     for passage in passages:
         end = start + len(passage)
@@ -189,20 +190,23 @@ def play(run: Run, passages: Sequence[Passage], rate: float | None) -> Iterator[
             if label >= 0:
                 heapq.heappush(arriving, (start + index + late, start + index, passage.pixels[index], label))
         start = end
+        unseen.append(passage.pixels)
         if rate and end / rate < replaced_at:  # still at work
             yield end
             continue
+        clock, began = time.perf_counter(), time.process_time()
+        contestant.see(torch.cat(unseen))
+        unseen.clear()
         ready = []
         while arriving and arriving[0][0] < end:
             ready.append(heapq.heappop(arriving))
         if ready:
-            clock, began = time.perf_counter(), time.process_time()
             _, positions, pixels, labels = zip(*ready, strict=True)
             run.labelled_at += [end - 1] * len(ready)
             contestant.learn(list(map(str, positions)), Images(torch.stack(pixels), torch.tensor(labels)))
-            run.seconds += time.process_time() - began
             serving, next_serving = next_serving, contestant.serving
             replaced_at = end / rate + time.perf_counter() - clock if rate else 0.0
+        run.seconds += time.process_time() - began
         yield end
 
 

@@ -70,8 +70,12 @@ def publish_like(
     metrics: Mapping[str, float | None],
     parent: int | None,
     origin: Literal["train", "learner", "import"],
+    name: str | None = None,
+    arguments: dict[str, Any] | None = None,
 ) -> Manifest:
-    """Make `model`, which has the architecture, classes and images of the version `like`, the next version.
+    """Make `model`, which has the classes and images of the version `like`, the next version.
+
+    It has its architecture as well, unless another `name` with its `arguments` is given.
 
     Raises:
         RegistryError: the registry cannot be written.
@@ -79,8 +83,8 @@ def publish_like(
     return publish(
         registry,
         model,
-        name=like.model,
-        arguments=like.arguments,
+        name=name or like.model,
+        arguments=like.arguments if arguments is None else arguments,
         normalisation=like.normalisation,
         classes=like.classes,
         split=like.split,

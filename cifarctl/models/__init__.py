@@ -13,8 +13,8 @@ from cifarctl.models import architectures
 
 
 def names() -> list[str]:
-    """Names of all architectures."""
-    return sorted(module.name for module in pkgutil.iter_modules(architectures.__path__))
+    """Names of all architectures: those of their modules, with hyphens."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(architectures.__path__))
 
 
 def build(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -25,7 +25,7 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     """
     if name not in names():
         raise SettingsError(f"train.model = {name}: no such architecture; there are {', '.join(names())}")
-    module = importlib.import_module(f"{architectures.__name__}.{name}")
+    module = importlib.import_module(f"{architectures.__name__}.{name.replace('-', '_')}")
     try:
         model: nn.Module = module.build(**arguments)
     except TypeError as error:

@@ -138,6 +138,12 @@ class ReplayBuffer:
         """Ids of the images that would not be taken again, oldest first."""
         return tuple(self._ids)
 
+    def unseen(self, ids: Sequence[str]) -> list[int]:
+        """Places of the ids that are new, each id once; the others are counted as duplicates."""
+        first = {image_id: place for place, image_id in reversed(list(enumerate(ids))) if image_id not in self._ids}
+        self.duplicates += len(ids) - len(first)
+        return sorted(first.values())
+
     def add(self, image_id: str, pixels: torch.Tensor, label: int) -> bool:
         """Keep one labelled image (3, 32, 32) uint8; False where its id was seen before.
 

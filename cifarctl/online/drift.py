@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from river import drift
 from river.base import DriftDetector
@@ -45,6 +46,7 @@ class ErrorMonitor:
         """Take the outcome of one labelled image; a Detection where the error has risen."""
         self._count += 1
         self._errors.append(wrong)
+        self._all.append(wrong)
         self._detector.update(float(wrong))
         if not self._detector.drift_detected:
             return None
@@ -60,6 +62,19 @@ class ErrorMonitor:
         """Begin anew, as after the predictor was exchanged: its error has another mean."""
         self._detector = _make(self.name, self._seed)
         self._errors: deque[bool] = deque(maxlen=MEMORY)
+        self._all = bytearray()
+
+    def dump(self) -> torch.Tensor:
+        """All outcomes since the last reset, (N,) uint8, and before them their total number in eight bytes."""
+        return torch.frombuffer(bytearray(self._count.to_bytes(8, "little")) + self._all, dtype=torch.uint8).clone()
+
+    def load(self, dumped: torch.Tensor) -> None:
+        """Take over a dump: a detector is what it has been shown."""
+        content = bytes(dumped.tolist())
+        self.reset()
+        for wrong in content[8:]:
+            self.update(bool(wrong))
+        self._count = int.from_bytes(content[:8], "little")
 
 
 def change_point(errors: Sequence[bool] | deque[bool]) -> int:

@@ -20,12 +20,16 @@ class Lesson:
     """Everything that an update may read; the validation and held-out images are not among it.
 
     `recent` is what has arrived since the last drift (at most the window), oldest first; `reservoir` the sample
-    of the stream before; `reference` a sample of the images that the first model was trained on.
+    of the stream before; `reference` a sample of the images that the first model was trained on; `arrived`
+    (N, 3, 32, 32) uint8 the newest images since the last drift, labelled or not. `drifted`: it is the first lesson
+    since a drift.
     """
 
     recent: Images
     reservoir: Images
     reference: Images
+    arrived: torch.Tensor
+    drifted: bool
     mean: Channels
     std: Channels
     steps: int
@@ -34,6 +38,11 @@ class Lesson:
     precision: Precision
     generator: torch.Generator
     on_step: Callable[[], None]  # called before every step; whatever it raises ends the update
+
+    def present(self, images: Images) -> torch.Tensor:
+        """Images as a network in training sees them: cropped and mirrored at random, normalised."""
+        pixels = augment(images.pixels, self.generator, crop_padding=2, flip=True)
+        return normalise(pixels, self.mean, self.std)
 
 
 def sample(images: Images, count: int, generator: torch.Generator) -> Images:
@@ -49,26 +58,26 @@ def join(*parts: Images) -> Images:
 
 
 def fit(
-    champion: nn.Module,
+    model: nn.Module,
     lesson: Lesson,
-    draw: Callable[[], Images],
+    draw: Callable[[], tuple[torch.Tensor, torch.Tensor]],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = functional.cross_entropy,
 ) -> nn.Module:
-    """A copy of `champion` after `lesson.steps` AdamW steps on batches from `draw`, the rate falling to zero.
+    """A copy of `model` after `lesson.steps` AdamW steps on batches from `draw`, the rate falling to zero.
 
-    `loss` takes logits (B, classes) float32 and labels (B,).
+    `draw` gives normalised images (B, 3, 32, 32) and labels (B,); `loss` takes logits (B, classes) float32 and these
+    labels.
     """
-    model = copy.deepcopy(champion).train()
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=lesson.learning_rate, weight_decay=1e-2)
     for step in range(lesson.steps):
         lesson.on_step()
-        batch = draw()
-        pixels = augment(batch.pixels, lesson.generator, crop_padding=2, flip=True)
+        images, labels = draw()
         for group in optimiser.param_groups:
             group["lr"] = lesson.learning_rate * (1 - step / lesson.steps)
         with autocast(torch.device("cpu"), lesson.precision):
-            logits = model(normalise(pixels, lesson.mean, lesson.std))
+            logits = model(images)
         optimiser.zero_grad(set_to_none=True)
-        loss(logits.float(), batch.labels).backward()  # type: ignore[no-untyped-call]
+        loss(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return model.eval()

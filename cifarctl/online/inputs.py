@@ -1,9 +1,10 @@
-"""Have the inputs themselves moved? Recent images against the validation images, without labels."""
+"""Have the inputs themselves moved? From what they were just now, or from the validation images; without labels."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from scipy import stats
 
@@ -11,6 +12,10 @@ from cifarctl.data import Images
 
 ALPHA = 1e-3  # of a false alarm, over all features together
 FEWEST = 50  # images below which nothing is said
+WINDOW = 100  # newest images that are compared with those before them
+KEPT = 500  # images that are compared, in all
+EVERY = 25  # images from one look to the next
+CHANGE_ALPHA = 1e-4  # of a false alarm at one look, over all features together
 
 
 def features(pixels: torch.Tensor) -> torch.Tensor:
@@ -23,6 +28,48 @@ def features(pixels: torch.Tensor) -> torch.Tensor:
     means, deviations = scaled.mean(dim=(2, 3)), scaled.std(dim=(2, 3))
     steps = (scaled[..., 1:] - scaled[..., :-1]).abs().mean(dim=(1, 2, 3))
     return torch.cat([means, deviations, means[:, :1] - means[:, 1:2], means[:, 1:2] - means[:, 2:], steps[:, None]], 1)
+
+
+class InputDrift:
+    """Notices that the images of a stream look otherwise than those just before.
+
+    Every few images the newest ones are compared with those before them by two-sample Kolmogorov-Smirnov tests, one a
+    feature (Rabanser et al. 2019, Failing Loudly; windows as in KSWIN: Raab et al. 2020).
+    """
+
+    def __init__(self) -> None:
+        self._seen = torch.empty(0, 9)
+        self._count = 0
+
+    def update(self, pixels: torch.Tensor) -> int | None:
+        """Take in images (N, 3, 32, 32) uint8; about how many of the newest are of another kind, None if none are."""
+        found, taken, all_features = None, 0, features(pixels)
+        while taken < len(pixels):
+            part = all_features[taken : taken + EVERY - self._count % EVERY]
+            self._seen = torch.cat([self._seen, part])[-KEPT:]
+            self._count += len(part)
+            taken += len(part)
+            if self._count % EVERY == 0 and len(self._seen) >= 2 * WINDOW and (since := self._look()) is not None:
+                found = since + len(pixels) - taken
+        return found
+
+    def dump(self) -> torch.Tensor:
+        """The features (N, 9) that it compares, and in a last row how many images it has taken in."""
+        return torch.cat([self._seen, torch.full((1, 9), float(self._count % EVERY))])
+
+    def load(self, dumped: torch.Tensor) -> None:
+        """Take over a dump."""
+        self._seen, self._count = dumped[:-1].clone(), int(dumped[-1, 0])
+
+    def _look(self) -> int | None:
+        before, now = self._seen[:-WINDOW], self._seen[-WINDOW:]
+        p_values = _compare(now, before)
+        column = int(np.argmin(p_values))
+        if p_values[column] >= CHANGE_ALPHA / len(p_values):
+            return None
+        since = len(self._seen) - _split(self._seen[:, column])
+        self._seen = self._seen[-since:]
+        return since
 
 
 class InputMonitor:
@@ -43,9 +90,22 @@ class InputMonitor:
         """Whether `images` are differently distributed than the reference; False for fewer than 50."""
         if len(images) < FEWEST:
             return False
-        recent = features(images.pixels)
-        p_values = [
-            stats.ks_2samp(recent[:, column].numpy(), self._reference[:, column].numpy()).pvalue
-            for column in range(recent.shape[1])
-        ]
+        p_values = _compare(features(images.pixels), self._reference)
         return bool(min(p_values) < ALPHA / len(p_values))
+
+
+def _compare(some: torch.Tensor, others: torch.Tensor) -> list[float]:
+    """P-values of the test that two sets (N, 9), (M, 9) are of one distribution, one a feature."""
+    return [
+        float(stats.ks_2samp(some[:, column].numpy(), others[:, column].numpy()).pvalue)
+        for column in range(some.shape[1])
+    ]
+
+
+def _split(values: torch.Tensor) -> int:
+    """Where the mean of the values (N,) most likely changed: the split whose two sides differ most."""
+    total = values.double().cumsum(0)
+    left = torch.arange(1, len(values))
+    right = len(values) - left
+    difference = total[:-1] / left - (total[-1] - total[:-1]) / right
+    return int((left * right * difference.square()).argmax()) + 1

@@ -28,12 +28,8 @@ class AdaptiveRate:
         """The concept moved: the highest rate. Whether that is a change."""
         return self._set(self.highest)
 
-    def promoted(self) -> bool:
-        """A challenger was good enough: towards the base rate."""
-        return self._set(max(self.base, self.value * DECAY) if self.value > self.base else self.base)
-
     def calm(self) -> bool:
-        """An update brought nothing: one step towards the lowest rate."""
+        """No drift for a while: one step towards the lowest rate."""
         return self._set(max(self.lowest, self.value * DECAY))
 
     def _set(self, value: float) -> bool:

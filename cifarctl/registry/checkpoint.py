@@ -24,8 +24,9 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, An
     Raises:
         RegistryError: the file cannot be written.
     """
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    replace_file(path, safetensors.save(contiguous, metadata={_STATE: json.dumps(state)}))
+    # Cloned because safetensors refuses tensors that share memory.
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    replace_file(path, safetensors.save(own, metadata={_STATE: json.dumps(state)}))
 
 
 def discard(path: Path) -> None:

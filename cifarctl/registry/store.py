@@ -257,12 +257,14 @@ class Registry:
         alias: str = "production",
         who: str,
         why: str,
+        to: int | None = None,
         expected_generation: int | None = None,
         epoch: int | None = None,
     ) -> Alias:
         """Point an alias one step back through what it pointed at; again, one step further.
 
-        Versions that no longer exist are stepped over. The arguments are those of `promote`.
+        Versions that no longer exist are stepped over. `to` is one of those further back, to go there at once; the
+        other arguments are those of `promote`.
 
         Raises:
             RegistryError: there is nothing to go back to.
@@ -272,6 +274,8 @@ class Registry:
         with self._lock():
             current = self._expect(alias, expected_generation, epoch)
             existing = set(self.numbers())
+            if to is not None:
+                existing &= {to}
             target = rollback_target(self.history(alias), existing.__contains__)
             if target is None:
                 raise RegistryError(

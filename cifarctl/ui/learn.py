@@ -38,7 +38,7 @@ class LearnPanel:
             self.down, self.retraining = event, None
 
     def rows(self) -> list[tuple[str, RenderableType]]:
-        """What there is to say, in at most five rows."""
+        """What there is to say, in at most six rows."""
         now = self.status
         if self.down is not None:
             state = f"{self.down.reason}; starts again in {self.down.delay:.0f} s (restart {self.down.restarts})"
@@ -55,6 +55,7 @@ class LearnPanel:
             ),
             ("waiting", f"{now.waiting:,} images for their labels"),
             ("drift", self._drift_text(now)),
+            ("shadow", _shadow_text(now.shadow)),
         ]
         if self.retraining is not None:
             update = Text(f"retraining on {self.retraining.examples} new ({self.retraining.trigger}) …", style="bold")
@@ -77,6 +78,16 @@ class LearnPanel:
         ago = f"{duration(time.monotonic() - self._last_at)} ago  "
         style = "bold green" if self.last.outcome == "promoted" else "yellow"
         return Text.assemble((ago, "dim"), (outcome(self.last), style))
+
+
+def _shadow_text(shadow: events.Shadow | None) -> Text:
+    if shadow is None:
+        return Text("none", style="dim")
+    who = "the challenger" if shadow.version is None else f"version {shadow.version}"
+    return Text(
+        f"{who} {percent(shadow.accuracy)} against {percent(shadow.served)} served, of {shadow.images:,} images; "
+        f"evidence {shadow.evidence:.1f} of {shadow.wanted:.0f}"
+    )
 
 
 def outcome(result: events.RetrainResult) -> str:

@@ -1,27 +1,114 @@
-"""Ways to make a challenger: one file each, with a ``propose`` function of the type `Strategy`."""
+"""Ways to learn from the stream: one file each, with a function ``begin`` of the type `Begin`.
+
+A strategy is a *lineage*: a series of snapshots, each made from the one before. Other packages join by an entry point
+of the group ``cifarctl.strategies`` that names such a function.
+"""
 
 from __future__ import annotations
 
+import copy
 import importlib
-import pkgutil
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeAlias
 
+import torch
 from torch import nn
 
+from cifarctl.data import Images
 from cifarctl.errors import SettingsError
+from cifarctl.models.preprocess import Channels
 from cifarctl.online.fit import Lesson
+
+GROUP = "cifarctl.strategies"
+_BUILT_IN = {
+    "der++": "der_plus_plus",
+    "er-ace": "er_ace",
+    "finetune": "finetune",
+    "mixture": "mixture",
+    "replay": "replay",
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A model, and how to build it anew: the name of its architecture and the arguments of that."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    model: nn.Module
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a lineage begins with: a version, and the frame that all its snapshots share.
+
+    `follow_relabelling`: whether labels that change over unmoved images are to be followed.
+    """
+
+    snapshot: Snapshot
+    mean: Channels
+    std: Channels
+    classes: int
+    generator: torch.Generator
+    follow_relabelling: bool
 
 
 class Strategy(Protocol):
-    """How a strategy looks to the learner."""
+    """How a lineage looks to the learner."""
 
-    def __call__(self, champion: nn.Module, lesson: Lesson) -> nn.Module:
-        """A challenger made from the lesson; `champion` itself stays as it is."""
+    def observe(self, images: Images) -> None:
+        """Labelled images, all of them predicted before, in the order of their labels' arrival."""
+
+    def propose(self, lesson: Lesson) -> Snapshot:
+        """Learn, and give the next snapshot, which nobody changes any more."""
+
+    def revise(self) -> Snapshot | None:
+        """The next snapshot, where there is one without learning; asked for every few labelled images."""
+
+    def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and JSON-able state from which `load` makes the same lineage again."""
+
+    def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Take over the dump of a lineage that began in the same way."""
+
+
+Begin: TypeAlias = Callable[[Start], Strategy]
+
+
+class Continual:
+    """A lineage that is one model: each snapshot is the one before after a lesson."""
+
+    def __init__(self, start: Start, learn: Callable[[nn.Module, Lesson], nn.Module]) -> None:
+        self._start, self._learn = start, learn
+        self._model = start.snapshot.model
+
+    def observe(self, images: Images) -> None:
+        """See Strategy; all that is needed is in the lesson."""
+
+    def propose(self, lesson: Lesson) -> Snapshot:
+        """See Strategy."""
+        self._model = self._learn(self._model, lesson)
+        return Snapshot(self._start.snapshot.architecture, self._start.snapshot.arguments, self._model)
+
+    def revise(self) -> Snapshot | None:
+        """See Strategy; a model changes by learning only."""
+        return None
+
+    def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """See Strategy."""
+        return dict(self._model.state_dict()), {}
+
+    def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """See Strategy."""
+        self._model = copy.deepcopy(self._model)
+        self._model.load_state_dict(tensors)
 
 
 def names() -> list[str]:
-    """Names of all strategies: those of their modules, with hyphens."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    """Names of all strategies, those of other packages among them."""
+    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def require(name: str) -> None:
@@ -34,12 +121,19 @@ def require(name: str) -> None:
         raise SettingsError(f"online.strategy = {name}: no such strategy; there are {', '.join(names())}")
 
 
-def strategy(name: str) -> Strategy:
-    """The strategy of that name.
+def strategy(name: str) -> Begin:
+    """How a lineage of that strategy begins; our own names cannot be taken by other packages.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is none of that name, or it cannot be loaded.
     """
     require(name)
-    propose: Strategy = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").propose
-    return propose
+    if name in _BUILT_IN:
+        begin: Begin = importlib.import_module(f"{__name__}.{_BUILT_IN[name]}").begin
+        return begin
+    (point, *_) = entry_points(group=GROUP, name=name)
+    try:
+        begin = point.load()
+    except Exception as error:  # noqa: BLE001  another's code may raise anything
+        raise SettingsError(f"online.strategy = {name}: {point.value} cannot be loaded ({error})") from None
+    return begin

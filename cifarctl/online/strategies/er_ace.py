@@ -9,21 +9,26 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cifarctl.data import Images
 from cifarctl.online.fit import Lesson, fit, join, sample
+from cifarctl.online.strategies import Continual, Start, Strategy
 
 
-def propose(champion: nn.Module, lesson: Lesson) -> nn.Module:
-    """A copy of the champion, trained on half recent, half old images."""
+def begin(start: Start) -> Strategy:
+    """A model that is trained on half recent, half old images."""
+    return Continual(start, _learn)
+
+
+def _learn(model: nn.Module, lesson: Lesson) -> nn.Module:
     half = max(1, lesson.batch_size // 2)
 
-    def draw() -> Images:
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
         stream = (lesson.batch_size - half) // 2 if len(lesson.reservoir) else 0
-        return join(
+        batch = join(
             sample(lesson.recent, half, lesson.generator),
             sample(lesson.reservoir, stream, lesson.generator),
             sample(lesson.reference, lesson.batch_size - half - stream, lesson.generator),
         )
+        return lesson.present(batch), batch.labels
 
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         recent = min(half, len(labels)) if len(lesson.recent) else 0
@@ -34,4 +39,4 @@ def propose(champion: nn.Module, lesson: Lesson) -> nn.Module:
         summed = summed + functional.cross_entropy(logits[recent:], labels[recent:], reduction="sum")
         return summed / len(labels)
 
-    return fit(champion, lesson, draw, loss)
+    return fit(model, lesson, draw, loss)

@@ -1,10 +1,20 @@
 """Plain fine-tuning on the recent window: the tutorial's idea, in batches. Fast to follow, quick to forget."""
 
+import torch
 from torch import nn
 
 from cifarctl.online.fit import Lesson, fit, sample
+from cifarctl.online.strategies import Continual, Start, Strategy
 
 
-def propose(champion: nn.Module, lesson: Lesson) -> nn.Module:
-    """A copy of the champion, trained on recent images only."""
-    return fit(champion, lesson, lambda: sample(lesson.recent, lesson.batch_size, lesson.generator))
+def begin(start: Start) -> Strategy:
+    """A model that is trained on recent images only."""
+    return Continual(start, _learn)
+
+
+def _learn(model: nn.Module, lesson: Lesson) -> nn.Module:
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        batch = sample(lesson.recent, lesson.batch_size, lesson.generator)
+        return lesson.present(batch), batch.labels
+
+    return fit(model, lesson, draw)

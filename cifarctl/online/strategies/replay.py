@@ -4,21 +4,27 @@ Rolnick et al. 2019, Experience Replay for Continual Learning; half of every bat
 reservoir of the stream and from the reference sample of the training images.
 """
 
+import torch
 from torch import nn
 
-from cifarctl.data import Images
 from cifarctl.online.fit import Lesson, fit, join, sample
+from cifarctl.online.strategies import Continual, Start, Strategy
 
 
-def propose(champion: nn.Module, lesson: Lesson) -> nn.Module:
-    """A copy of the champion, trained on a mixture of recent, reservoir and reference images."""
+def begin(start: Start) -> Strategy:
+    """A model that is trained on a mixture of recent, reservoir and reference images."""
+    return Continual(start, _learn)
+
+
+def _learn(model: nn.Module, lesson: Lesson) -> nn.Module:
     quarter = max(1, lesson.batch_size // 4)
 
-    def draw() -> Images:
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
         old = join(
             sample(lesson.reservoir, quarter, lesson.generator),
             sample(lesson.reference, quarter, lesson.generator),
         )
-        return join(old, sample(lesson.recent, max(1, lesson.batch_size - len(old)), lesson.generator))
+        batch = join(old, sample(lesson.recent, max(1, lesson.batch_size - len(old)), lesson.generator))
+        return lesson.present(batch), batch.labels
 
-    return fit(champion, lesson, draw)
+    return fit(model, lesson, draw)

@@ -1,0 +1,64 @@
+"""Several networks of one architecture that answer together: what the strategy `mixture` makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+LEAST = 1e-6  # of a probability: its logarithm is a logit
+
+
+class Mixture(nn.Module):
+    """The weighted mean of what `members` say, each behind a change of colours of its own.
+
+    Every member is asked once and counted three times, with a weight each (`weights` (3, members), all together 1): for
+    its probabilities as they are; for those under other class frequencies, which multiply them by `prior` (classes,)
+    (Saerens et al. 2002, Adjusting the Outputs of a Classifier to New a Priori Probabilities); and for those of the
+    labels that its classes go by, by `renaming` (classes, classes), row by row.
+    """
+
+    weights: torch.Tensor
+    matrix: torch.Tensor
+    shift: torch.Tensor
+    prior: torch.Tensor
+    renaming: torch.Tensor
+
+    def __init__(self, members: list[nn.Module], classes: int) -> None:
+        super().__init__()
+        count = len(members)
+        self.members = nn.ModuleList(members)
+        self.register_buffer("weights", torch.tensor([[1.0], [0.0], [0.0]]).repeat(1, count) / count)
+        self.register_buffer("matrix", torch.eye(3).repeat(count, 1, 1))
+        self.register_buffer("shift", torch.zeros(count, 3))
+        self.register_buffer("prior", torch.ones(classes))
+        self.register_buffer("renaming", torch.eye(classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes) float32: logarithms of probabilities."""
+        kinds = self.opinions(images)
+        mixed = (self.weights[:, :, None, None] * kinds).sum(dim=(0, 1))
+        return mixed.clamp(min=LEAST).log()
+
+    def opinions(self, images: torch.Tensor) -> torch.Tensor:
+        """The probabilities (3, members, B, classes) that are weighed."""
+        plain = torch.stack(
+            [
+                member(functional.conv2d(images, self.matrix[index, :, :, None, None], self.shift[index]))
+                .float()
+                .softmax(dim=1)
+                for index, member in enumerate(self.members)
+            ]
+        )
+        shifted = plain * self.prior
+        shifted = shifted / shifted.sum(dim=2, keepdim=True)
+        return torch.stack([plain, shifted, plain @ self.renaming])
+
+
+def build(*, member: str, arguments: dict[str, Any], members: int, classes: int = 10) -> Mixture:
+    """A mixture of `members` freshly initialised networks of the architecture `member`."""
+    from cifarctl.models import build as build_member
+
+    return Mixture([build_member(member, arguments) for _ in range(members)], classes)

@@ -1,0 +1,102 @@
+"""A change of colours in front of a network that stays as it is: twelve parameters, which little suffices to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+SMALLEST = 0.2  # a colour that has all but gone is not blown up further than 1 / SMALLEST times by the inverse
+STEPS = 25
+RATE = 0.05
+BATCH = 64
+SCREENED = 96  # images on which starting points are tried
+TURNS = 6  # random ones among these
+
+
+@dataclass(frozen=True)
+class Colour:
+    """``matrix @ pixel + shift`` for normalised pixels; matrix (3, 3), shift (3,), float32."""
+
+    matrix: torch.Tensor
+    shift: torch.Tensor
+
+    @classmethod
+    def none(cls) -> Colour:
+        """Leaves every colour as it is."""
+        return cls(torch.eye(3), torch.zeros(3))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) with changed colours."""
+        return functional.conv2d(images, self.matrix[:, :, None, None], self.shift)
+
+    def inverse(self) -> Colour:
+        """The way back, as far as there is one."""
+        left, values, right = torch.linalg.svd(self.matrix)
+        back = right.T @ torch.diag(1 / values.clamp(min=SMALLEST)) @ left.T
+        return Colour(back, -back @ self.shift)
+
+
+def fit_colour(
+    network: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    reference: torch.Tensor,
+    known: Colour | None,
+    generator: torch.Generator,
+    on_step: Callable[[], None] = lambda: None,
+) -> tuple[Colour, float]:
+    """The change of colours with which `network` does best on labelled images, and by how many nats a label it helps.
+
+    Starts from the best of: none at all, what is `known`, and changes that give the stream's colours the mean and
+    covariance that the `reference` images (M, 3, H, W) have. Those are determined up to a rotation only: its two
+    extremes, none and point reflection, and random ones are tried. The network is left as it is, all images are
+    normalised.
+    """
+    was = [parameter.requires_grad for parameter in network.parameters()]
+    network.requires_grad_(False)
+    try:
+        first, first_labels = images[-SCREENED:], labels[-SCREENED:]
+        starts = [Colour.none(), *([] if known is None else [known]), *_alike(images, reference, generator)]
+        losses = [_loss(network, start, first, first_labels) for start in starts]
+        best = starts[losses.index(min(losses))]
+        matrix, shift = nn.Parameter(best.matrix.clone()), nn.Parameter(best.shift.clone())
+        optimiser = torch.optim.Adam([matrix, shift], lr=RATE)
+        for step in range(STEPS):
+            on_step()
+            optimiser.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+            index = torch.randint(len(labels), (min(BATCH, len(labels)),), generator=generator)
+            loss = functional.cross_entropy(network(Colour(matrix, shift)(images[index])), labels[index])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        fitted = Colour(matrix.detach(), shift.detach())
+    finally:
+        for parameter, trained in zip(network.parameters(), was, strict=True):
+            parameter.requires_grad_(trained)
+    return fitted, losses[0] - _loss(network, fitted, first, first_labels)
+
+
+def _alike(images: torch.Tensor, reference: torch.Tensor, generator: torch.Generator) -> list[Colour]:
+    """Changes of colour to the reference's mean and covariance."""
+    (mean, root), (wanted, onto) = _moments(images), _moments(reference)
+    from_white = torch.linalg.inv(root)
+    turns = [torch.eye(3), -torch.eye(3)]
+    turns += [torch.linalg.qr(torch.randn(3, 3, generator=generator))[0] for _ in range(TURNS)]
+    return [Colour(matrix := onto @ turn @ from_white, wanted - matrix @ mean) for turn in turns]
+
+
+def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (3,) of the colours and the symmetric root of their covariance (3, 3)."""
+    pixels = images.permute(1, 0, 2, 3).reshape(3, -1)
+    covariance = torch.cov(pixels) + 1e-4 * torch.eye(3)
+    values, vectors = torch.linalg.eigh(covariance)
+    return pixels.mean(dim=1), vectors @ torch.diag(values.clamp(min=1e-4).sqrt()) @ vectors.T
+
+
+@torch.no_grad()
+def _loss(network: nn.Module, colour: Colour, images: torch.Tensor, labels: torch.Tensor) -> float:
+    return float(functional.cross_entropy(network(colour(images)), labels))

@@ -1,0 +1,104 @@
+"""DER++: replay that holds on to what the model once answered, not only to what would have been right.
+
+Buzzega et al. 2020, Dark Experience for General Continual Learning: a Strong, Simple Baseline (NeurIPS): beside the
+loss of the newest images, the logits that were stored with replayed ones are matched (weight `ALPHA`) and, of others,
+the labels (weight `BETA`). As there, the memory is a plain reservoir of the stream (Vitter 1985), and the logits are
+those of the time at which an image came.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from cifarctl.data import Images
+from cifarctl.models.preprocess import normalise
+from cifarctl.online.fit import Lesson, fit, join, sample
+from cifarctl.online.strategies import Snapshot, Start, Strategy
+
+ALPHA = 0.3
+BETA = 0.5
+CAPACITY = 2000
+
+
+def begin(start: Start) -> Strategy:
+    """A model with a memory of its own answers."""
+    return _DarkExperience(start)
+
+
+class _DarkExperience:
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._model = copy.deepcopy(start.snapshot.model)
+        self._pixels = torch.zeros((CAPACITY, 3, 32, 32), dtype=torch.uint8)
+        self._labels = torch.zeros(CAPACITY, dtype=torch.int64)
+        self._logits = torch.zeros((CAPACITY, start.classes))
+        self._seen = 0
+
+    def observe(self, images: Images) -> None:
+        """See Strategy."""
+        with torch.inference_mode():
+            logits = self._model(normalise(images.pixels, self._start.mean, self._start.std)).float()
+        for pixels, label, answer in zip(images.pixels, images.labels, logits, strict=True):
+            slot = self._seen
+            if self._seen >= CAPACITY:
+                slot = int(torch.randint(self._seen + 1, (1,), generator=self._start.generator))
+            self._seen += 1
+            if slot < CAPACITY:
+                self._pixels[slot], self._labels[slot], self._logits[slot] = pixels, label, answer
+
+    def propose(self, lesson: Lesson) -> Snapshot:
+        """See Strategy."""
+        held = min(self._seen, CAPACITY)
+        memory = Images(self._pixels[:held], self._labels[:held])
+        third = max(1, lesson.batch_size // 3)
+        dark = torch.empty(0)
+
+        def draw() -> tuple[torch.Tensor, torch.Tensor]:
+            nonlocal dark
+            index = torch.randint(max(1, held), (third if held else 0,), generator=lesson.generator)
+            dark = self._logits[index]
+            batch = join(
+                memory.take(index),
+                sample(memory, third, lesson.generator),
+                sample(lesson.recent, third, lesson.generator),
+            )
+            return lesson.present(batch), batch.labels
+
+        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            first, second = len(dark), len(dark) * 2
+            new = functional.cross_entropy(logits[second:], labels[second:])
+            if not first:
+                return new
+            matched = functional.mse_loss(logits[:first], dark)
+            return new + ALPHA * matched + BETA * functional.cross_entropy(logits[first:second], labels[first:second])
+
+        self._model = fit(self._model, lesson, draw, loss)
+        return Snapshot(self._start.snapshot.architecture, self._start.snapshot.arguments, self._model)
+
+    def revise(self) -> Snapshot | None:
+        """See Strategy; a model changes by learning only."""
+        return None
+
+    def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """See Strategy."""
+        held = min(self._seen, CAPACITY)
+        memory = {"pixels": self._pixels[:held], "labels": self._labels[:held], "logits": self._logits[:held]}
+        return memory | {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}, {
+            "seen": self._seen
+        }
+
+    def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """See Strategy."""
+        self._seen = state["seen"]
+        held = len(tensors["labels"])
+        self._pixels[:held], self._labels[:held] = tensors["pixels"], tensors["labels"]
+        self._logits[:held] = tensors["logits"]
+        self._model = copy.deepcopy(self._model)
+        self._model.load_state_dict(
+            {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        )

@@ -1,0 +1,235 @@
+"""A pool of models that answer together, weighed by how well each has done of late.
+
+In it are the version that the lineage began with, which is never changed, so that nothing is forgotten; the same behind
+a change of colours (`online.colour`); a model that goes on learning from recent images beside reference images that
+look like the stream (`online.lookalike`); and those of these that did best under concepts that have passed, which take
+over again at once where one returns. Weights follow the best by Fixed Share (`online.experts`), so the pool as a whole
+loses little to whichever sequence of its members would have been best in hindsight.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cifarctl.data import Images
+from cifarctl.models.architectures.mixture import Mixture
+from cifarctl.models.preprocess import normalise
+from cifarctl.online.colour import Colour, fit_colour
+from cifarctl.online.experts import FixedShare
+from cifarctl.online.fit import Lesson, fit, join, sample
+from cifarctl.online.lookalike import Lookalike
+from cifarctl.online.strategies import Snapshot, Start, Strategy
+
+ETA = 0.2  # of Fixed Share: well below 1, so that what errs independently goes on being averaged
+ALPHA = 0.01
+KEPT = 4  # members of concepts that have passed
+SHIFTED = 0.2  # of all weight, from some members to others, after which there is a new snapshot
+UNHEARD = 0.01  # weight below which a snapshot leaves a member out
+STREAM_SHARE = 0.25  # of a batch: recent images, beside those that look like them
+RECENT = 500  # labelled images that count as recent
+COLOUR_IMAGES = 250
+REFERENCE_IMAGES = 1000  # for statistics
+HELPS = 0.1  # nats a label that a change of colours must help before it is believed
+MEMORY = 0.9965  # of class frequencies and renamings, a label: half of it is left after 200
+PRIOR_WEIGHT = 10.0  # labels of each class that are imagined beforehand
+RENAMING_WEIGHT = 20.0
+KINDS = ("plain", "prior", "renamed")
+
+
+@dataclass
+class _Member:
+    model: nn.Module
+    colour: Colour
+    heard: float = 0.0  # its weights since the last drift, summed
+    last: int = 0  # the proposal at which it was last the one heard most
+
+
+def begin(start: Start) -> Strategy:
+    """A pool around the version that the lineage begins with; of a version that is a pool, around all its members."""
+    return _Pool(start)
+
+
+class _Pool:
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._kinds = KINDS if start.follow_relabelling else KINDS[:2]
+        model, arguments = start.snapshot.model, start.snapshot.arguments
+        if isinstance(model, Mixture):
+            self._architecture, self._arguments = arguments["member"], arguments["arguments"]
+            self._members = {
+                "base" if not index else f"kept {index}": _Member(
+                    member, Colour(model.matrix[index], model.shift[index])
+                )
+                for index, member in enumerate(model.members)
+            }
+        else:
+            self._architecture, self._arguments = start.snapshot.architecture, arguments
+            self._members = {"base": _Member(model, Colour.none())}
+        self._shown: dict[str, float] = {}  # how loud each member is in the last snapshot
+        self._weights = FixedShare(self._experts(), ETA, ALPHA)
+        self._labels = torch.zeros(start.classes)
+        self._renamed = torch.zeros((start.classes, start.classes))
+        self._proposals, self._taken = 0, len(self._members) - 1
+
+    def observe(self, images: Images) -> None:
+        """See Strategy."""
+        pool = self._mixture(list(self._members))
+        with torch.inference_mode():
+            opinions = pool.opinions(normalise(images.pixels, self._start.mean, self._start.std))
+        names = list(self._members)
+        for place, label in enumerate(images.labels.tolist()):
+            given = opinions[:, :, place, label].tolist()
+            self._weights.update(
+                {
+                    f"{kind} {name}": given[row][column]
+                    for row, kind in enumerate(self._kinds)
+                    for column, name in enumerate(names)
+                }
+            )
+            weights = self._weights.vector([f"plain {name}" for name in names])
+            answer = (weights[:, None] * opinions[0, :, place]).sum(dim=0) / weights.sum()
+            self._labels *= MEMORY
+            self._labels[label] += 1
+            self._renamed *= MEMORY
+            self._renamed[:, label] += answer
+            for name, member in self._members.items():
+                member.heard += self._heard(name)
+
+    def propose(self, lesson: Lesson) -> Snapshot:
+        """See Strategy."""
+        self._proposals += 1
+        if lesson.drifted:
+            self._keep()
+        reference = normalise(
+            sample(lesson.reference, REFERENCE_IMAGES, lesson.generator).pixels, lesson.mean, lesson.std
+        )
+        colour = self._learn_colour(lesson, reference)
+        window = normalise(lesson.arrived, lesson.mean, lesson.std)
+        alike = Lookalike(reference, window, colour) if len(window) else None
+        recent = Images(lesson.recent.pixels[-RECENT:], lesson.recent.labels[-RECENT:])
+        real = int(lesson.batch_size * STREAM_SHARE) if len(recent) else 0
+
+        def draw() -> tuple[torch.Tensor, torch.Tensor]:
+            old = sample(lesson.reference, lesson.batch_size - real, lesson.generator)
+            new = sample(recent, real, lesson.generator)
+            shown = lesson.present(old)
+            if alike is not None:
+                shown = alike(shown, lesson.generator)
+            images = torch.cat([shown, lesson.present(new)]) if len(new) else shown
+            return images.contiguous(memory_format=torch.channels_last), join(old, new).labels
+
+        before = self._members.get("alike", self._members["base"]).model
+        self._put("alike", fit(before, lesson, draw), Colour.none())
+        return self._snapshot()
+
+    def revise(self) -> Snapshot | None:
+        """See Strategy: the pool as it is, once its members are heard otherwise than in the last snapshot."""
+        now = {name: self._heard(name) for name in self._members}
+        shifted = sum(abs(share - self._shown.get(name, 0.0)) for name, share in now.items()) / 2
+        return self._snapshot() if self._shown and shifted > SHIFTED else None
+
+    def _snapshot(self) -> Snapshot:
+        self._shown = {name: self._heard(name) for name in self._members}
+        self._members[max(self._shown, key=self._shown.__getitem__)].last = self._proposals
+        heard = [name for name, share in self._shown.items() if name == "base" or share >= UNHEARD]
+        arguments = {
+            "member": self._architecture,
+            "arguments": self._arguments,
+            "members": len(heard),
+            "classes": self._start.classes,
+        }
+        return Snapshot("mixture", arguments, self._mixture(heard))
+
+    def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """See Strategy."""
+        tensors = {"labels": self._labels, "renamed": self._renamed}
+        for name, member in self._members.items():
+            tensors |= {f"{name}/{key}": tensor for key, tensor in member.model.state_dict().items()}
+            tensors |= {f"{name}//matrix": member.colour.matrix, f"{name}//shift": member.colour.shift}
+        return tensors, {
+            "members": {name: [member.heard, member.last] for name, member in self._members.items()},
+            "weights": self._weights.weights,
+            "shown": self._shown,
+            "proposals": self._proposals,
+            "taken": self._taken,
+        }
+
+    def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """See Strategy."""
+        base = self._members["base"].model
+        self._labels, self._renamed = tensors["labels"].clone(), tensors["renamed"].clone()
+        self._members = {}
+        for name, (heard, last) in state["members"].items():
+            model = copy.deepcopy(base)
+            model.load_state_dict({key: tensors[f"{name}/{key}"] for key in model.state_dict()})
+            colour = Colour(tensors[f"{name}//matrix"].clone(), tensors[f"{name}//shift"].clone())
+            self._members[name] = _Member(model, colour, heard, last)
+        self._weights.weights, self._shown = dict(state["weights"]), dict(state["shown"])
+        self._proposals, self._taken = state["proposals"], state["taken"]
+
+    def _learn_colour(self, lesson: Lesson, reference: torch.Tensor) -> Colour | None:
+        """Fit the change of colours to recent labelled images; None where it does not help."""
+        recent = lesson.recent
+        if not len(recent):
+            return None
+        images = normalise(recent.pixels[-COLOUR_IMAGES:], lesson.mean, lesson.std)
+        known = self._members["colour"].colour if "colour" in self._members else None
+        base = self._members["base"]
+        colour, gain = fit_colour(
+            base.model, images, recent.labels[-COLOUR_IMAGES:], reference, known, lesson.generator, lesson.on_step
+        )
+        self._put("colour", base.model, colour)
+        return colour if gain > HELPS else None
+
+    def _keep(self) -> None:
+        """Put away what did best under the concept that has just passed, unless it is put away already."""
+        best = max(self._members, key=lambda name: self._members[name].heard)
+        if best in ("colour", "alike"):
+            while len(kept := [name for name in self._members if name.startswith("kept")]) >= KEPT:
+                self._drop(min(kept, key=lambda name: self._members[name].last))
+            self._taken += 1
+            member = self._members[best]
+            self._put(f"kept {self._taken}", member.model, member.colour)
+        for member in self._members.values():
+            member.heard = 0.0
+
+    def _put(self, name: str, model: nn.Module, colour: Colour) -> None:
+        if name in self._members:
+            self._members[name].model, self._members[name].colour = model, colour
+            return
+        self._members[name] = _Member(model, colour, last=self._proposals)
+        for kind in self._kinds:
+            self._weights.add(f"{kind} {name}")
+
+    def _drop(self, name: str) -> None:
+        del self._members[name]
+        for kind in self._kinds:
+            self._weights.remove(f"{kind} {name}")
+
+    def _experts(self) -> list[str]:
+        return [f"{kind} {name}" for kind in self._kinds for name in self._members]
+
+    def _heard(self, name: str) -> float:
+        return sum(self._weights.weights[f"{kind} {name}"] for kind in self._kinds)
+
+    def _mixture(self, names: list[str]) -> Mixture:
+        """The pool, or a part of it, as a network; its models are shared, as nobody changes them."""
+        pool = Mixture([self._members[name].model for name in names], self._start.classes)
+        pool.weights.zero_()
+        for row, kind in enumerate(self._kinds):
+            pool.weights[row] = self._weights.vector([f"{kind} {name}" for name in names])
+        pool.weights /= pool.weights.sum()
+        for index, name in enumerate(names):
+            pool.matrix[index], pool.shift[index] = self._members[name].colour.matrix, self._members[name].colour.shift
+        imagined = torch.full_like(self._labels, PRIOR_WEIGHT)
+        pool.prior.copy_(self._labels + imagined)
+        pool.prior *= len(pool.prior) / pool.prior.sum()
+        renamed = self._renamed + RENAMING_WEIGHT * torch.eye(len(self._labels))
+        pool.renaming.copy_(renamed / renamed.sum(dim=1, keepdim=True))
+        return pool.eval()
