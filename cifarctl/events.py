@@ -194,10 +194,11 @@ class LabelsMatched:
 
 @dataclass(frozen=True)
 class Swapped:
-    """The running predictor took another version, between two batches."""
+    """The running predictor took another version, between two batches; `model` names its architecture."""
 
     old: int
     new: int
+    model: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

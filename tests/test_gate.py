@@ -200,7 +200,7 @@ def test_a_challenger_that_is_not_surely_better_is_not_promoted(gained: int, los
 def test_nothing_to_compare_on_promotes_nothing() -> None:
     decision = decide(Pairs(), SOUND, alpha=ALPHA)
     assert not decision.promote
-    assert decision.reasons[0] == "none against none of 0 images (gains 0, loses 0), evidence 1.0 of 16.4"
+    assert decision.reasons[0] == "no images yet that both have predicted, evidence 1.0 of 16.4"
 
 
 def test_the_reason_that_decided_comes_first() -> None:
@@ -233,7 +233,7 @@ def test_a_changed_snapshot_is_held_back_by_a_fall_or_the_guard_only(
 @pytest.mark.parametrize(
     ("held_out", "guard", "promote", "first"),
     [
-        (Pairs(), SOUND, True, "none against none of 0 images (gains 0, loses 0) held out"),
+        (Pairs(), SOUND, True, "no images held out yet"),
         (Pairs(10, 5, 5, 10), SOUND, True, "50.0% against 50.0% of 30 images (gains 5, loses 5) held out"),
         (Pairs(10, 5, 8, 7), SOUND, True, "50.0% against 60.0% of 30 images (gains 5, loses 8) held out"),
         (Pairs(10, 0, 20, 0), SOUND, False, "33.3% against 100.0% of 30 images (gains 0, loses 20) held out"),

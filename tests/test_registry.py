@@ -540,6 +540,21 @@ def test_gc_keeps_what_aliases_name_or_named_of_late(tmp_path: Path) -> None:
     assert rollback(registry).version == 3
 
 
+def test_gc_of_a_learner_keeps_what_it_began_with_and_what_others_have_made(tmp_path: Path) -> None:
+    """Its snapshots follow each other by the hundred: to have been named of late keeps none of them."""
+    registry = open_registry(tmp_path, Clock(), keep=2, keep_hours=24)
+    publish(registry, 2)  # somebody's, never promoted
+    (base,) = publish(registry)
+    promote(registry, base)
+    for _ in range(5):
+        snapshot = registry.publish(draft(origin="learner", metrics={"base": float(base)}), b"weights").version
+        promote(registry, snapshot)
+    assert [removed.version for removed in registry.gc(of="learner")] == [5, 6]  # 4 was what began it
+    assert registry.numbers() == [1, 2, base, 4, 7, 8]
+    assert rollback(registry).version == 7
+    assert [removed.version for removed in registry.gc(dry_run=True)] == [1, 2]
+
+
 def test_rollback_steps_over_versions_that_are_gone(tmp_path: Path) -> None:
     clock = Clock()
     registry = open_registry(tmp_path, clock, keep=1, keep_hours=0)

@@ -492,6 +492,7 @@ class Lineage:
     def lesson(self, recent: Images, *, drifted: bool = False) -> Lesson:
         return Lesson(
             recent=recent,
+            new=recent,
             reservoir=OLD.take(torch.arange(40)),
             reference=OLD,
             arrived=recent.pixels,
@@ -743,8 +744,8 @@ def test_what_has_been_put_away_takes_over_again_where_its_concept_returns() -> 
 
 def test_never_more_than_four_are_kept() -> None:
     lineage, most = begin("mixture", blank()), 0
-    for number in range(8):
-        snapshot = concept(lineage, number, drifted=number > 0)
+    for number in range(16):
+        snapshot = concept(lineage, number % CLASSES, drifted=number > 0)
         most = max(most, len(kept(lineage)))
         assert snapshot.arguments["members"] <= KEPT + 3
     assert most == KEPT == 4

@@ -158,6 +158,7 @@ class Ungated(_Contestant):
         settings, normalisation = self._settings, self._normalisation
         lesson = Lesson(
             recent=self._buffer.recent.newest(JUDGED),
+            new=self._buffer.recent.newest(settings.update_every),
             reservoir=self._buffer.reservoir.images(),
             reference=self._reference,
             arrived=self._arrived.newest(ARRIVED).pixels,

@@ -127,12 +127,14 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
         examples.save()
         first = results[0]
         won = next((result for result in results if result.outcome == "promoted"), results[-1])
-        promoted = won.outcome == "promoted"
+        promoted = learner.champion != first.champion["version"]
         yield replace(
-            won,
+            won if promoted else results[-1],
+            outcome="promoted" if promoted else "rejected",
             examples=held.count,
-            champion=won.champion | {"version": first.champion["version"]},
-            challenger=won.challenger | {"version": learner.champion if promoted else None},
+            champion=(won if promoted else results[-1]).champion | {"version": first.champion["version"]},
+            challenger=(won if promoted else results[-1]).challenger
+            | {"version": learner.champion if promoted else None},
             seconds=time.perf_counter() - began,
         )
 
@@ -333,6 +335,11 @@ class Examples:
 
     def read(self) -> Iterator[events.LearnEvent]:
         """Show the learner the next labelled images, and those that have met their label now."""
+        lag, enough = self.source.lag(), self._settings.online.update_every
+        if lag is not None and not enough < lag <= 2 * enough:  # in between it stays as it was
+            if lag > enough and not self.learner.behind:
+                yield events.Notice(f"{lag:,} messages have not been learned from: updates are made less often")
+            self.learner.behind = lag > enough
         records = self.source.read(READ, WAIT)
         for record in records:
             self._positions[record.topic, record.partition] = record.offset + 1

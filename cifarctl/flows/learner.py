@@ -28,7 +28,7 @@ from cifarctl.online.buffer import ReplayBuffer, Ring
 from cifarctl.online.drift import MEMORY, Detection, ErrorMonitor
 from cifarctl.online.fit import Lesson
 from cifarctl.online.gate import Decision, Guard, Pairs, decide, follow, spend
-from cifarctl.online.inputs import InputDrift, InputMonitor
+from cifarctl.online.inputs import WINDOW, InputDrift, InputMonitor
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
 from cifarctl.registry import Alias, Registry, checkpoint
@@ -38,6 +38,10 @@ from cifarctl.settings import OnlineSettings
 
 RECENT_OUTCOMES = 500  # labelled images over which the prequential accuracy is told
 JUDGED = 500  # recent images by which it is judged whether inputs or class frequencies have moved
+BEHIND = 4  # times as many labelled images between two updates where the learner does not keep up
+WATCH_SHARE = 0.1  # of `online.gate_alpha`: to go back for no reason costs what has been learned
+STARVED = 0.01  # evidence below which a trial begins anew, rather than make up for what a lineage once was
+TIDY_EVERY = 10  # versions after which those that a learner has made and nobody needs are removed
 HELD_OUT = 25  # newest held-out images that a snapshot must not fall on: more of them may be of an older concept
 ARRIVED = 250  # newest images, labelled or not, that a lesson shows
 GRID = 25  # labelled images between two looks at what is due, however they come in
@@ -70,15 +74,9 @@ class _Watch:
 
     previous: int
     judged: _Judged
-    error: float  # that all windows together may spend
-    windows: int = 1
+    alpha: float  # that one window may spend
     on: bool = True
     pairs: Pairs = field(default_factory=Pairs)
-
-    @property
-    def alpha(self) -> float:
-        """The error that the present window may spend."""
-        return spend(self.error, self.windows)
 
 
 class Learner:
@@ -106,6 +104,7 @@ class Learner:
         self._generation: int  # of the one that made the champion, which is older while decisions are made again
         self._began: int  # the version that the lineage began with
         self._judged: _Judged  # the champion
+        self._base_version: int
         self._base: _Judged  # the version that no learner has made, from which all the learner's come
         self._lineage: Strategy
         self._following: bool  # whether the champion is of the lineage
@@ -124,18 +123,21 @@ class Learner:
         self._outcomes: deque[bool] = deque(maxlen=RECENT_OUTCOMES)
         self._arrived = Ring(ARRIVED)
         self._arrived_since_drift = 0
+        self._taught = 0  # images that lessons have shown as new
         self._updated_at = 0  # labelled images seen when the last update began
         self._drift_at: int | None = None  # labelled images seen when the present concept began
         self._drift_pending = self._drifted = False
         self._quick_updates = 0
         self._clock_updated = clock()
         self.updates = 0  # made by this process
+        self.behind = False  # more comes than can be learned from: updates are made less often
         self._trials = 0  # that have begun, each of which has spent its part of the error allowed
         self._watch: _Watch | None = None
         self._challenger: _Judged | None = None
         self._snapshot: Snapshot | None = None  # of the challenger
         self._redo: list[tuple[int, Move]] = []  # labelled images seen, and what was decided then before a crash
         self._labels_at: deque[int] = deque(maxlen=MEMORY)  # images seen when each of the newest labels came
+        self._refused = 0  # generation of an alias move that could not be followed
         self._precision: Precision | None = None  # measured with the first update
 
     @property
@@ -244,7 +246,7 @@ class Learner:
         if fresh >= self._every:
             return f"{fresh} labelled images"
         waited = self._clock() - self._clock_updated
-        if fresh >= settings.min_examples and waited >= settings.update_interval:
+        if fresh >= FEWEST_AFTER_DRIFT and waited >= settings.update_interval:
             return f"{waited:.0f} s"
         return None
 
@@ -259,6 +261,7 @@ class Learner:
         snapshot = self._lineage.propose(lesson)
         # Only now: an update that is interrupted while it trains is due again.
         self._updated_at, self._clock_updated = self.buffer.labelled, self._clock()
+        self._taught = self.buffer.recent.added
         self.updates += 1
         self._drift_pending = self._drifted = False
         self._quick_updates = max(0, self._quick_updates - 1)
@@ -293,11 +296,12 @@ class Learner:
             if loaded.manifest.classes != self.classes:
                 raise IntegrityError(f"version {alias.version} has other classes")
         except RegistryError as error:
-            self._alias_generation = alias.generation
-            yield events.Notice(f"the learner stays with version {old}: {error}")
+            if self._refused != alias.generation:
+                self._refused = alias.generation
+                yield events.Notice(f"the learner stays with version {old} and promotes nothing: {error}")
             return
         if alias.version == old:
-            self._alias_generation = alias.generation
+            self._alias_generation = self._generation = alias.generation
             return
         self._start_from(alias, loaded)
         yield events.ChampionChanged(old, alias.version)
@@ -333,16 +337,15 @@ class Learner:
         champion = _correct(self._judged.predictor, images)
         on_trial = self._challenger is not None and not self._following
         challenger = _correct(self._challenger.predictor, images) if self._challenger and on_trial else champion
-        watch = self._watching
-        before = champion if watch is None else _correct(watch.judged.predictor, images)
+        before = champion if self._watch is None else _correct(self._watch.judged.predictor, images)
         self._lineage.observe(images)
         for place, (image_id, pixels, label) in enumerate(zip(ids, images.pixels, images.labels.tolist(), strict=True)):
             one = slice(place, place + 1)
             ahead = 0 if late else len(ids) - place - 1  # images of these that have been seen, but not yet looked at
             if on_trial:
                 self._pairs += Pairs.of(champion[one], challenger[one])
-            if watch is not None:
-                watch.pairs += Pairs.of(champion[one], before[one])
+            if self._watching is not None:
+                self._watching.pairs += Pairs.of(champion[one], before[one])
             self.buffer.add(image_id, pixels, label)
             self._labels_at.append(self._arrived.added - ahead)
             self._outcomes.append(bool(champion[place]))
@@ -363,6 +366,8 @@ class Learner:
         elif watch is not None and len(watch.pairs) >= self.settings.watch:
             watch.on = False
         self._give_up_redoing()
+        if not self._following and self._pairs.evidence < STARVED:
+            self._begin_trial()
         revised = self._lineage.revise()
         if revised is not None and not self._sound(revised):
             revised = None
@@ -373,6 +378,10 @@ class Learner:
         decision, pairs, guard = self._decide(self._challenger)
         if decision.promote:
             yield self._settle(decision, pairs, guard, self.fresh, 0.0)
+        elif not self._following and len(self._pairs) >= WINDOW:
+            # Unsound, and by now a drift of the inputs would have been noticed: what was won is no credit for later.
+            yield self._settle(decision, pairs, guard, self.fresh, 0.0)
+            self._begin_trial()
 
     def _give_up_redoing(self) -> None:
         """Leave decisions that are not made again as before the crash to `follow_alias`."""
@@ -425,7 +434,12 @@ class Learner:
         """Open another window of a watch that has ended."""
         watch = self._watch
         if watch is not None and not watch.on:
-            watch.windows, watch.pairs, watch.on = watch.windows + 1, Pairs(), True
+            watch.pairs, watch.on = Pairs(), True
+
+    @property
+    def _watch_alpha(self) -> float:
+        """The error of each window of a watch: the same for all, so that no lineage is ever beyond recall."""
+        return self.settings.gate_alpha * WATCH_SHARE
 
     @property
     def _alpha(self) -> float:
@@ -515,6 +529,9 @@ class Learner:
             version, self._generation = move.to_version, move.generation
         else:
             assert self._snapshot is not None
+            alias = self.registry.alias(self.alias)
+            if alias is None or alias.generation != self._alias_generation:  # before there is a version for nothing
+                raise AliasConflict(f"somebody else has moved the alias {self.alias}")
             version = publish_like(
                 self.registry,
                 self._snapshot.model,
@@ -526,6 +543,7 @@ class Learner:
                     "validation_accuracy": guard.challenger,
                     "stream_accuracy": pairs.challenger,
                     "labelled": float(at),
+                    "base": float(self._base_version),
                 },
                 parent=self.champion,
                 origin="learner",
@@ -538,12 +556,14 @@ class Learner:
                 expected_generation=self._alias_generation,
             ).generation
             self._generation = self._alias_generation
+            if version % TIDY_EVERY == 0:  # there are so many snapshots that nobody else could
+                self.registry.gc(of="learner")
         self._champion = load(self.registry, version)
         self._judged = self._measured(self._champion.predictor())
         if not self._following:
             self._following = True
             self._monitor.reset()
-            self._watch = _Watch(*previous, self.settings.gate_alpha) if self.settings.watch else None
+            self._watch = _Watch(*previous, self._watch_alpha) if self.settings.watch else None
         else:
             self._watch_on()
         return version
@@ -579,6 +599,7 @@ class Learner:
         self._judged = self._measured(predictor)
         self._base = self._judged
         base = self._first(champion)
+        self._base_version = base.manifest.version
         if base is not champion:
             predictor = base.predictor()
             self._base = self._measured(predictor)
@@ -591,11 +612,9 @@ class Learner:
 
     def _first(self, version: LoadedModel) -> LoadedModel:
         """The version that all this began with: what a learner has learned since is no measure of a learner."""
-        manifest = version.manifest
+        base = version.manifest.metrics.get("base")
         try:
-            while manifest.origin == "learner" and manifest.parent is not None:
-                manifest = self.registry.manifest(manifest.parent)
-            return version if manifest is version.manifest else load(self.registry, manifest.version)
+            return version if base is None else load(self.registry, int(base))
         except RegistryError:  # no longer there
             return version
 
@@ -635,6 +654,8 @@ class Learner:
             "began": self._began,
             "labels_at": list(self._labels_at),
             "updated_at": self._updated_at,
+            "taught": self._taught,
+            "precision": self._precision,
             "arrived": [self._arrived.added, self._arrived_since_drift, self._moved],
             "drift_at": self._drift_at,
             "drift_pending": self._drift_pending,
@@ -646,7 +667,7 @@ class Learner:
             "trials": self._trials,
             "pairs": astuple(self._pairs),
             "following": self._following,
-            "watch": watch and [watch.previous, watch.windows, watch.on, astuple(watch.pairs)],
+            "watch": watch and [watch.previous, watch.on, astuple(watch.pairs)],
             "lineage": lineage,
         }
         checkpoint.save(self.folder / CHECKPOINT, tensors, {"of": self._identity(), "buffer": state, "learner": own})
@@ -665,7 +686,7 @@ class Learner:
 
     def _kind(self) -> list[Any]:
         """What makes lineages of different kinds, none of which can take over another's state."""
-        return [self.settings.strategy, self.settings.follow_relabelling]
+        return [self.alias, self.settings.strategy, self.settings.follow_relabelling]
 
     def _restore(self, alias: Alias) -> None:
         found = checkpoint.load(self.folder / CHECKPOINT)
@@ -675,6 +696,7 @@ class Learner:
         own: dict[str, Any] = state["learner"]
         self.buffer.load(tensors, state["buffer"])
         self._updated_at, self._drift_at = own["updated_at"], own["drift_at"]
+        self._taught, self._precision = own["taught"], own["precision"]
         self._drift_pending, self._drifted = own["drift_pending"], own["drifted"]
         self._quick_updates, self._rate.value = own["quick_updates"], own["rate"]
         self._outcomes.extend(own["outcomes"])
@@ -688,15 +710,26 @@ class Learner:
         if redo is None or own["strategy"] != self._kind():  # another version: its lineage has just begun
             self._begin_trial()
         else:
-            self._resume(own, tensors, alias, redo)
+            try:
+                began, champion = load(self.registry, own["began"]), load(self.registry, own["champion"])
+            except RegistryError:  # no longer there: likewise
+                self._begin_trial()
+            else:
+                self._resume(own, tensors, alias, redo, began, champion)
         self._generator.set_state(tensors["generator"])  # last, as to begin a lineage may have drawn from it
 
     def _resume(
-        self, own: dict[str, Any], tensors: Mapping[str, torch.Tensor], alias: Alias, redo: list[tuple[int, Move]]
+        self,
+        own: dict[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        alias: Alias,
+        redo: list[tuple[int, Move]],
+        began: LoadedModel,
+        champion: LoadedModel,
     ) -> None:
         """Go on with the lineage of the checkpoint, and with the version that was the champion then."""
-        self._start_from(alias, load(self.registry, own["began"]))
-        self._champion = load(self.registry, own["champion"])
+        self._start_from(alias, began)
+        self._champion = champion
         self._judged = self._measured(self._champion.predictor())
         self._generation = own["generation"]
         self._trials, self._redo = own["trials"], redo
@@ -709,11 +742,11 @@ class Learner:
             self._challenger = self._measured(Predictor(model, *self._normalisation))
         self._pairs, self._following = Pairs(*own["pairs"]), own["following"]
         if own["watch"] is not None:
-            previous, windows, on, pairs = own["watch"]
+            previous, on, pairs = own["watch"]
             with suppress(RegistryError):  # no longer there: nothing to go back to
                 predictor = load(self.registry, previous).predictor()
                 judged = self._measured(predictor)
-                self._watch = _Watch(previous, judged, self.settings.gate_alpha, windows, on, Pairs(*pairs))
+                self._watch = _Watch(previous, judged, self._watch_alpha, on, Pairs(*pairs))
 
     def _decided_since(self, generation: int) -> list[tuple[int, Move]] | None:
         """Promotions by a learner after that move of the alias; None where anything else has moved it."""
@@ -748,8 +781,8 @@ class Learner:
 
     @property
     def _every(self) -> int:
-        """Labelled images between two updates: fewer after a drift, more in long calm."""
-        every = self.settings.update_every
+        """Labelled images between two updates: fewer after a drift, more in long calm or when it falls behind."""
+        every = self.settings.update_every * (BEHIND if self.behind else 1)
         if self._quick_updates:
             return max(1, every // 2)
         return every * 2 if self._since_drift() > CALM_AFTER else every
@@ -775,6 +808,7 @@ class Learner:
         )
         return Lesson(
             recent=self._newest(settings.buffer_size),
+            new=self.buffer.recent.newest(self.buffer.recent.added - self._taught),
             reservoir=self.buffer.reservoir.images(),
             reference=self._reference,
             arrived=self._arrived.newest(self._arrived_since_drift).pixels,

@@ -135,7 +135,7 @@ def _loop(
                     yield found
                 elif found.version != current.version:
                     yield from _notices(found)
-                    yield events.Swapped(current.version, found.version)
+                    yield events.Swapped(current.version, found.version, found.loaded.manifest.model)
                     current, answers.model = found, _model(found)
 
             room = options.batch_size if max_messages is None else max_messages - handled - answers.open

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,6 @@ STEPS = 25
 RATE = 0.05
 BATCH = 64
 SCREENED = 96  # images on which starting points are tried
-TURNS = 6  # random ones among these
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,15 @@ def fit_colour(
 ) -> tuple[Colour, float]:
     """The change of colours with which `network` does best on labelled images, and by how many nats a label it helps.
 
-    Starts from the best of: none at all, what is `known`, and changes that give the stream's colours the mean and
-    covariance that the `reference` images (M, 3, H, W) have. Those are determined up to a rotation only: its two
-    extremes, none and point reflection, and random ones are tried. The network is left as it is, all images are
-    normalised.
+    Starts from the best of: none at all, what is `known`, and the changes that give the stream's colours the mean and
+    covariance that the `reference` images (M, 3, H, W) have, which principal axes tell but for the sign of each: all
+    eight. The network is left as it is, all images are normalised.
     """
     was = [parameter.requires_grad for parameter in network.parameters()]
     network.requires_grad_(False)
     try:
         first, first_labels = images[-SCREENED:], labels[-SCREENED:]
-        starts = [Colour.none(), *([] if known is None else [known]), *_alike(images, reference, generator)]
+        starts = [Colour.none(), *([] if known is None else [known]), *_alike(images, reference)]
         losses = [_loss(network, start, first, first_labels) for start in starts]
         best = starts[losses.index(min(losses))]
         matrix, shift = nn.Parameter(best.matrix.clone()), nn.Parameter(best.shift.clone())
@@ -80,21 +79,21 @@ def fit_colour(
     return fitted, losses[0] - _loss(network, fitted, first, first_labels)
 
 
-def _alike(images: torch.Tensor, reference: torch.Tensor, generator: torch.Generator) -> list[Colour]:
-    """Changes of colour to the reference's mean and covariance."""
-    (mean, root), (wanted, onto) = _moments(images), _moments(reference)
-    from_white = torch.linalg.inv(root)
-    turns = [torch.eye(3), -torch.eye(3)]
-    turns += [torch.linalg.qr(torch.randn(3, 3, generator=generator))[0] for _ in range(TURNS)]
-    return [Colour(matrix := onto @ turn @ from_white, wanted - matrix @ mean) for turn in turns]
+def _alike(images: torch.Tensor, reference: torch.Tensor) -> list[Colour]:
+    """Changes of colour to the reference's mean and covariance: its principal axes for theirs, either way round."""
+    (mean, spread, axes), (wanted, onto, theirs) = _moments(images), _moments(reference)
+    found = []
+    for signs in itertools.product((1.0, -1.0), repeat=3):
+        matrix = theirs @ torch.diag(torch.tensor(signs) * onto / spread) @ axes.T
+        found.append(Colour(matrix, wanted - matrix @ mean))
+    return found
 
 
-def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (3,) of the colours and the symmetric root of their covariance (3, 3)."""
+def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean (3,) of the colours, their deviations (3,) along their principal axes, and these as columns (3, 3)."""
     pixels = images.permute(1, 0, 2, 3).reshape(3, -1)
-    covariance = torch.cov(pixels) + 1e-4 * torch.eye(3)
-    values, vectors = torch.linalg.eigh(covariance)
-    return pixels.mean(dim=1), vectors @ torch.diag(values.clamp(min=1e-4).sqrt()) @ vectors.T
+    values, vectors = torch.linalg.eigh(torch.cov(pixels))
+    return pixels.mean(dim=1), values.clamp(min=1e-4).sqrt(), vectors
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from river import drift
 from river.base import DriftDetector
 
 MEMORY = 1000  # outcomes among which the beginning of a drift is looked for
+LONGEST = 50_000  # outcomes after which a detector begins anew
 FEWEST = 10  # outcomes on either side of it
 
 Name = Literal["adwin", "page-hinkley", "kswin"]
@@ -47,6 +48,8 @@ class ErrorMonitor:
         self._count += 1
         self._errors.append(wrong)
         self._all.append(wrong)
+        if len(self._all) > LONGEST:  # in so long a calm little is lost by it, and a checkpoint must not grow for ever
+            self.reset()
         self._detector.update(float(wrong))
         if not self._detector.drift_detected:
             return None

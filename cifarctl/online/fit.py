@@ -19,13 +19,14 @@ from cifarctl.models.preprocess import Channels, normalise
 class Lesson:
     """Everything that an update may read; the validation and held-out images are not among it.
 
-    `recent` is what has arrived since the last drift (at most the window), oldest first; `reservoir` the sample
-    of the stream before; `reference` a sample of the images that the first model was trained on; `arrived`
-    (N, 3, 32, 32) uint8 the newest images since the last drift, labelled or not. `drifted`: it is the first lesson
-    since a drift.
+    `recent` is what has arrived since the last drift (at most the window), oldest first; `new` what has arrived since
+    the last lesson; `reservoir` the sample of the stream before; `reference` a sample of the images that the first
+    model was trained on; `arrived` (N, 3, 32, 32) uint8 the newest images since the last drift, labelled or not.
+    `drifted`: it is the first lesson since a drift.
     """
 
     recent: Images
+    new: Images
     reservoir: Images
     reference: Images
     arrived: torch.Tensor

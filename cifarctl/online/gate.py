@@ -80,6 +80,8 @@ class Pairs:
         return math.exp(min(690.0, most + math.log(sum(math.exp(one - most) for one in grown))))
 
     def __str__(self) -> str:
+        if not len(self):
+            return "no images yet that both have predicted"
         return (
             f"{percent(self.challenger)} against {percent(self.champion)} of {len(self):,} images "
             f"(gains {self.gained}, loses {self.lost})"
@@ -158,7 +160,7 @@ def follow(held_out: Pairs, guard: Guard, *, changed: float, alpha: float) -> De
     if changed < LEAST_CHANGE:
         return Decision(False, (f"it answers {percent(changed)} of the newest images otherwise, which is too little",))
     fallen = held_out.swapped().evidence >= 1 / alpha
-    stream = f"{held_out} held out"
+    stream = f"{held_out} held out" if len(held_out) else "no images held out yet"
     told = (str(guard), stream) if not guard.holds else (stream, str(guard))
     return Decision(not fallen and guard.holds, told)
 

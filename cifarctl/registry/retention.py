@@ -14,6 +14,7 @@ def kept(
     aliases: Mapping[str, Alias],
     moves: Iterable[Move],
     *,
+    bases: Mapping[int, int],
     newest: int,
     since: datetime,
 ) -> set[int]:
@@ -21,16 +22,20 @@ def kept(
 
     They are the `newest` ones, what an alias names or has named `since` (a version that an alias left after
     that time was named then), and what the next rollback of each alias would return to. `moves` are those
-    that took place.
+    that took place. `bases` names, of what a learner has made, the version that it began with: that is kept as long as
+    any of these, and where one of them has followed another, the older one is not kept for having been named of late.
     """
     keep = set(sorted(numbers)[-newest:]) | {alias.version for alias in aliases.values()}
     by_alias: dict[str, list[Move]] = {name: [] for name in aliases}
     for move in moves:
         by_alias.setdefault(move.alias, []).append(move)
-        if datetime.fromisoformat(move.time) >= since:
+        base = bases.get(move.to_version)
+        followed = base is not None and bases.get(move.from_version or 0) == base
+        if datetime.fromisoformat(move.time) >= since and not followed:
             keep |= {move.to_version, move.from_version or move.to_version}
     for own in by_alias.values():
         target = rollback_target(own, numbers.__contains__)
         if target is not None:
             keep.add(target)
+    keep |= {bases[version] for version in keep if version in bases}
     return keep & set(numbers)

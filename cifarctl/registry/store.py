@@ -19,7 +19,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -317,15 +317,16 @@ class Registry:
         earlier = dict.fromkeys(reversed(stack(self.history(alias))))
         return [version for version in earlier if version in existing and current and version != current.version]
 
-    def gc(self, *, dry_run: bool = False) -> list[Removed]:
+    def gc(self, *, of: str | None = None, dry_run: bool = False) -> list[Removed]:
         """Remove leftovers of interrupted writers, and versions that nobody needs; see `retention.kept`.
 
-        A removed version leaves a tombstone, so that its number is never used again.
+        With `of` an origin, only versions of that. A removed version leaves a tombstone, so that its number is never
+        used again.
         """
         if not self.dir.exists():
             return []
         with self._lock():
-            removed = [*self._leftovers(), *self._superfluous()]
+            removed = self._superfluous(of) if of is not None else [*self._leftovers(), *self._superfluous()]
             if not dry_run:
                 for item in removed:
                     self._remove(item)
@@ -500,21 +501,28 @@ class Registry:
                         found.append(Removed(None, path, "interrupted write", size_of(path)))
         return found
 
-    def _superfluous(self) -> list[Removed]:
+    def _superfluous(self, origin: str | None = None) -> list[Removed]:
         numbers = self.numbers()
         try:
             since = self._clock() - timedelta(hours=self._settings.keep_hours)
         except OverflowError:  # so many hours that they mean for ever
             since = datetime.min.replace(tzinfo=timezone.utc)
-        keep = kept(numbers, self.aliases(), self.history(), newest=self._settings.keep, since=since)
+        origins, bases = {}, {}
+        for number in numbers:
+            with suppress(IntegrityError):  # of which nobody knows
+                manifest = self.manifest(number)
+                origins[number] = manifest.origin
+                if (base := manifest.metrics.get("base")) is not None:
+                    bases[number] = int(base)
+        keep = kept(numbers, self.aliases(), self.history(), bases=bases, newest=self._settings.keep, since=since)
         found = []
         for number in numbers:
-            if number not in keep:
+            if number not in keep and origin in {None, origins.get(number)}:
                 path = self._versions / _folder(number)
                 with os_errors(path):
                     reason = f"not among the newest {self._settings.keep}, not named by an alias of late"
                     found.append(Removed(number, path, reason, size_of(path)))
-        return found + self._unused_images(keep)
+        return found if origin is not None else found + self._unused_images(keep)
 
     def _unused_images(self, versions: set[int]) -> list[Removed]:
         """Validation images of splits that none of `versions` has."""

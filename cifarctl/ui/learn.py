@@ -84,6 +84,8 @@ def _shadow_text(shadow: events.Shadow | None) -> Text:
     if shadow is None:
         return Text("none", style="dim")
     who = "the challenger" if shadow.version is None else f"version {shadow.version}"
+    if not shadow.images:
+        return Text(f"{who}, of no images yet")
     return Text(
         f"{who} {percent(shadow.accuracy)} against {percent(shadow.served)} served, of {shadow.images:,} images; "
         f"evidence {shadow.evidence:.1f} of {shadow.wanted:.0f}"

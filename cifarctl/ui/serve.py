@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from rich.console import RenderableType
 from rich.rule import Rule
@@ -58,6 +59,8 @@ class ServeView:
             self.started, self.version = event, event.version
         elif isinstance(event, events.Swapped):
             self.version = event.new
+            if self.started is not None and event.model is not None:
+                self.started = replace(self.started, model=event.model)
         elif isinstance(event, events.StreamStatus):
             self.status = event
         elif isinstance(event, events.Assigned):

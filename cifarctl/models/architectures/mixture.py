@@ -44,7 +44,11 @@ class Mixture(nn.Module):
 
     def opinions(self, images: torch.Tensor) -> torch.Tensor:
         """The probabilities (3, members, B, classes) that are weighed."""
-        plain = torch.stack(
+        return kinds(self.plain(images), self.prior, self.renaming)
+
+    def plain(self, images: torch.Tensor) -> torch.Tensor:
+        """What the members say, (members, B, classes)."""
+        return torch.stack(
             [
                 member(functional.conv2d(images, self.matrix[index, :, :, None, None], self.shift[index]))
                 .float()
@@ -52,9 +56,12 @@ class Mixture(nn.Module):
                 for index, member in enumerate(self.members)
             ]
         )
-        shifted = plain * self.prior
-        shifted = shifted / shifted.sum(dim=2, keepdim=True)
-        return torch.stack([plain, shifted, plain @ self.renaming])
+
+
+def kinds(plain: torch.Tensor, prior: torch.Tensor, renaming: torch.Tensor) -> torch.Tensor:
+    """Probabilities (..., classes) as they are, under the class frequencies `prior`, and renamed: (3, ..., classes)."""
+    shifted = plain * prior
+    return torch.stack([plain, shifted / shifted.sum(dim=-1, keepdim=True), plain @ renaming])
 
 
 def build(*, member: str, arguments: dict[str, Any], members: int, classes: int = 10) -> Mixture:

@@ -40,19 +40,11 @@ class _DarkExperience:
         self._seen = 0
 
     def observe(self, images: Images) -> None:
-        """See Strategy."""
-        with torch.inference_mode():
-            logits = self._model(normalise(images.pixels, self._start.mean, self._start.std)).float()
-        for pixels, label, answer in zip(images.pixels, images.labels, logits, strict=True):
-            slot = self._seen
-            if self._seen >= CAPACITY:
-                slot = int(torch.randint(self._seen + 1, (1,), generator=self._start.generator))
-            self._seen += 1
-            if slot < CAPACITY:
-                self._pixels[slot], self._labels[slot], self._logits[slot] = pixels, label, answer
+        """See Strategy; the model answers as now until the next lesson, which shows what may be remembered."""
 
     def propose(self, lesson: Lesson) -> Snapshot:
         """See Strategy."""
+        self._remember(lesson)
         held = min(self._seen, CAPACITY)
         memory = Images(self._pixels[:held], self._labels[:held])
         third = max(1, lesson.batch_size // 3)
@@ -79,6 +71,17 @@ class _DarkExperience:
 
         self._model = fit(self._model, lesson, draw, loss)
         return Snapshot(self._start.snapshot.architecture, self._start.snapshot.arguments, self._model)
+
+    def _remember(self, lesson: Lesson) -> None:
+        with torch.inference_mode():
+            logits = self._model(normalise(lesson.new.pixels, lesson.mean, lesson.std)).float()
+        for pixels, label, answer in zip(lesson.new.pixels, lesson.new.labels, logits, strict=True):
+            slot = self._seen
+            if self._seen >= CAPACITY:
+                slot = int(torch.randint(self._seen + 1, (1,), generator=lesson.generator))
+            self._seen += 1
+            if slot < CAPACITY:
+                self._pixels[slot], self._labels[slot], self._logits[slot] = pixels, label, answer
 
     def revise(self) -> Snapshot | None:
         """See Strategy; a model changes by learning only."""

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from cifarctl.data import Images
-from cifarctl.models.architectures.mixture import Mixture
+from cifarctl.models.architectures.mixture import Mixture, kinds
 from cifarctl.models.preprocess import normalise
 from cifarctl.online.colour import Colour, fit_colour
 from cifarctl.online.experts import FixedShare
@@ -79,21 +79,21 @@ class _Pool:
 
     def observe(self, images: Images) -> None:
         """See Strategy."""
-        pool = self._mixture(list(self._members))
-        with torch.inference_mode():
-            opinions = pool.opinions(normalise(images.pixels, self._start.mean, self._start.std))
         names = list(self._members)
+        with torch.inference_mode():
+            said = self._mixture(names).plain(normalise(images.pixels, self._start.mean, self._start.std))
         for place, label in enumerate(images.labels.tolist()):
-            given = opinions[:, :, place, label].tolist()
+            plain = said[:, place]  # (members, classes)
+            given = kinds(plain, self._prior(), self._renaming())[:, :, label].tolist()
             self._weights.update(
                 {
-                    f"{kind} {name}": given[row][column]
-                    for row, kind in enumerate(self._kinds)
-                    for column, name in enumerate(names)
+                    f"{kind} {name}": probability
+                    for kind, row in zip(self._kinds, given, strict=False)
+                    for name, probability in zip(names, row, strict=True)
                 }
             )
             weights = self._weights.vector([f"plain {name}" for name in names])
-            answer = (weights[:, None] * opinions[0, :, place]).sum(dim=0) / weights.sum()
+            answer = (weights[:, None] * plain).sum(dim=0) / weights.sum()
             self._labels *= MEMORY
             self._labels[label] += 1
             self._renamed *= MEMORY
@@ -227,9 +227,16 @@ class _Pool:
         pool.weights /= pool.weights.sum()
         for index, name in enumerate(names):
             pool.matrix[index], pool.shift[index] = self._members[name].colour.matrix, self._members[name].colour.shift
-        imagined = torch.full_like(self._labels, PRIOR_WEIGHT)
-        pool.prior.copy_(self._labels + imagined)
-        pool.prior *= len(pool.prior) / pool.prior.sum()
-        renamed = self._renamed + RENAMING_WEIGHT * torch.eye(len(self._labels))
-        pool.renaming.copy_(renamed / renamed.sum(dim=1, keepdim=True))
+        pool.prior.copy_(self._prior())
+        pool.renaming.copy_(self._renaming())
         return pool.eval()
+
+    def _prior(self) -> torch.Tensor:
+        """Class frequencies (classes,) as multiples of equal ones."""
+        counted = self._labels + PRIOR_WEIGHT
+        return counted * len(counted) / counted.sum()
+
+    def _renaming(self) -> torch.Tensor:
+        """Which label (columns) each class (rows) goes by, (classes, classes)."""
+        counted = self._renamed + RENAMING_WEIGHT * torch.eye(len(self._labels))
+        return counted / counted.sum(dim=1, keepdim=True)
