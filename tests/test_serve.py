@@ -371,4 +371,4 @@ def test_a_strategy_that_there_is_not_is_told_before_anything_is_served(site: Si
     """A learner that cannot start would be tried again and again."""
     ran = site.call("serve", "--online", online__strategy="magic")
     assert ran.exit_code == 2, ran.stderr
-    assert "online.strategy = magic: no such strategy; there are er-ace, finetune, replay" in ran.stderr
+    assert "online.strategy = magic: no such strategy; there are der++, er-ace, finetune, mixture, replay" in ran.stderr

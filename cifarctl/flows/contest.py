@@ -151,7 +151,7 @@ class Ungated(_Contestant):
         for image_id, pixels, label in zip(ids, images.pixels, images.labels.tolist(), strict=True):
             self._fresh += self._buffer.add(image_id, pixels, label)
         if self._fresh >= self._settings.update_every:
-            self._fresh = 0
+            self._fresh -= self._settings.update_every
             self._update()
 
     def _update(self) -> None:
