@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import astuple
 
 import numpy as np
@@ -12,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cifarctl.data import Images
+from cifarctl.data import Images, synthetic
 from cifarctl.online.drift import Detection, ErrorMonitor, Name, change_point
 from cifarctl.online.gate import BETS, LEAST_CHANGE, Guard, Pairs, amount, decide, follow, spend
-from cifarctl.online.inputs import FEWEST, InputMonitor, features
+from cifarctl.online.inputs import FEWEST, WINDOW, InputDrift, InputMonitor, features
 from cifarctl.online.rate import AdaptiveRate
 
 ALPHA = spend(0.1, 1)  # the first trial's part of what is allowed by default
@@ -505,3 +506,56 @@ def test_the_labels_do_not_matter(images: tuple[Images, Images]) -> None:
     validation, stream = images
     relabelled = Images(stream.pixels[:200], torch.zeros(200, dtype=torch.int64))
     assert not InputMonitor(validation).moved(relabelled)
+
+
+# --- inputs that move in the course of a stream
+
+PICTURES = synthetic.draw(1400, seed=5).pixels
+
+
+def moved_at(monitor: InputDrift, pixels: torch.Tensor, sizes: list[int]) -> list[tuple[int, int]]:
+    """Where in the stream movements are told, and where they are said to have begun, images coming in such parts."""
+    told, start = [], 0
+    for size in itertools.cycle(sizes):
+        if start >= len(pixels):
+            return told
+        end = min(start + size, len(pixels))
+        since = monitor.update(pixels[start:end])
+        start = end
+        if since is not None:
+            told.append((start, start - since))
+    return told
+
+
+def moving() -> torch.Tensor:
+    images = PICTURES[:700]
+    return torch.cat([images[:300], 255 - images[300:500], images[500:700]])
+
+
+def test_inputs_that_move_are_noticed_soon_and_dated() -> None:
+    first, second = moved_at(InputDrift(), moving(), [25])
+    for (told, began), change in zip((first, second), (300, 500), strict=True):
+        assert change < told <= change + WINDOW
+        assert abs(began - change) <= 10
+
+
+def test_inputs_that_stay_are_not_said_to_move() -> None:
+    assert moved_at(InputDrift(), PICTURES, [25]) == []
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5))
+@settings(max_examples=10, deadline=None)
+def test_movements_do_not_depend_on_how_images_come(sizes: list[int]) -> None:
+    """But for the image at which they are told, which is the last of its part."""
+    expected = [began for _, began in moved_at(InputDrift(), moving(), [25])]
+    assert [began for _, began in moved_at(InputDrift(), moving(), sizes)] == expected
+
+
+@given(st.integers(0, 690))
+@settings(max_examples=10, deadline=None)
+def test_a_monitor_of_movements_goes_on_from_a_dump(cut: int) -> None:
+    pixels, whole, first, second = moving(), InputDrift(), InputDrift(), InputDrift()
+    moved_at(whole, pixels[:cut], [10])
+    moved_at(first, pixels[:cut], [10])
+    second.load(first.dump())
+    assert moved_at(second, pixels[cut:], [10]) == moved_at(whole, pixels[cut:], [10])
