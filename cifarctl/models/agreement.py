@@ -12,7 +12,7 @@ import torch
 SAME = 0.995
 """Smallest share of images that must get the same class."""
 ACCURACY = 0.002
-"""Largest difference of accuracy, either way."""
+"""Largest difference of accuracy, either way; of few images, one image."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Agreement:
     @property
     def ok(self) -> bool:
         """Whether that is close enough to serve."""
-        return self.same >= SAME and abs(self.accuracy - self.reference) <= ACCURACY + 1e-9
+        allowed = max(ACCURACY, 1 / self.images) if self.images else ACCURACY
+        return self.same >= SAME and abs(self.accuracy - self.reference) <= allowed + 1e-9
 
     @classmethod
     def parse(cls, value: Mapping[str, Any] | None) -> Agreement | None:
