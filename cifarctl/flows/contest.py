@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from cifarctl import events
 from cifarctl.data import Images, Scenario, augment
-from cifarctl.flows.learner import ARRIVED, JUDGED, Learner
+from cifarctl.flows.learner import ARRIVED, JUDGED, Learner, start_of
 from cifarctl.flows.publish import publish_like
 from cifarctl.models.predictor import Predictor, autocast, choose_precision
 from cifarctl.models.preprocess import normalise
 from cifarctl.online.buffer import ReplayBuffer, Ring
 from cifarctl.online.fit import Lesson
-from cifarctl.online.strategies import Snapshot, Start, strategy
+from cifarctl.online.strategies import strategy
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.settings import OnlineSettings, RegistrySettings
@@ -118,16 +118,7 @@ class Ungated(_Contestant):
         super().__init__(name, _whenever(base.predictor()))
         manifest = base.manifest
         self._generator = torch.Generator().manual_seed(settings.seed)
-        self._lineage = strategy(name)(
-            Start(
-                Snapshot(manifest.model, manifest.arguments, copy.deepcopy(base.model)),
-                manifest.normalisation.mean,
-                manifest.normalisation.std,
-                len(manifest.classes),
-                self._generator,
-                settings.follow_relabelling,
-            )
-        )
+        self._lineage = strategy(name)(start_of(base, self._generator, settings))
         self._settings, self._reference, self._normalisation = settings, reference, manifest.normalisation
         self._buffer = ReplayBuffer(
             settings.buffer_size,
@@ -174,7 +165,7 @@ class Ungated(_Contestant):
         )
         snapshot = self._lineage.propose(lesson)
         self.updates += 1
-        self.serving = _whenever(Predictor(copy.deepcopy(snapshot.model), normalisation.mean, normalisation.std))
+        self.serving = _whenever(Predictor(snapshot.model, normalisation.mean, normalisation.std))
 
 
 class Gated(_Contestant):

@@ -128,13 +128,13 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
         first = results[0]
         won = next((result for result in results if result.outcome == "promoted"), results[-1])
         promoted = learner.champion != first.champion["version"]
+        decisive = won if promoted else results[-1]
         yield replace(
-            won if promoted else results[-1],
+            decisive,
             outcome="promoted" if promoted else "rejected",
             examples=held.count,
-            champion=(won if promoted else results[-1]).champion | {"version": first.champion["version"]},
-            challenger=(won if promoted else results[-1]).challenger
-            | {"version": learner.champion if promoted else None},
+            champion=decisive.champion | {"version": first.champion["version"]},
+            challenger=decisive.challenger | {"version": learner.champion if promoted else None},
             seconds=time.perf_counter() - began,
         )
 

@@ -337,15 +337,16 @@ class Learner:
         champion = _correct(self._judged.predictor, images)
         on_trial = self._challenger is not None and not self._following
         challenger = _correct(self._challenger.predictor, images) if self._challenger and on_trial else champion
-        before = champion if self._watch is None else _correct(self._watch.judged.predictor, images)
+        before: NDArray[np.bool_] | None = None  # of the version before: a drift may begin its watch at any image
         self._lineage.observe(images)
         for place, (image_id, pixels, label) in enumerate(zip(ids, images.pixels, images.labels.tolist(), strict=True)):
             one = slice(place, place + 1)
             ahead = 0 if late else len(ids) - place - 1  # images of these that have been seen, but not yet looked at
             if on_trial:
                 self._pairs += Pairs.of(champion[one], challenger[one])
-            if self._watching is not None:
-                self._watching.pairs += Pairs.of(champion[one], before[one])
+            if (watch := self._watching) is not None:
+                before = _correct(watch.judged.predictor, images) if before is None else before
+                watch.pairs += Pairs.of(champion[one], before[one])
             self.buffer.add(image_id, pixels, label)
             self._labels_at.append(self._arrived.added - ahead)
             self._outcomes.append(bool(champion[place]))
@@ -595,14 +596,10 @@ class Learner:
         """Begin a lineage from `champion`, the version to be beaten as of this move of the alias."""
         self._champion, self._began = champion, champion.manifest.version
         self._alias_generation = self._generation = alias.generation
-        predictor = champion.predictor()
-        self._judged = self._measured(predictor)
-        self._base = self._judged
+        self._judged = self._measured(champion.predictor())
         base = self._first(champion)
         self._base_version = base.manifest.version
-        if base is not champion:
-            predictor = base.predictor()
-            self._base = self._measured(predictor)
+        self._base = self._judged if base is champion else self._measured(base.predictor())
         self._lineage = self._lineage_of(champion)
         self._challenger = self._snapshot = None
         self._following = False
@@ -619,17 +616,7 @@ class Learner:
             return version
 
     def _lineage_of(self, version: LoadedModel) -> Strategy:
-        manifest = version.manifest
-        return self._begin(
-            Start(
-                Snapshot(manifest.model, manifest.arguments, version.model),
-                manifest.normalisation.mean,
-                manifest.normalisation.std,
-                len(manifest.classes),
-                self._generator,
-                self.settings.follow_relabelling,
-            )
-        )
+        return self._begin(start_of(version, self._generator, self.settings))
 
     def save(self) -> None:
         """Checkpoint of all that decisions depend on, in one atomic file.
@@ -744,8 +731,7 @@ class Learner:
         if own["watch"] is not None:
             previous, on, pairs = own["watch"]
             with suppress(RegistryError):  # no longer there: nothing to go back to
-                predictor = load(self.registry, previous).predictor()
-                judged = self._measured(predictor)
+                judged = self._measured(load(self.registry, previous).predictor())
                 self._watch = _Watch(previous, judged, self._watch_alpha, on, Pairs(*pairs))
 
     def _decided_since(self, generation: int) -> list[tuple[int, Move]] | None:
@@ -832,6 +818,19 @@ class Learner:
 
     def _measured(self, predictor: Predictor) -> _Judged:
         return _Judged(predictor, self._validation, len(self.classes))
+
+
+def start_of(version: LoadedModel, generator: torch.Generator, settings: OnlineSettings) -> Start:
+    """What a lineage that goes on from `version` begins with."""
+    manifest = version.manifest
+    return Start(
+        Snapshot(manifest.model, manifest.arguments, version.model),
+        manifest.normalisation.mean,
+        manifest.normalisation.std,
+        len(manifest.classes),
+        generator,
+        settings.follow_relabelling,
+    )
 
 
 def _correct(predictor: Predictor, images: Images) -> NDArray[np.bool_]:

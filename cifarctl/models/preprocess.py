@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 Channels = tuple[float, float, float]
 
@@ -19,6 +20,11 @@ def normalise(pixels: torch.Tensor, mean: Channels, std: Channels) -> torch.Tens
     # not every other backend mixes types in one operation.
     values = pixels if pixels.device.type == "cpu" else pixels.float()
     return torch.addcmul(shift, values, scale, out=images)
+
+
+def recolour(images: torch.Tensor, matrix: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """``matrix @ pixel + shift`` for every pixel of images (B, 3, H, W); matrix (3, 3), shift (3,)."""
+    return functional.conv2d(images, matrix[:, :, None, None], shift)
 
 
 class Whole(nn.Module):

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cifarctl.models.preprocess import recolour
+
 SMALLEST = 0.2  # a colour that has all but gone is not blown up further than 1 / SMALLEST times by the inverse
 STEPS = 25
 RATE = 0.05
@@ -31,7 +33,7 @@ class Colour:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) with changed colours."""
-        return functional.conv2d(images, self.matrix[:, :, None, None], self.shift)
+        return recolour(images, self.matrix, self.shift)
 
     def inverse(self) -> Colour:
         """The way back, as far as there is one."""

@@ -52,7 +52,7 @@ from cifarctl.registry.files import (
     token,
     write_file,
 )
-from cifarctl.registry.history import Move, append_move, reached, read_moves, rollback_target, stack
+from cifarctl.registry.history import Move, append_move, reached, read_moves, rollback_target
 from cifarctl.registry.manifest import Draft, Manifest, parse
 from cifarctl.registry.retention import kept
 from cifarctl.settings import RegistrySettings
@@ -310,12 +310,6 @@ class Registry:
         generations = {name: found.generation for name, found in self.aliases().items()}
         moves = reached(read_moves(self._history), generations)
         return [move for move in moves if alias in {None, move.alias}]
-
-    def predecessors(self, alias: str = "production") -> list[int]:
-        """What rollbacks of `alias` would go back through, the nearest first, as far as it exists."""
-        current, existing = self.alias(alias), set(self.numbers())
-        earlier = dict.fromkeys(reversed(stack(self.history(alias))))
-        return [version for version in earlier if version in existing and current and version != current.version]
 
     def gc(self, *, of: str | None = None, dry_run: bool = False) -> list[Removed]:
         """Remove leftovers of interrupted writers, and versions that nobody needs; see `retention.kept`.

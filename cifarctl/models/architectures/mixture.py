@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from cifarctl.models.preprocess import recolour
 
 LEAST = 1e-6  # of a probability: its logarithm is a logit
 
@@ -50,9 +51,7 @@ class Mixture(nn.Module):
         """What the members say, (members, B, classes)."""
         return torch.stack(
             [
-                member(functional.conv2d(images, self.matrix[index, :, :, None, None], self.shift[index]))
-                .float()
-                .softmax(dim=1)
+                member(recolour(images, self.matrix[index], self.shift[index])).float().softmax(dim=1)
                 for index, member in enumerate(self.members)
             ]
         )
