@@ -23,8 +23,9 @@ POLL_EVERY = 64  # messages between two looks at what the client has to tell
 class Sender:
     """A producer that waits when its queue is full and remembers what was not delivered.
 
-    Idempotent where the broker can do that: a retry neither doubles nor overtakes a message. `sent` counts messages
-    handed over, `failed` those of them that the broker never acknowledged.
+    Idempotent where the broker can do that: a retry neither doubles nor overtakes a message, but rarely while leaders
+    move (librdkafka, issue 4953); transactions are free of that. `sent` counts messages handed over, `failed` those of
+    them that the broker never acknowledged.
     """
 
     def __init__(
