@@ -292,13 +292,16 @@ class LearnerStatus:
 
 @dataclass(frozen=True)
 class DriftDetected:
-    """The detector saw the prequential error change; `since` labelled images ago, by its own estimate."""
+    """Something has changed when `at` images had been seen; `since` images before that, by the detector's own estimate.
+
+    The prequential error before and after it, None where no label tells.
+    """
 
     at: int
     detector: str
     since: int
-    error_before: float
-    error_after: float
+    error_before: float | None
+    error_after: float | None
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ class OnlineSettings(Section):
     learning_rate: PositiveFloat = Field(2e-3, description="base learning rate of updates (AdamW)")
     learning_rate_max: PositiveFloat = Field(4e-3, description="highest learning rate, after a drift")
     learning_rate_min: PositiveFloat = Field(5e-4, description="lowest learning rate, in long calm")
-    detector: Literal["adwin", "page-hinkley", "kswin"] = Field(
+    detector: Literal["adwin", "hddm-w", "page-hinkley", "kswin"] = Field(
         "adwin", description="river drift detector on the prequential error"
     )
     gate_alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(

@@ -22,7 +22,7 @@ from cifarctl.online.rate import AdaptiveRate
 ALPHA = spend(0.1, 1)  # the first trial's part of what is allowed by default
 SOUND = Guard(champion=0.7, challenger=0.7, floor=0.67)
 UNSOUND = Guard(champion=0.7, challenger=0.6, floor=0.67)
-DETECTORS = ("adwin", "page-hinkley", "kswin")
+DETECTORS = ("adwin", "hddm-w", "page-hinkley", "kswin")
 
 counts = st.builds(Pairs, *[st.integers(0, 500)] * 4)
 outcome_pairs = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=50)

@@ -170,10 +170,11 @@ def test_any_order_makes_the_same_pairs(halves: list[tuple[int, bool]], chance: 
         before = list(seen)
         seen += [(number, kind) for number in batch]
         if kind:
-            found = join.add_images(names, images(batch), map(place, batch))
+            found = join.add_images(names, images(batch), batch, map(place, batch))
         else:
             labels = np.array([label_of(number) for number in batch], dtype=np.int64)
             found = join.add_labels(names, labels, [place(number, "labels") for number in batch])
+        assert found.numbers == [int(image_id) for image_id in found.ids]
         # In the order of the halves that complete them, and as soon as both are there.
         new = [n for n in dict.fromkeys(batch) if (n, not kind) in before and (n, kind) not in before]
         assert pairs(found) == [(str(number), number, label_of(number)) for number in new]
@@ -237,23 +238,23 @@ def test_within_tight_bounds_no_pair_is_made_twice(steps: list[tuple[str, int]])
 def test_what_waits_too_long_is_given_up_and_counted() -> None:
     clock = Clock()
     join = LabelJoin(wait_s=10, max_mb=1, clock=clock)
-    join.add_images(["a"], images([1]), [place(1)])
+    join.add_images(["a"], images([1]), [1], [place(1)])
     join.add_labels(["x"], np.array([5]), [place(2, "labels")])
     clock.now += 6
-    join.add_images(["b"], images([2]), [place(2)])
+    join.add_images(["b"], images([2]), [2], [place(2)])
     clock.now += 5
     assert pairs(join.add_labels(["a", "b"], np.array([1, 2]), [None, None])) == [("b", 2, 2)]
     assert (join.unmatched_images, join.unmatched_labels, join.displaced_images) == (1, 1, 0)
     assert join.low_water() == {}  # the labels of this test have no place
     clock.now += 11
-    assert len(join.add_images(["x"], images([3]), [place(3)]).ids) == 0
+    assert len(join.add_images(["x"], images([3]), [3], [place(3)]).ids) == 0
     assert join.unmatched_labels == 2
 
 
 def test_beyond_its_room_the_oldest_go() -> None:
     join = LabelJoin(wait_s=1e9, max_mb=1)
     numbers = list(range(500))
-    join.add_images([str(n) for n in numbers], images(numbers), map(place, numbers))
+    join.add_images([str(n) for n in numbers], images(numbers), numbers, map(place, numbers))
     kept = len(join)
     assert MIB * 0.8 / 3072 < kept < MIB / 3072
     assert join.unmatched_images == join.displaced_images == 500 - kept
@@ -272,7 +273,7 @@ def test_the_bound_is_one_of_real_memory(half: str) -> None:
         for start in range(0, 6000, 50):
             names = [f"{'x' * (900 if half == 'long ids' else 1)}-{n:08d}" for n in range(start, start + 50)]
             if half == "images":
-                join.add_images(names, images([1] * 50), [place(300 + n) for n in range(start, start + 50)])
+                join.add_images(names, images([1] * 50), [1] * 50, [place(300 + n) for n in range(start, start + 50)])
             elif half == "settled":
                 join.settle(names, [3] * 50)
             else:
@@ -294,17 +295,17 @@ def test_repeated_and_conflicting_labels_are_counted_and_change_nothing() -> Non
     assert pairs(label(3)) == []
     assert pairs(label(4)) == []
     assert (join.repeated_labels, join.conflicting_labels) == (1, 1)
-    assert pairs(join.add_images(["a"], images([7]), [None])) == [("a", 7, 3)]  # the first one counts
+    assert pairs(join.add_images(["a"], images([7]), [7], [None])) == [("a", 7, 3)]  # the first one counts
     assert pairs(label(3)) == pairs(label(5)) == []
     assert (join.repeated_labels, join.conflicting_labels) == (2, 2)
-    assert pairs(join.add_images(["a"], images([7]), [None])) == []
+    assert pairs(join.add_images(["a"], images([7]), [7], [None])) == []
     assert len(join) == 0
 
 
 def test_an_image_that_brings_its_label_waits_for_none() -> None:
     join = LabelJoin(wait_s=1e9, max_mb=1)
     join.add_labels(["a", "b"], np.array([1, 2]), [place(1), place(2)])
-    join.add_images(["c"], images([3]), [place(3)])
+    join.add_images(["c"], images([3]), [3], [place(3)])
     join.settle(["a", "b", "c", "d"], [1, 9, 3, None])
     assert (join.repeated_labels, join.conflicting_labels) == (1, 1)
     assert join.low_water() == {}
@@ -315,7 +316,7 @@ def test_an_image_that_brings_its_label_waits_for_none() -> None:
 
 def test_partitions_that_go_away_take_along_what_waits() -> None:
     join = LabelJoin(wait_s=1e9, max_mb=1)
-    join.add_images(["0", "1", "2"], images([0, 1, 2]), map(place, range(3)))
+    join.add_images(["0", "1", "2"], images([0, 1, 2]), [0, 1, 2], map(place, range(3)))
     join.add_labels(["x"], np.array([5]), [place(1, "labels")])
     join.forget({("images", 0), ("labels", 1)})
     assert join.low_water() == {("images", 1): 101, ("images", 2): 102}
@@ -325,8 +326,8 @@ def test_partitions_that_go_away_take_along_what_waits() -> None:
 
 def test_what_is_too_old_holds_no_offset_back() -> None:
     join = LabelJoin(wait_s=1e9, max_mb=1)
-    join.add_images(["1", "4", "7"], images([1, 4, 7]), map(place, [1, 4, 7]))
-    join.add_images(["x"], images([9]), [Place("images", 0, 5, -1)])  # of unknown age
+    join.add_images(["1", "4", "7"], images([1, 4, 7]), [1, 4, 7], map(place, [1, 4, 7]))
+    join.add_images(["x"], images([9]), [9], [Place("images", 0, 5, -1)])  # of unknown age
     assert join.low_water() == {("images", 0): 5, ("images", 1): 101}
     assert join.low_water(3999) == {("images", 0): 5, ("images", 1): 104}
     assert join.low_water(10_000) == {("images", 0): 5}

@@ -35,10 +35,9 @@ def evaluate(home: Home, *words: str) -> Any:
 class Recorder:
     """Predicts class 0 until it has learned, and then the number of times that it has; remembers what it saw when."""
 
-    name, updates, promotions, rollbacks = "recorder", 0, 0, 0
+    name, updates, promotions, rollbacks, drifts = "recorder", 0, 0, 0, 0
 
     def __init__(self) -> None:
-        self.detections: list[int] = []
         self.predicted: list[int] = []
         self.seen: list[int] = []
         self.known_at: dict[int, int] = {}  # image: how many had been predicted when its label came

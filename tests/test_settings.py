@@ -196,7 +196,7 @@ def test_a_name_without_section_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         ("serve.alias", "Production", "Production", "match pattern"),
         ("online.gate_alpha", "0.5", "0.5", "less than 0.5"),
         ("online.holdout_every", "1", "1", "greater than or equal to 2"),
-        ("online.detector", "ddm", "ddm", "'adwin', 'page-hinkley' or 'kswin'"),
+        ("online.detector", "ddm", "ddm", "'adwin', 'hddm-w', 'page-hinkley' or 'kswin'"),
     ],
 )
 def test_a_wrong_value_is_told_with_setting_value_source_and_what_is_allowed(

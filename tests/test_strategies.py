@@ -496,7 +496,9 @@ class Lineage:
             reservoir=OLD.take(torch.arange(40)),
             reference=OLD,
             arrived=recent.pixels,
+            apart=APART,
             drifted=drifted,
+            scarce=False,
             mean=MEAN,
             std=STD,
             steps=3,
@@ -510,6 +512,7 @@ class Lineage:
 
 OLD = synthetic.draw(200, seed=1)
 CLEAN = synthetic.draw(60, seed=2)
+APART = synthetic.draw(60, seed=3)
 NEGATIVE = Images(255 - CLEAN.pixels, CLEAN.labels)
 NAMES = strategies.names()
 

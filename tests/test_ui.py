@@ -286,7 +286,7 @@ def test_the_online_dashboard_says_what_matters() -> None:
         assert part in shown
     assert "1,234 images for their labels" in play(view, [replace(STATUS, waiting=1234)])
     shown = play(view, [DRIFT, replace(STATUS, drift="drift"), STARTED])
-    assert "DRIFT  error 25.0 % → 61.0 % at 5,678" in shown
+    assert "DRIFT  error 25.0 % → 61.0 %, at image 5,678" in shown
     assert "retraining on 400 new (drift)" in shown
     shown = play(view, [PROMOTED, STATUS])
     assert "00:00 ago  promoted version 8: 66.0% against 41.0% held out" in shown
@@ -449,7 +449,7 @@ EXPECTED_LINES: list[tuple[AnyView, Any, str]] = [
     (ServeView(), events.Swapped(7, 8), "now serving version 8 (was 7)"),
     (ServeView(), events.SwapRefused(9, "broken"), "version 9 refused: broken"),
     (ServeView(), LEARNING[0], "learner started from version 7 (replay, buffer 10/2000)"),
-    (ServeView(), DRIFT, "drift: error 25.0 % → 61.0 %, detected by adwin at labelled image 5,678, begun about 64"),
+    (ServeView(), DRIFT, "drift: error 25.0 % → 61.0 %, detected by adwin at image 5,678, begun about 64"),
     (ServeView(), events.RateChanged(1e-3, 4e-3, "drift"), "learning rate 1.0e-03 → 4.0e-03: drift"),
     (ServeView(), STARTED, "retraining (replay) on 400 new examples: drift"),
     (ServeView(), PROMOTED, "promoted version 8: 66.0% against 41.0% held out; validation accuracy 73.0% (3.4 s)"),

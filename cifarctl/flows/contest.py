@@ -49,20 +49,22 @@ class Contestant(Protocol):
     updates: int
     promotions: int
     rollbacks: int
-    detections: list[int]  # labelled images seen when each drift was detected
+    drifts: int  # that it has noticed
 
     def see(self, pixels: torch.Tensor) -> None:
         """Images (B, 3, 32, 32) as they arrive, all of them predicted before; their labels may never come."""
 
     def learn(self, ids: Sequence[str], images: Images) -> None:
-        """Take in labels of images (B,) that have been seen, and make the updates that are due."""
+        """Take in labels of images (B,) that have been seen, and make the updates that are due.
+
+        An id is the image's position in the stream.
+        """
 
 
 class _Contestant:
     def __init__(self, name: str, serving: Predicts) -> None:
         self.name, self.serving = name, serving
-        self.updates = self.promotions = self.rollbacks = 0
-        self.detections: list[int] = []
+        self.updates = self.promotions = self.rollbacks = self.drifts = 0
 
     def see(self, pixels: torch.Tensor) -> None:
         """See Contestant; there is nothing to see without labels."""
@@ -153,7 +155,9 @@ class Ungated(_Contestant):
             reservoir=self._buffer.reservoir.images(),
             reference=self._reference,
             arrived=self._arrived.newest(ARRIVED).pixels,
+            apart=self._reference.take(torch.arange(0)),
             drifted=False,
+            scarce=False,
             mean=normalisation.mean,
             std=normalisation.std,
             steps=settings.steps,
@@ -178,19 +182,22 @@ class Gated(_Contestant):
 
     def see(self, pixels: torch.Tensor) -> None:
         """See Contestant."""
-        self._learner.see(pixels)
+        self._hear(self._learner.see(pixels))
 
     def learn(self, ids: Sequence[str], images: Images) -> None:
         """See Contestant."""
-        self._hear(self._learner.learn(ids, images, late=True))
+        self._hear(self._learner.learn(ids, images, numbers=list(map(int, ids))))
+
+    def _hear(self, told: Iterator[events.LearnEvent]) -> None:
+        self._count(told)
         if self._learner.champion != self._version:
             self._version = self._learner.champion
             self.serving = _whenever(load(self._registry, self._version).predictor())
 
-    def _hear(self, told: Iterator[events.LearnEvent]) -> None:
+    def _count(self, told: Iterator[events.LearnEvent]) -> None:
         for event in told:
             if isinstance(event, events.DriftDetected):
-                self.detections.append(event.at)
+                self.drifts += 1
             elif isinstance(event, events.RetrainStarted):
                 self.updates += 1
             elif isinstance(event, events.RetrainResult):

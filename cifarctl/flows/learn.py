@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import repeat
+from itertools import count, groupby, repeat
 from multiprocessing.connection import Connection
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cifarctl import data, events
 from cifarctl.data import Images
@@ -107,7 +109,7 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
         learner = examples.learner
         yield learner.started()
         held = _Held(learner, settings.online.buffer_size)
-        examples.teach = held.take
+        examples.teach, examples.updates = held.take, False
         yield from _catch_up(examples, settings, stop)
         if stop.is_set():
             return
@@ -144,7 +146,7 @@ class _Held:
 
     def __init__(self, learner: Learner, most: int) -> None:
         self._learner, self._most = learner, most
-        self._waiting: deque[tuple[Matched, bool]] = deque()
+        self._waiting: deque[Matched] = deque()
         self._ids: set[str] = set(learner.buffer.ids)
         self._before = learner.fresh
         self._new = self._size = 0
@@ -154,27 +156,28 @@ class _Held:
         """Examples since the last update, each id once."""
         return self._before + self._new
 
-    def take(self, found: Matched, late: bool) -> Iterator[events.LearnEvent]:
-        """Keep examples; `late` as in `Learner.learn`."""
+    def take(self, found: Matched) -> Iterator[events.LearnEvent]:
+        """Keep examples."""
         self._new += len(set(found.ids) - self._ids)
         self._ids.update(found.ids)
-        self._waiting.append((found, late))
+        self._waiting.append(found)
         self._size += len(found.ids)
         while self._size > self._most:
-            oldest, was_late = self._waiting.popleft()
+            oldest = self._waiting.popleft()
             self._size -= len(oldest.ids)
-            yield from _teach(self._learner, oldest, was_late, updates=False)
+            yield from _teach(self._learner, oldest, updates=False)
 
     def learn(self, parts: int) -> Iterator[events.LearnEvent]:
         """Take in all that wait, with an update after each of so many parts, of none with none."""
         part = -(-self._size // parts) if parts and self._size else self._size + 1
         left = part
-        for found, late in self._waiting:
+        for found in self._waiting:
             start = 0
             while start < len(found.ids):
                 now = slice(start, start + left)
-                some = Matched(found.ids[now], found.pixels[now], found.labels[now])
-                yield from _teach(self._learner, some, late, updates=False)
+                numbers = None if found.numbers is None else found.numbers[now]
+                some = Matched(found.ids[now], found.pixels[now], found.labels[now], numbers)
+                yield from _teach(self._learner, some, updates=False)
                 start, left = start + len(some.ids), left - len(some.ids)
                 if not left:
                     left = part
@@ -183,9 +186,9 @@ class _Held:
             yield from self._learner.update("by hand")
 
 
-def _teach(learner: Learner, found: Matched, late: bool, *, updates: bool = True) -> Iterator[events.LearnEvent]:
+def _teach(learner: Learner, found: Matched, *, updates: bool = True) -> Iterator[events.LearnEvent]:
     images = Images(torch.from_numpy(found.pixels), torch.from_numpy(found.labels))
-    return learner.learn(found.ids, images, late=late, updates=updates)
+    return learner.learn(found.ids, images, numbers=found.numbers, updates=updates)
 
 
 def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
@@ -312,8 +315,10 @@ class Examples:
         self, learner: Learner, source: Source, gaps: list[str], topics: clients.Topics, settings: Settings
     ) -> None:
         self.learner, self.source = learner, source
-        #: What becomes of examples: (they, whether only their labels are new) -> events.
-        self.teach: Callable[[Matched, bool], Iterator[events.LearnEvent]] = partial(_teach, learner)
+        #: What becomes of examples.
+        self.teach: Callable[[Matched], Iterator[events.LearnEvent]] = partial(_teach, learner)
+        #: Whether images that have no labels may make an update due.
+        self.updates = True
         self._gaps = gaps
         self._topics, self._settings = topics, settings
         online = settings.online
@@ -323,6 +328,8 @@ class Examples:
         self._join.settle(known, repeat(None, len(known)))
         self._pace = Pace()
         self._positions: dict[Partition, int] = {}  # the next offset to read
+        # What was read before the last restart, and is read again where it is still waiting.
+        self._seen, self._numbers = learner.reading
         self._letters: Sender | None = None
         self._bad_labels = 0
         self._told: dict[str, tuple[int, float]] = {}  # of each kind of notice: the count told last, and when
@@ -357,7 +364,7 @@ class Examples:
         After a crash, records between the two are read twice and known by their ids. When the broker does not answer,
         `unsaved` stays.
         """
-        self.learner.save()
+        self.learner.save(self._positions, self._join.numbers)
         if self._letters is not None:
             delivered = self._letters.flush(self._settings.kafka.timeout_s)
             self._letters.raise_failed()
@@ -374,14 +381,29 @@ class Examples:
             json_mean=self._settings.serve.json_mean,
             json_std=self._settings.serve.json_std,
         )
-        known = batch.labels >= 0
-        self.learner.see(torch.from_numpy(batch.pixels[~known]))
-        ids = [image_id for image_id, keep in zip(batch.ids, known.tolist(), strict=True) if keep]
-        self._join.settle(ids, batch.labels[known].tolist())
-        yield from self.teach(Matched(ids, batch.pixels[known], batch.labels[known]), False)
-        others = [image_id for image_id, keep in zip(batch.ids, known.tolist(), strict=True) if not keep]
-        places = [_place(record) for record, keep in zip(batch.records, known.tolist(), strict=True) if not keep]
-        yield from self.teach(self._join.add_images(others, batch.pixels[~known], places), True)
+        # In the order of their arrival, however they were cut into batches: decisions depend on it.
+        for known, places in groupby(range(len(batch.ids)), lambda place: batch.labels[place] >= 0):
+            now = list(places)
+            run = slice(now[0], now[-1] + 1)
+            ids, pixels = batch.ids[run], batch.pixels[run]
+            if known:
+                self._join.settle(ids, batch.labels[run].tolist())
+                yield from self.teach(Matched(ids, pixels, batch.labels[run], None))
+            else:
+                yield from self._take_unlabelled(ids, pixels, batch.records[run])
+
+    def _take_unlabelled(
+        self, ids: Sequence[str], pixels: NDArray[np.uint8], records: Sequence[Record]
+    ) -> Iterator[events.LearnEvent]:
+        new = [record.offset >= self._seen.get((record.topic, record.partition), 0) for record in records]
+        first = self.learner.seen
+        yield from self.learner.see(torch.from_numpy(pixels[new]), updates=self.updates)
+        number = count(first)
+        numbers = [
+            next(number) if is_new else self._numbers.get(image_id, 0)
+            for image_id, is_new in zip(ids, new, strict=True)
+        ]
+        yield from self.teach(self._join.add_images(ids, pixels, numbers, map(_place, records)))
 
     def _take_labels(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
         batch, letters = labels.decode(records, classes=len(self.learner.classes))
@@ -390,7 +412,7 @@ class Examples:
                 self._letters = Sender(self._settings.kafka)
             self._letters.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
         self._bad_labels += len(letters)
-        yield from self.teach(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)), True)
+        yield from self.teach(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)))
 
     def _too_late_ms(self) -> int | None:
         """What was produced before this time has waited long enough; None while its label may be still unread."""
@@ -402,11 +424,11 @@ class Examples:
     def _losses(self) -> Iterator[events.Notice]:
         """Says what does not become an example, now and then."""
         topic = self._topics.labels
-        for count, story in (
+        for number, story in (
             (self._bad_labels, f"messages on {topic} are no labels; they go to {self._topics.dead_letters}"),
             (
                 self._join.conflicting_labels,
-                f"labels on {topic} contradict the first one of the same image, which counts",
+                "labels contradict the first one of the same image, which counts",
             ),
             (
                 self._join.displaced_images,
@@ -414,9 +436,9 @@ class Examples:
             ),
         ):
             told, at = self._told.get(story, (0, -NOTICE_INTERVAL))
-            if count > told and time.monotonic() - at >= NOTICE_INTERVAL:
-                self._told[story] = count, time.monotonic()
-                yield events.Notice(f"{count:,} {story}")
+            if number > told and time.monotonic() - at >= NOTICE_INTERVAL:
+                self._told[story] = number, time.monotonic()
+                yield events.Notice(f"{number:,} {story}")
 
     def _forget(self, partitions: frozenset[Partition]) -> None:
         """Whoever has these partitions now reads on from where we have committed."""

@@ -21,23 +21,30 @@ from cifarctl import events, models
 from cifarctl.data import Images
 from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, VersionNotFound
 from cifarctl.flows.publish import publish_like
+from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
-from cifarctl.models.preprocess import Channels
+from cifarctl.models.preprocess import Channels, normalise
 from cifarctl.online import prior
 from cifarctl.online.buffer import ReplayBuffer, Ring
-from cifarctl.online.drift import MEMORY, Detection, ErrorMonitor
-from cifarctl.online.fit import Lesson
+from cifarctl.online.drift import MEMORY, ErrorMonitor
+from cifarctl.online.estimate import likely_right, threshold
+from cifarctl.online.fit import Lesson, sample
 from cifarctl.online.gate import Decision, Guard, Pairs, decide, follow, spend
-from cifarctl.online.inputs import WINDOW, InputDrift, InputMonitor
+from cifarctl.online.inputs import FEWEST, WINDOW, InputDrift, InputMonitor
+from cifarctl.online.lookalike import Lookalike
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
-from cifarctl.registry import Alias, Registry, checkpoint
+from cifarctl.registry import Registry, checkpoint
 from cifarctl.registry.history import Move
 from cifarctl.registry.loading import LoadedModel, canary, load
 from cifarctl.settings import OnlineSettings
+from cifarctl.stream.records import Partition
 
 RECENT_OUTCOMES = 500  # labelled images over which the prequential accuracy is told
-JUDGED = 500  # recent images by which it is judged whether inputs or class frequencies have moved
+JUDGED = 500  # recent labelled images by which it is judged whether inputs or class frequencies have moved
+ESTIMATED = 300  # validation images that estimates without labels rest on
+STATISTICS = 1000  # training images that these are made to look like the stream by
+APART = 300  # others, by which a lineage may judge itself
 BEHIND = 4  # times as many labelled images between two updates where the learner does not keep up
 WATCH_SHARE = 0.1  # of `online.gate_alpha`: to go back for no reason costs what has been learned
 STARVED = 0.01  # evidence below which a trial begins anew, rather than make up for what a lineage once was
@@ -45,9 +52,9 @@ TIDY_EVERY = 10  # versions after which those that a learner has made and nobody
 HELD_OUT = 25  # newest held-out images that a snapshot must not fall on: more of them may be of an older concept
 ARRIVED = 250  # newest images, labelled or not, that a lesson shows
 GRID = 25  # labelled images between two looks at what is due, however they come in
-SAME_DRIFT = 100  # labelled images between two drifts at least: less, and it is the same one, noticed twice
+SAME_DRIFT = 100  # images between two drifts at least: less, and it is the same one, noticed twice
 QUICK_UPDATES = 4  # after a drift so many updates come twice as often
-FEWEST_AFTER_DRIFT = 32  # images of the new concept without which an update is not worth its time
+FEWEST_AFTER_DRIFT = 32  # labelled images of the new concept without which labels teach too little
 CALM_AFTER = 500  # labelled images without a drift after which updates come half as often
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -66,6 +73,13 @@ class _Judged:
         right = torch.from_numpy(_correct(self.predictor, self._images)).float()
         hits = torch.bincount(labels, right, minlength=self._classes)
         return hits / torch.bincount(labels, minlength=self._classes).clamp(min=1)
+
+    def were(self, images: torch.Tensor) -> torch.Tensor:
+        """Probabilities (N, classes) of normalised images (N, 3, 32, 32) if the whole stream were such."""
+        model = self.predictor.model
+        with torch.inference_mode():
+            logits: torch.Tensor = (model.adapted(images) if isinstance(model, Mixture) else model)(images)
+            return logits.softmax(dim=1)
 
 
 @dataclass
@@ -110,33 +124,37 @@ class Learner:
         self._following: bool  # whether the champion is of the lineage
         self.registry, self.settings, self.alias = registry, settings, alias
         self._reference = reference
-        self._validation = validation.take(torch.arange(min(len(validation), settings.validation_size)))
+        judging = min(len(validation), settings.validation_size)
+        self._validation = validation.take(torch.arange(judging))
+        self._apart = validation.take(torch.arange(judging, min(len(validation), judging + APART)))
         self._on_step, self._clock = on_step, clock
         self._begin = strategy(settings.strategy)
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._lock = FileLock(self.folder / "lock", blocking=False)
         self._inputs = InputMonitor(validation)
         self._movement = InputDrift()
-        self._moved: int | None = None  # images since the inputs have moved, until that is told
         self._monitor = ErrorMonitor(settings.detector, settings.seed)
         self._rate = AdaptiveRate(settings.learning_rate, settings.learning_rate_min, settings.learning_rate_max)
         self._outcomes: deque[bool] = deque(maxlen=RECENT_OUTCOMES)
         self._arrived = Ring(ARRIVED)
-        self._arrived_since_drift = 0
         self._taught = 0  # images that lessons have shown as new
         self._updated_at = 0  # labelled images seen when the last update began
-        self._drift_at: int | None = None  # labelled images seen when the present concept began
+        self._updated_arrived = 0  # images seen by then
+        self._concept_at = 0  # images seen when the present concept began
+        self._present = 0  # labelled images of the present concept
         self._drift_pending = self._drifted = False
         self._quick_updates = 0
         self._clock_updated = clock()
+        #: `positions` and `waiting` of the checkpoint that it has taken over, as `save` was given them.
+        self.reading: tuple[dict[Partition, int], dict[str, int]] = {}, {}
         self.updates = 0  # made by this process
         self.behind = False  # more comes than can be learned from: updates are made less often
         self._trials = 0  # that have begun, each of which has spent its part of the error allowed
         self._watch: _Watch | None = None
         self._challenger: _Judged | None = None
         self._snapshot: Snapshot | None = None  # of the challenger
-        self._redo: list[tuple[int, Move]] = []  # labelled images seen, and what was decided then before a crash
-        self._labels_at: deque[int] = deque(maxlen=MEMORY)  # images seen when each of the newest labels came
+        self._redo: list[Move] = []  # what was decided before a crash, and is decided again
+        self._numbers: deque[int] = deque(maxlen=MEMORY)  # of the newest labelled images, among all seen
         self._refused = 0  # generation of an alias move that could not be followed
         self._precision: Precision | None = None  # measured with the first update
 
@@ -157,7 +175,8 @@ class Learner:
             alias = self.registry.alias(self.alias)
             if alias is None:
                 raise VersionNotFound(f"the alias {self.alias} names no version; train one first: cifarctl train")
-            self._start_from(alias, load(self.registry, alias.version))
+            self._alias_generation = alias.generation
+            self._start_from(load(self.registry, alias.version), alias.generation)
             self.buffer = ReplayBuffer(
                 self.settings.buffer_size,
                 len(self.classes),
@@ -165,7 +184,7 @@ class Learner:
                 holdout_every=self.settings.holdout_every,
                 generator=self._generator,
             )
-            self._restore(alias)
+            self._restore()
         except BaseException:
             self._lock.release()
             raise
@@ -204,44 +223,64 @@ class Learner:
             capacity=self.buffer.capacity,
         )
 
-    def see(self, pixels: torch.Tensor) -> None:
-        """Images (N, 3, 32, 32) uint8 as they arrive; their labels may come later, or never."""
-        if not len(pixels):
-            return
-        for image in pixels:
-            self._arrived.add(image, -1)
-        self._arrived_since_drift += len(pixels)
-        since = self._movement.update(pixels)
-        if since is not None or self._moved is not None:
-            self._moved = since if since is not None else (self._moved or 0) + len(pixels)
+    @property
+    def _now(self) -> int:
+        """When it is, as decisions are dated: by what has come, images and labels."""
+        return self.seen + self.buffer.labelled
+
+    @property
+    def seen(self) -> int:
+        """Images that have arrived, labelled or not: the number of the next one."""
+        return self._arrived.added
+
+    def see(self, pixels: torch.Tensor, *, updates: bool = True) -> Iterator[events.LearnEvent]:
+        """Images (N, 3, 32, 32) uint8 as they arrive; their labels may come later, or never.
+
+        What is due without labels is looked at after every 25th image: whether the inputs have moved, and whether to
+        learn from that. Without `updates` these are left to who calls.
+        """
+        while len(pixels):
+            now, pixels = pixels[: (size := GRID - self.seen % GRID)], pixels[size:]
+            for image in now:
+                self._arrived.add(image, -1)
+            since = self._movement.update(now)
+            if since is not None and self.seen - since > self._concept_at + GRID:  # else the errors have told already
+                yield from self._notice_drift("inputs", self.seen - since)
+            if updates and self.seen % GRID == 0 and (trigger := self._due_unlabelled()) is not None:
+                yield from self.update(trigger)
 
     def learn(
-        self, ids: Sequence[str], images: Images, *, late: bool = False, updates: bool = True
+        self, ids: Sequence[str], images: Images, *, numbers: Sequence[int] | None = None, updates: bool = True
     ) -> Iterator[events.LearnEvent]:
         """Test, then remember, then train: labelled images, and the decisions and updates that they make due.
 
         What is due is looked at after every 25th labelled image, so that decisions do not depend on how the images are
-        cut into calls. `images.labels` (N,) must all be classes of the champion; repeated ids count once. `late`: the
-        images have been seen before, only their labels are new. Without `updates` these are left to who calls.
+        cut into calls. `images.labels` (N,) must all be classes of the champion; repeated ids count once. `numbers`:
+        what `seen` was when each of them arrived; without them the images arrive now. Without `updates` these are left
+        to who calls.
         """
         new = self.buffer.unseen(ids)
         while new:
             now, new = new[: (size := GRID - self.buffer.labelled % GRID)], new[size:]
             part = images.take(torch.tensor(now))
-            if not late:
-                self.see(part.pixels)
-            yield from self._observe([ids[place] for place in now], part, late)
+            if numbers is None:
+                first = self.seen
+                yield from self.see(part.pixels, updates=updates)
+                arrived = list(range(first, first + len(now)))
+            else:
+                arrived = [numbers[place] for place in now]
+            yield from self._observe([ids[place] for place in now], part, arrived)
             if self.buffer.labelled % GRID == 0:
                 yield from self._judge()
                 if updates and (trigger := self.due()) is not None:
                     yield from self.update(trigger)
 
     def due(self) -> str | None:
-        """What calls for an update now, if anything does."""
+        """What calls for an update now, if labels do."""
         settings, fresh = self.settings, self.fresh
         if self.buffer.labelled < min(settings.min_examples, settings.buffer_size):
             return None
-        if self._drift_pending and self._since_drift() >= FEWEST_AFTER_DRIFT:
+        if self._drift_pending and self._present >= FEWEST_AFTER_DRIFT:
             return "drift"
         if fresh >= self._every:
             return f"{fresh} labelled images"
@@ -249,6 +288,18 @@ class Learner:
         if fresh >= FEWEST_AFTER_DRIFT and waited >= settings.update_interval:
             return f"{waited:.0f} s"
         return None
+
+    def _due_unlabelled(self) -> str | None:
+        """What calls for an update although there are next to no labels, if anything does."""
+        fresh = self.seen - max(self._updated_arrived, self._concept_at)
+        if (
+            not self._lineage.unlabelled
+            or min(self.fresh, self._present) >= FEWEST_AFTER_DRIFT
+            or fresh < (max(FEWEST, self._every // 2) if self._quick_updates else self._every)
+            or not (self._quick_updates or self._inputs.moved(self._window()))
+        ):
+            return None
+        return f"{fresh} images"
 
     def update(self, trigger: str) -> Iterator[events.LearnEvent]:
         """Let the lineage learn; its new snapshot goes on trial, or follows the one that serves.
@@ -260,7 +311,8 @@ class Learner:
         yield events.RetrainStarted(fresh, trigger, self.settings.strategy, self._rate.value)
         snapshot = self._lineage.propose(lesson)
         # Only now: an update that is interrupted while it trains is due again.
-        self._updated_at, self._clock_updated = self.buffer.labelled, self._clock()
+        self._updated_at, self._updated_arrived = self.buffer.labelled, self.seen
+        self._clock_updated = self._clock()
         self._taught = self.buffer.recent.added
         self.updates += 1
         self._drift_pending = self._drifted = False
@@ -303,7 +355,8 @@ class Learner:
         if alias.version == old:
             self._alias_generation = self._generation = alias.generation
             return
-        self._start_from(alias, loaded)
+        self._alias_generation = alias.generation
+        self._start_from(loaded, alias.generation)
         yield events.ChampionChanged(old, alias.version)
 
     def status(self) -> events.LearnerStatus:
@@ -332,35 +385,38 @@ class Learner:
 
     # --- observing
 
-    def _observe(self, ids: Sequence[str], images: Images, late: bool) -> Iterator[events.LearnEvent]:
-        """Let everybody predict, then remember, image by image, so that it does not matter how they come in."""
+    def _observe(self, ids: Sequence[str], images: Images, numbers: Sequence[int]) -> Iterator[events.LearnEvent]:
+        """Let everybody predict, then remember, image by image, so that it does not matter how they come in.
+
+        Images from before the present concept began are remembered, but say nothing of it.
+        """
         champion = _correct(self._judged.predictor, images)
         on_trial = self._challenger is not None and not self._following
         challenger = _correct(self._challenger.predictor, images) if self._challenger and on_trial else champion
         before: NDArray[np.bool_] | None = None  # of the version before: a drift may begin its watch at any image
-        self._lineage.observe(images)
+        present = [place for place, number in enumerate(numbers) if number >= self._concept_at]
+        if present:
+            self._lineage.observe(images.take(torch.tensor(present)))
         for place, (image_id, pixels, label) in enumerate(zip(ids, images.pixels, images.labels.tolist(), strict=True)):
+            self.buffer.add(image_id, pixels, label)
+            if numbers[place] < self._concept_at:
+                continue
             one = slice(place, place + 1)
-            ahead = 0 if late else len(ids) - place - 1  # images of these that have been seen, but not yet looked at
             if on_trial:
                 self._pairs += Pairs.of(champion[one], challenger[one])
             if (watch := self._watching) is not None:
                 before = _correct(watch.judged.predictor, images) if before is None else before
                 watch.pairs += Pairs.of(champion[one], before[one])
-            self.buffer.add(image_id, pixels, label)
-            self._labels_at.append(self._arrived.added - ahead)
+            self._present += 1
+            self._numbers.append(numbers[place])
             self._outcomes.append(bool(champion[place]))
             detection = self._monitor.update(not champion[place])
             if detection is not None:
-                yield from self._notice_drift(self.settings.detector, detection)
+                began, errors = self._numbers[-detection.since], (detection.error_before, detection.error_after)
+                yield from self._notice_drift(self.settings.detector, began, errors)
 
     def _judge(self) -> Iterator[events.LearnEvent]:
         """Promote a challenger that has won its trial; go back where the champion before does better."""
-        if self._moved is not None:
-            moved_at, self._moved = self._arrived.added - self._moved, None
-            since = sum(at > moved_at for at in self._labels_at)
-            if since < self._since_drift() - GRID:  # else the errors have told already
-                yield from self._notice_drift("inputs", self._seen_as(since))
         watch = self._watching
         if watch is not None and watch.pairs.evidence >= 1 / watch.alpha:
             yield from self._roll_back(watch)
@@ -384,41 +440,48 @@ class Learner:
             yield self._settle(decision, pairs, guard, self.fresh, 0.0)
             self._begin_trial()
 
+    def _again(self, action: str) -> Move | None:
+        """What was decided here before a crash, where that is what is decided now."""
+        if self._redo and (self._redo[0].action, self._redo[0].at) == (action, self._now):
+            return self._redo.pop(0)
+        return None
+
     def _give_up_redoing(self) -> None:
         """Leave decisions that are not made again as before the crash to `follow_alias`."""
-        if self._redo and self._redo[0][0] < self.buffer.labelled:
+        if self._redo and (self._redo[0].at or 0) < self._now:
             self._redo, self._alias_generation = [], self._generation
 
-    def _seen_as(self, since: int) -> Detection:
-        """A movement of the inputs `since` labelled images ago, with the errors before and after it."""
-        wrong = [not right for right in self._outcomes]
-        split = max(0, len(wrong) - since)
-        before, after = (sum(part) / len(part) if part else 0.0 for part in (wrong[:split], wrong[split:]))
-        return Detection(self.buffer.labelled, since, before, after)
-
-    def _notice_drift(self, detector: str, detection: Detection) -> Iterator[events.LearnEvent]:
-        began = max(0, self.buffer.labelled - detection.since)
-        known = self._drift_at is not None and abs(began - self._drift_at) <= SAME_DRIFT
+    def _notice_drift(
+        self, detector: str, began: int, errors: tuple[float, float] | None = None
+    ) -> Iterator[events.LearnEvent]:
+        """The present concept began with the image of the number `began`; `errors` before and after, if they told."""
+        before, after = self._errors(began) if errors is None else errors
+        known = abs(began - self._concept_at) <= SAME_DRIFT and self._concept_at > 0
+        since = sum(number >= began for number in self._numbers)
         if not known:
-            self._drift_at, self._drifted = began, True
+            self._concept_at, self._present, self._drifted = began, since, True
         self._drift_pending = True
         self._quick_updates = QUICK_UPDATES
-        if detection.since < len(self._labels_at):
-            began_at = self._labels_at[-detection.since - 1]
-            self._arrived_since_drift = min(self._arrived_since_drift, self._arrived.added - began_at)
         self._watch_on()
         if not self._following and not known:  # what came before says little of what is to come
             self._begin_trial()
         yield events.DriftDetected(
-            at=self.buffer.labelled,
+            at=self.seen,
             detector=detector,
-            since=detection.since,
-            error_before=detection.error_before,
-            error_after=detection.error_after,
+            since=self.seen - began,
+            error_before=before,
+            error_after=after,
         )
-        before = self._rate.value
+        rate = self._rate.value
         if self._rate.drift():
-            yield events.RateChanged(before, self._rate.value, "drift")
+            yield events.RateChanged(rate, self._rate.value, "drift")
+
+    def _errors(self, began: int) -> tuple[float | None, float | None]:
+        """The prequential error before and after the image of that number, None of no labelled images."""
+        wrong = [not right for right in self._outcomes]
+        split = max(0, len(wrong) - sum(number >= began for number in self._numbers))
+        before, after = (sum(part) / len(part) if part else None for part in (wrong[:split], wrong[split:]))
+        return before, after
 
     # --- deciding
 
@@ -466,12 +529,16 @@ class Learner:
     def _decide(self, challenger: _Judged) -> tuple[Decision, Pairs, Guard]:
         """What the trial says of the challenger so far, or whether it may follow, with the figures of that."""
         guard = self._guard(challenger)
+        scarce = self._scarce
         if not self._following:
-            return decide(self._pairs, guard, alpha=self._alpha), self._pairs, guard
+            pairs = self._likely(challenger) if scarce else self._pairs
+            return decide(pairs, guard, alpha=self._alpha, estimated=scarce), pairs, guard
         held_out = self._held_out()
         pairs = Pairs.of(_correct(self._judged.predictor, held_out), _correct(challenger.predictor, held_out))
-        changed = self._changed(challenger.predictor)
-        return follow(pairs, guard, changed=changed, alpha=self.settings.gate_alpha), pairs, guard
+        if scarce:
+            pairs = self._likely(challenger)
+        alpha, changed = self.settings.gate_alpha, self._changed(challenger.predictor)
+        return follow(pairs, guard, changed=changed, alpha=alpha, estimated=scarce), pairs, guard
 
     @property
     def _normalisation(self) -> tuple[Channels, Channels]:
@@ -480,7 +547,7 @@ class Learner:
 
     def _guard(self, challenger: _Judged) -> Guard:
         """What the validation images say, weighed as the classes come at present."""
-        recent = self._newest(JUDGED)
+        recent = max(self._newest(JUDGED), self._window(), key=len)
         if self.settings.follow_relabelling:
             return Guard.none("online.follow_relabelling")
         if self._inputs.moved(recent):
@@ -499,7 +566,8 @@ class Learner:
         """Carry out a decision on the newest snapshot."""
         champion, reasons, version = self.champion, list(decision.reasons), None
         if not decision.promote:
-            self.registry.record_rejection(alias=self.alias, who="learner", why="; ".join(reasons))
+            if self._again("reject") is None:
+                self.registry.record_rejection(alias=self.alias, who="learner", why="; ".join(reasons), at=self._now)
         else:
             try:
                 version = self._promote(reasons, pairs, guard)
@@ -524,9 +592,8 @@ class Learner:
         Raises:
             AliasConflict: somebody else has moved the alias.
         """
-        at, previous = self.buffer.labelled, (self.champion, self._judged)
-        if self._redo and self._redo[0][0] == at:
-            move = self._redo.pop(0)[1]
+        previous = self.champion, self._judged
+        if (move := self._again("promote")) is not None:
             version, self._generation = move.to_version, move.generation
         else:
             assert self._snapshot is not None
@@ -543,7 +610,7 @@ class Learner:
                 metrics={
                     "validation_accuracy": guard.challenger,
                     "stream_accuracy": pairs.challenger,
-                    "labelled": float(at),
+                    "labelled": float(self.buffer.labelled),
                     "base": float(self._base_version),
                 },
                 parent=self.champion,
@@ -555,6 +622,7 @@ class Learner:
                 who="learner",
                 why="; ".join(reasons),
                 expected_generation=self._alias_generation,
+                at=self._now,
             ).generation
             self._generation = self._alias_generation
             if version % TIDY_EVERY == 0:  # there are so many snapshots that nobody else could
@@ -576,26 +644,31 @@ class Learner:
             f"{old} alone {pairs.lost}"
         )
         try:
-            alias = self.registry.rollback(
-                alias=self.alias,
-                who="learner",
-                why=reason,
-                to=watch.previous,
-                expected_generation=self._alias_generation,
-            )
+            if (move := self._again("rollback")) is not None:
+                generation = move.generation
+            else:
+                generation = self._alias_generation = self.registry.rollback(
+                    alias=self.alias,
+                    who="learner",
+                    why=reason,
+                    to=watch.previous,
+                    expected_generation=self._alias_generation,
+                    at=self._now,
+                ).generation
+            restored = load(self.registry, watch.previous)
         except RegistryError as error:  # moved by somebody else, which follow_alias takes over, or no longer there
             self._watch = None
             yield events.Notice(f"version {watch.previous} does better, but is not gone back to: {error}")
             return
-        self._start_from(alias, load(self.registry, alias.version))
-        yield events.RolledBack(old, alias.version, reason)
+        self._start_from(restored, generation)
+        yield events.RolledBack(old, watch.previous, reason)
 
     # --- beginning, remembering
 
-    def _start_from(self, alias: Alias, champion: LoadedModel) -> None:
-        """Begin a lineage from `champion`, the version to be beaten as of this move of the alias."""
+    def _start_from(self, champion: LoadedModel, generation: int) -> None:
+        """Begin a lineage from `champion`, the version to be beaten as of that move of the alias."""
         self._champion, self._began = champion, champion.manifest.version
-        self._alias_generation = self._generation = alias.generation
+        self._generation = generation
         self._judged = self._measured(champion.predictor())
         base = self._first(champion)
         self._base_version = base.manifest.version
@@ -603,7 +676,7 @@ class Learner:
         self._lineage = self._lineage_of(champion)
         self._challenger = self._snapshot = None
         self._following = False
-        self._watch, self._redo = None, []
+        self._watch = None
         self._monitor.reset()
         self._begin_trial()
 
@@ -618,10 +691,11 @@ class Learner:
     def _lineage_of(self, version: LoadedModel) -> Strategy:
         return self._begin(start_of(version, self._generator, self.settings))
 
-    def save(self) -> None:
+    def save(self, positions: Mapping[Partition, int] | None = None, waiting: Mapping[str, int] | None = None) -> None:
         """Checkpoint of all that decisions depend on, in one atomic file.
 
-        Input offsets are committed after it; what was read in between is read again after a crash and known by its id.
+        Input offsets are committed after it; what was read in between is read again after a crash and known by its id,
+        or by the `positions` up to which all has been seen; `waiting` has the numbers of images that wait for labels.
         """
         kept, state = self.buffer.dump()
         learned, lineage = self._lineage.dump()
@@ -638,13 +712,15 @@ class Learner:
             "strategy": self._kind(),
             "champion": self.champion,
             "generation": self._generation,
+            "moves": len(self.registry.history(self.alias)) - len(self._redo),
             "began": self._began,
-            "labels_at": list(self._labels_at),
+            "numbers": list(self._numbers),
             "updated_at": self._updated_at,
             "taught": self._taught,
             "precision": self._precision,
-            "arrived": [self._arrived.added, self._arrived_since_drift, self._moved],
-            "drift_at": self._drift_at,
+            "arrived": self._arrived.added,
+            "updated_arrived": self._updated_arrived,
+            "concept": [self._concept_at, self._present],
             "drift_pending": self._drift_pending,
             "drifted": self._drifted,
             "quick_updates": self._quick_updates,
@@ -656,6 +732,8 @@ class Learner:
             "following": self._following,
             "watch": watch and [watch.previous, watch.on, astuple(watch.pairs)],
             "lineage": lineage,
+            "positions": [[*partition, offset] for partition, offset in (positions or {}).items()],
+            "waiting": dict(waiting or {}),
         }
         checkpoint.save(self.folder / CHECKPOINT, tensors, {"of": self._identity(), "buffer": state, "learner": own})
 
@@ -663,7 +741,7 @@ class Learner:
         """What a checkpoint must agree on with the learner that takes it over."""
         settings, manifest = self.settings, self._champion.manifest
         return {
-            "format": 2,
+            "format": 3,
             "classes": list(manifest.classes),
             "split": manifest.split.sha256,
             "buffer_size": settings.buffer_size,
@@ -675,25 +753,27 @@ class Learner:
         """What makes lineages of different kinds, none of which can take over another's state."""
         return [self.alias, self.settings.strategy, self.settings.follow_relabelling]
 
-    def _restore(self, alias: Alias) -> None:
+    def _restore(self) -> None:
         found = checkpoint.load(self.folder / CHECKPOINT)
         if found is None or found[1].get("of") != self._identity():  # other images, classes or sizes: begin afresh
             return
         tensors, state = found
         own: dict[str, Any] = state["learner"]
         self.buffer.load(tensors, state["buffer"])
-        self._updated_at, self._drift_at = own["updated_at"], own["drift_at"]
+        self._updated_at, self._updated_arrived = own["updated_at"], own["updated_arrived"]
+        self._concept_at, self._present = own["concept"]
         self._taught, self._precision = own["taught"], own["precision"]
         self._drift_pending, self._drifted = own["drift_pending"], own["drifted"]
         self._quick_updates, self._rate.value = own["quick_updates"], own["rate"]
         self._outcomes.extend(own["outcomes"])
-        added, self._arrived_since_drift, self._moved = own["arrived"]
         self._movement.load(tensors["movement"])
         unlabelled = torch.full((len(tensors["arrived"]),), -1)
-        self._arrived.restore(Images(tensors["arrived"], unlabelled), added)
+        self._arrived.restore(Images(tensors["arrived"], unlabelled), own["arrived"])
         self._trials = own["trials"]
-        self._labels_at.extend(own["labels_at"])
-        redo = self._decided_since(own["generation"])
+        self._numbers.extend(own["numbers"])
+        positions = {(topic, partition): offset for topic, partition, offset in own["positions"]}
+        self.reading = positions, own["waiting"]
+        redo = self._decided_since(own["moves"])
         if redo is None or own["strategy"] != self._kind():  # another version: its lineage has just begun
             self._begin_trial()
         else:
@@ -702,23 +782,21 @@ class Learner:
             except RegistryError:  # no longer there: likewise
                 self._begin_trial()
             else:
-                self._resume(own, tensors, alias, redo, began, champion)
+                self._resume(own, tensors, redo, began, champion)
         self._generator.set_state(tensors["generator"])  # last, as to begin a lineage may have drawn from it
 
     def _resume(
         self,
         own: dict[str, Any],
         tensors: Mapping[str, torch.Tensor],
-        alias: Alias,
-        redo: list[tuple[int, Move]],
+        redo: list[Move],
         began: LoadedModel,
         champion: LoadedModel,
     ) -> None:
         """Go on with the lineage of the checkpoint, and with the version that was the champion then."""
-        self._start_from(alias, began)
+        self._start_from(began, own["generation"])
         self._champion = champion
         self._judged = self._measured(self._champion.predictor())
-        self._generation = own["generation"]
         self._trials, self._redo = own["trials"], redo
         self._monitor.load(tensors["errors"])
         self._lineage.load(_within("lineage/", tensors), own["lineage"])
@@ -734,23 +812,10 @@ class Learner:
                 judged = self._measured(load(self.registry, previous).predictor())
                 self._watch = _Watch(previous, judged, self._watch_alpha, on, Pairs(*pairs))
 
-    def _decided_since(self, generation: int) -> list[tuple[int, Move]] | None:
-        """Promotions by a learner after that move of the alias; None where anything else has moved it."""
-        moves = [
-            move
-            for move in self.registry.history(self.alias)
-            if move.generation > generation and move.action != "reject"
-        ]
-        found = []
-        for move in moves:
-            if move.who != "learner" or move.action != "promote":
-                return None
-            try:
-                labelled = self.registry.manifest(move.to_version).metrics.get("labelled")
-            except RegistryError:
-                return None
-            found.append((int(labelled or 0), move))
-        return found
+    def _decided_since(self, moves: int) -> list[Move] | None:
+        """What a learner has decided after the first so many moves; None where anybody else has moved the alias."""
+        found = self.registry.history(self.alias)[moves:]
+        return None if any(move.at is None for move in found) else found
 
     def _take_lock(self) -> None:
         try:
@@ -771,21 +836,27 @@ class Learner:
         every = self.settings.update_every * (BEHIND if self.behind else 1)
         if self._quick_updates:
             return max(1, every // 2)
-        return every * 2 if self._since_drift() > CALM_AFTER else every
-
-    def _since_drift(self) -> int:
-        return self.buffer.labelled - (self._drift_at or 0)
+        return every * 2 if self._present > CALM_AFTER else every
 
     def _newest(self, count: int) -> Images:
         """The newest images to be trained on since the last drift, at most `count`."""
         held_out_share = 1 - 1 / self.settings.holdout_every
-        return self.buffer.recent.newest(min(count, max(1, int(self._since_drift() * held_out_share))))
+        return self.buffer.recent.newest(min(count, int(self._present * held_out_share)))
+
+    def _window(self) -> Images:
+        """The newest images of the present concept, labelled or not; their labels are not told."""
+        return self._arrived.newest(min(ARRIVED, self.seen - self._concept_at))
+
+    @property
+    def _scarce(self) -> bool:
+        """Whether too few images of the present concept have labels to judge by."""
+        return self._present < FEWEST_AFTER_DRIFT and self._lineage.unlabelled
 
     def _held_out(self) -> Images:
         """The newest held-out images of the present concept."""
         every = self.settings.holdout_every
-        since_drift = self.buffer.labelled // every - (self._drift_at or 0) // every
-        return self.buffer.holdout.newest(min(HELD_OUT, since_drift))
+        present = self.buffer.labelled // every - (self.buffer.labelled - self._present) // every
+        return self.buffer.holdout.newest(min(HELD_OUT, present))
 
     def _lesson(self) -> Lesson:
         settings, normalisation = self.settings, self._champion.manifest.normalisation
@@ -797,8 +868,10 @@ class Learner:
             new=self.buffer.recent.newest(self.buffer.recent.added - self._taught),
             reservoir=self.buffer.reservoir.images(),
             reference=self._reference,
-            arrived=self._arrived.newest(self._arrived_since_drift).pixels,
+            arrived=self._window().pixels,
+            apart=self._apart,
             drifted=self._drifted,
+            scarce=self._scarce,
             mean=normalisation.mean,
             std=normalisation.std,
             steps=settings.steps,
@@ -815,6 +888,21 @@ class Learner:
         if not len(newest):
             return 1.0
         return float((predictor(newest).argmax(dim=1) != self._judged.predictor(newest).argmax(dim=1)).float().mean())
+
+    def _likely(self, challenger: _Judged) -> Pairs:
+        """How champion and challenger are likely to do on the newest images, whose labels are not known."""
+        window, (mean, std) = self._window().pixels, self._normalisation
+        known = self._validation.take(torch.arange(min(len(self._validation), ESTIMATED)))
+        if len(window) < FEWEST or not len(known):
+            return Pairs()
+        reference = sample(self._reference, STATISTICS, self._generator).pixels
+        look = Lookalike(normalise(reference, mean, std), normalise(window, mean, std))
+        shown = look(normalise(known.pixels, mean, std), self._generator)
+        champion, other = (
+            likely_right(judged.predictor(window), threshold(judged.were(shown), known.labels)).numpy()
+            for judged in (self._judged, challenger)
+        )
+        return Pairs.of(champion, other)
 
     def _measured(self, predictor: Predictor) -> _Judged:
         return _Judged(predictor, self._validation, len(self.classes))

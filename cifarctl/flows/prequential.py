@@ -43,7 +43,7 @@ class Run:
     contestant: Contestant
     correct: NDArray[np.bool_]
     seconds: float = 0.0  # CPU time of learning
-    labelled_at: list[int] = field(default_factory=list)  # position at which each labelled image was learned from
+    detections: list[int] = field(default_factory=list)  # positions at which drifts were noticed
 
 
 def strategies() -> list[str]:
@@ -202,10 +202,11 @@ def play(run: Run, passages: Sequence[Passage], rate: float | None) -> Iterator[
             ready.append(heapq.heappop(arriving))
         if ready:
             _, positions, pixels, labels = zip(*ready, strict=True)
-            run.labelled_at += [end - 1] * len(ready)
             contestant.learn(list(map(str, positions)), Images(torch.stack(pixels), torch.tensor(labels)))
+        if contestant.serving is not next_serving:
             serving, next_serving = next_serving, contestant.serving
             replaced_at = end / rate + time.perf_counter() - clock if rate else 0.0
+        run.detections += [end - 1] * (contestant.drifts - len(run.detections))
         run.seconds += time.process_time() - began
         yield end
 
@@ -222,8 +223,7 @@ def _result(strategy: str, seed: int, run: Run, test: Images, scenario: Scenario
         )
         for start, end in itertools.pairwise(edges)
     ]
-    detections = [run.labelled_at[min(at, len(run.labelled_at)) - 1] for at in run.contestant.detections]
-    delays, false_alarms = _judge(detections, edges[1:-1])
+    delays, false_alarms = _judge(run.detections, edges[1:-1])
     return events.StrategyResult(
         strategy=strategy,
         seed=seed,
@@ -231,7 +231,7 @@ def _result(strategy: str, seed: int, run: Run, test: Images, scenario: Scenario
         recovered_share=None,
         phases=phases,
         final=_final(run.contestant, phases, test, scenario),
-        detections=detections,
+        detections=run.detections,
         detection_delays=delays,
         false_alarms=false_alarms,
         updates=run.contestant.updates,

@@ -61,7 +61,7 @@ def fit_colour(
     network.requires_grad_(False)
     try:
         first, first_labels = images[-SCREENED:], labels[-SCREENED:]
-        starts = [Colour.none(), *([] if known is None else [known]), *_alike(images, reference)]
+        starts = [Colour.none(), *([] if known is None else [known]), *alike(images, reference)]
         losses = [_loss(network, start, first, first_labels) for start in starts]
         best = starts[losses.index(min(losses))]
         matrix, shift = nn.Parameter(best.matrix.clone()), nn.Parameter(best.shift.clone())
@@ -81,8 +81,11 @@ def fit_colour(
     return fitted, losses[0] - _loss(network, fitted, first, first_labels)
 
 
-def _alike(images: torch.Tensor, reference: torch.Tensor) -> list[Colour]:
-    """Changes of colour to the reference's mean and covariance: its principal axes for theirs, either way round."""
+def alike(images: torch.Tensor, reference: torch.Tensor) -> list[Colour]:
+    """Changes of colour to the `reference`'s mean and covariance: its principal axes for theirs, either way round.
+
+    Both (N, 3, H, W), normalised; eight changes, one for each choice of signs.
+    """
     (mean, spread, axes), (wanted, onto, theirs) = _moments(images), _moments(reference)
     found = []
     for signs in itertools.product((1.0, -1.0), repeat=3):

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from river import drift
 from river.base import DriftDetector
+from river.drift import binary
 
 MEMORY = 1000  # outcomes among which the beginning of a drift is looked for
 LONGEST = 50_000  # outcomes after which a detector begins anew
 FEWEST = 10  # outcomes on either side of it
 
-Name = Literal["adwin", "page-hinkley", "kswin"]
+Name = Literal["adwin", "hddm-w", "page-hinkley", "kswin"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ErrorMonitor:
 
     ADWIN: Bifet and Gavaldà 2007, Learning from Time-Changing Data with Adaptive Windowing. Page-Hinkley: Page 1954,
     Continuous Inspection Schemes. KSWIN: Raab et al. 2020, Reactive Soft Prototype Computing for Concept Drift Streams.
+    HDDM_W: Frías-Blanco et al. 2015, Online and Non-Parametric Drift Detection Methods Based on Hoeffding's Bounds.
     """
 
     def __init__(self, name: Name, seed: int = 0) -> None:
@@ -104,6 +106,10 @@ def _log_likelihood(wrong: NDArray[np.float64], of: NDArray[np.int64]) -> NDArra
 def _make(name: Name, seed: int) -> DriftDetector:
     if name == "adwin":
         return drift.ADWIN(delta=0.002, clock=8)  # type: ignore[no-untyped-call]
+    if name == "hddm-w":
+        hddm_w = vars(binary).get("HDDMW") or vars(binary)["HDDM_W"]  # its name before river 0.26
+        detector: DriftDetector = hddm_w(drift_confidence=0.0005)
+        return detector
     if name == "page-hinkley":
         return drift.PageHinkley(min_instances=30, delta=0.05, threshold=15.0, mode="up")
     return drift.KSWIN(alpha=0.0005, window_size=200, stat_size=50, seed=seed)

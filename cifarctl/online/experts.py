@@ -32,6 +32,11 @@ class FixedShare:
         total = sum(self.weights.values())
         self.weights = {other: weight / total for other, weight in self.weights.items()}
 
+    def restart(self, weights: dict[str, float]) -> None:
+        """Begin anew with these weights, all together 1, but for the share that every expert gives to all."""
+        share = self.alpha / len(self.weights)
+        self.weights = {name: (1 - self.alpha) * weights.get(name, 0.0) + share for name in self.weights}
+
     def update(self, given: dict[str, float]) -> None:
         """Take in one outcome: the probability that each expert gave to it."""
         grown = {name: weight * max(given[name], 1e-6) ** self.eta for name, weight in self.weights.items()}

@@ -17,12 +17,13 @@ from cifarctl.models.preprocess import Channels, normalise
 
 @dataclass(frozen=True)
 class Lesson:
-    """Everything that an update may read; the validation and held-out images are not among it.
+    """Everything that an update may read; the images that the gate decides by are not among it.
 
     `recent` is what has arrived since the last drift (at most the window), oldest first; `new` what has arrived since
     the last lesson; `reservoir` the sample of the stream before; `reference` a sample of the images that the first
     model was trained on; `arrived` (N, 3, 32, 32) uint8 the newest images since the last drift, labelled or not.
-    `drifted`: it is the first lesson since a drift.
+    `apart` is for judging, never for training: images like the reference that no model has been trained on.
+    `drifted`: it is the first lesson since a drift. `scarce`: too few of the images since have labels to judge by.
     """
 
     recent: Images
@@ -30,7 +31,9 @@ class Lesson:
     reservoir: Images
     reference: Images
     arrived: torch.Tensor
+    apart: Images
     drifted: bool
+    scarce: bool
     mean: Channels
     std: Channels
     steps: int

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 #: by simulation (tests/test_gate.py) for challengers that are 5 to 15 points better where one image in five tells.
 BETS = ((0.62, 0.60), (0.70, 0.25), (0.85, 0.15))
 LEAST_CHANGE = 0.01  # of the answers, below which a snapshot is not worth a version of its own
+LIKELY_GAIN = 0.03  # an estimate without labels may err by as much
 
 
 @dataclass(frozen=True)
@@ -137,30 +138,35 @@ def spend(alpha: float, number: int) -> float:
     return alpha * 6 / (math.pi * number) ** 2
 
 
-def decide(pairs: Pairs, guard: Guard, *, alpha: float) -> Decision:
+def decide(pairs: Pairs, guard: Guard, *, alpha: float, estimated: bool = False) -> Decision:
     """Whether a challenger on trial shall replace the champion, by all prequential pairs of the trial so far.
 
     May be asked after every pair: a challenger that is no better is promoted at any time with a chance of at most
-    `alpha`.
+    `alpha`. Of pairs that are `estimated` without labels that is not certain, so a small gain does not do.
     """
     better = pairs.evidence >= 1 / alpha
     stream = f"{pairs}, evidence {amount(pairs.evidence)} of {amount(1 / alpha)}"
+    if estimated:
+        better = better and pairs.gained - pairs.lost >= LIKELY_GAIN * len(pairs)
+        stream = f"estimated without labels: {stream}"
     # What decided comes first: where there is little room only that is shown.
     told = (str(guard), stream) if better and not guard.holds else (stream, str(guard))
     return Decision(better and guard.holds, told)
 
 
-def follow(held_out: Pairs, guard: Guard, *, changed: float, alpha: float) -> Decision:
+def follow(held_out: Pairs, guard: Guard, *, changed: float, alpha: float, estimated: bool = False) -> Decision:
     """Whether the next snapshot of a lineage that has won its trial may follow: it may unless something is wrong.
 
     Wrong is a fall on the images held out from its training, by the same test with the roles exchanged, or one below
     the guard's floor. `changed` is the share of the newest images that it answers otherwise: of too little, there
-    need be no version.
+    need be no version. `estimated`: the pairs are of newest images, told without labels.
     """
     if changed < LEAST_CHANGE:
         return Decision(False, (f"it answers {percent(changed)} of the newest images otherwise, which is too little",))
     fallen = held_out.swapped().evidence >= 1 / alpha
     stream = f"{held_out} held out" if len(held_out) else "no images held out yet"
+    if estimated:
+        stream = f"estimated without labels: {held_out}"
     told = (str(guard), stream) if not guard.holds else (stream, str(guard))
     return Decision(not fallen and guard.holds, told)
 

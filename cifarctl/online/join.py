@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -51,6 +51,10 @@ class Store(Generic[ItemT]):
 
     def __getitem__(self, id: str) -> ItemT:
         return self._entries[id].item
+
+    def items(self) -> Iterator[tuple[str, ItemT]]:
+        """Ids and items, oldest first."""
+        return ((id, entry.item) for id, entry in self._entries.items())
 
     @property
     def fill(self) -> float:
@@ -159,8 +163,10 @@ class Join(Generic[ItemT]):
         return None
 
     def settle(self, id: str, label: int | None) -> None:
-        """Remember an id that has its label (None: some label) from elsewhere."""
+        """Remember an id that has its label (None: some label) from elsewhere; the first one counts."""
         if id in self._settled:
+            if label is not None:
+                self._compare(self._settled[id], label)
             return
         if id in self.items:
             self.items.pop(id)

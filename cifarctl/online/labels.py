@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,20 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Matched:
-    """Images that have met their labels, each once: pixels (M, 3, 32, 32) uint8, writable; labels (M,) int64."""
+    """Images that have met their labels, each once: pixels (M, 3, 32, 32) uint8, writable; labels (M,) int64.
+
+    `numbers` tell when each image came; those that only come now have none.
+    """
 
     ids: list[str]
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    numbers: list[int] | None
+
+
+class _Image(NamedTuple):
+    number: int
+    pixels: bytes
 
 
 class LabelJoin:
@@ -33,7 +43,7 @@ class LabelJoin:
 
     def __init__(self, *, wait_s: float, max_mb: int, clock: Callable[[], float] = time.monotonic) -> None:
         size = max_mb * MIB
-        self._join: Join[bytes] = Join(
+        self._join: Join[_Image] = Join(
             wait_s=wait_s, item_bytes=size, label_bytes=size // 2, settled_bytes=size // 4, clock=clock
         )
 
@@ -71,13 +81,20 @@ class LabelJoin:
         """Share of the room for images or of that for labels that is taken, whichever is larger."""
         return max(self._join.items.fill, self._join.labels.fill)
 
-    def add_images(self, ids: Sequence[str], pixels: NDArray[np.uint8], places: Iterable[Place | None]) -> Matched:
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Which number each image that waits came with, by id."""
+        return {image_id: image.number for image_id, image in self._join.items.items()}
+
+    def add_images(
+        self, ids: Sequence[str], pixels: NDArray[np.uint8], numbers: Sequence[int], places: Iterable[Place | None]
+    ) -> Matched:
         """Take in unlabelled images (B, 3, 32, 32); those whose labels have been waiting, in their order."""
         self._join.expire()
-        found: list[tuple[str, bytes, int]] = []
-        for image_id, image, place in zip(ids, pixels, places, strict=True):
-            item = image.tobytes()
-            label = self._join.add_item(image_id, item, len(item), place)
+        found: list[tuple[str, _Image, int]] = []
+        for image_id, image, number, place in zip(ids, pixels, numbers, places, strict=True):
+            item = _Image(number, image.tobytes())
+            label = self._join.add_item(image_id, item, len(item.pixels), place)
             if label is not None:
                 found.append((image_id, item, label))
         return _matched(found)
@@ -85,7 +102,7 @@ class LabelJoin:
     def add_labels(self, ids: Sequence[str], labels: NDArray[np.int64], places: Iterable[Place | None]) -> Matched:
         """Take in labels (B,); the images that have been waiting for them, in the order of the labels."""
         self._join.expire()
-        found: list[tuple[str, bytes, int]] = []
+        found: list[tuple[str, _Image, int]] = []
         for image_id, label, place in zip(ids, labels.tolist(), places, strict=True):
             item = self._join.add_label(image_id, label, place)
             if item is not None:
@@ -110,8 +127,12 @@ class LabelJoin:
         return self._join.low_water(not_before_ms)
 
 
-def _matched(found: list[tuple[str, bytes, int]]) -> Matched:
+def _matched(found: list[tuple[str, _Image, int]]) -> Matched:
     # A bytearray, because torch warns about tensors over memory that cannot be written.
-    pixels = np.frombuffer(bytearray().join(item for _, item, _ in found), dtype=np.uint8).reshape(-1, *SHAPE)
-    labels = np.array([label for _, _, label in found], dtype=np.int64)
-    return Matched([image_id for image_id, _, _ in found], pixels, labels)
+    joined = bytearray().join(image.pixels for _, image, _ in found)
+    return Matched(
+        [image_id for image_id, _, _ in found],
+        np.frombuffer(joined, dtype=np.uint8).reshape(-1, *SHAPE),
+        np.array([label for _, _, label in found], dtype=np.int64),
+        [image.number for _, image, _ in found],
+    )

@@ -9,6 +9,9 @@ and Soatto 2020, FDA: Fourier Domain Adaptation for Semantic Segmentation (CVPR)
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 from torch.nn import functional
 
@@ -16,6 +19,9 @@ from cifarctl.online.colour import Colour
 
 NEARLY = 0.1  # relative difference of power that is taken for chance
 LEAST = 1e-6
+
+#: (normalised images (B, 3, 32, 32), chance) -> the same as they would arrive now
+Look: TypeAlias = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 class Lookalike:
@@ -42,6 +48,16 @@ class Lookalike:
         changed = torch.fft.irfft2(torch.fft.rfft2(centred) * self._gain + noise, s=size) + _channels(self._mean)
         changed = torch.clamp(changed, _channels(self._low), _channels(self._high))
         return changed.contiguous(memory_format=torch.channels_last)
+
+
+def halves(one: Look, other: Look) -> Look:
+    """The first half of a batch as the one makes it, the rest as the other does."""
+
+    def look(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        middle = len(images) // 2
+        return torch.cat([one(images[:middle], generator), other(images[middle:], generator)])
+
+    return look
 
 
 def _means(images: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,7 @@ class Move(BaseModel):
     why: str
     generation: int
     epoch: int | None = None
+    at: int | None = Field(None, description="of a learner: how many images and labels it had seen")
 
     @field_validator("time")
     @classmethod

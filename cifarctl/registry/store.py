@@ -228,6 +228,7 @@ class Registry:
         why: str,
         expected_generation: int | None = None,
         epoch: int | None = None,
+        at: int | None = None,
     ) -> Alias:
         """Point an alias at a version; one that is there already, with no newer epoch, stays as it is.
 
@@ -238,6 +239,7 @@ class Registry:
             why: the reason, for the history.
             expected_generation: the generation that the decision was based on; 0 = the alias did not exist.
             epoch: of the learner that decided; an alias never takes one older than it has.
+            at: how much that learner had seen, for the history.
 
         Raises:
             VersionNotFound: there is no such version.
@@ -249,7 +251,7 @@ class Registry:
             current = self._expect(alias, expected_generation, epoch)
             if current is not None and current.version == target and epoch in {None, current.epoch}:
                 return current
-            return self._move("promote", alias, current, target, who, why, epoch)
+            return self._move("promote", alias, current, target, who, why, epoch, at)
 
     def rollback(
         self,
@@ -260,6 +262,7 @@ class Registry:
         to: int | None = None,
         expected_generation: int | None = None,
         epoch: int | None = None,
+        at: int | None = None,
     ) -> Alias:
         """Point an alias one step back through what it pointed at; again, one step further.
 
@@ -282,9 +285,9 @@ class Registry:
                     f"alias {alias} has nothing to go back to (there is {self._inventory()}); "
                     "`cifarctl registry promote VERSION` takes any version"
                 )
-            return self._move("rollback", alias, current, target, who, why, epoch)
+            return self._move("rollback", alias, current, target, who, why, epoch, at)
 
-    def record_rejection(self, *, alias: str, who: str, why: str) -> None:
+    def record_rejection(self, *, alias: str, who: str, why: str, at: int | None = None) -> None:
         """Write into the history that a challenger of what `alias` names was refused; nothing moves."""
         check_alias_name(alias)
         with self._lock():
@@ -299,6 +302,7 @@ class Registry:
                     who=who,
                     why=why,
                     generation=current.generation,
+                    at=at,
                 )
                 append_move(self._history, refusal)
 
@@ -452,6 +456,7 @@ class Registry:
         who: str,
         why: str,
         epoch: int | None,
+        at: int | None,
     ) -> Alias:
         old_epoch = None if current is None else current.epoch
         alias = Alias(
@@ -471,6 +476,7 @@ class Registry:
             why=why,
             generation=alias.generation,
             epoch=epoch,
+            at=at,
         )
         append_move(self._history, move)
         write_alias(self._aliases, alias)

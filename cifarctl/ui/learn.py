@@ -67,7 +67,7 @@ class LearnPanel:
     def _drift_text(self, now: events.LearnerStatus) -> Text:
         if self.drift is None:
             return Text("none seen", style="green")
-        seen = f"error {percent(self.drift.error_before)} → {percent(self.drift.error_after)} at {self.drift.at:,}"
+        seen = f"{_errors(self.drift)}at image {self.drift.at:,}"
         if now.drift == "drift":
             return Text(f"DRIFT  {seen}", style="bold red")
         return Text.assemble(("calm", "green"), f"  last: {seen}")
@@ -98,15 +98,19 @@ def outcome(result: events.RetrainResult) -> str:
     return f"{result.outcome.replace('_', ' ')}{version}: {'; '.join(result.reasons)}"
 
 
+def _errors(drift: events.DriftDetected) -> str:
+    if drift.error_after is None:
+        return ""
+    return f"error {percent(drift.error_before)} → {percent(drift.error_after)}, "
+
+
 def learn_line(event: events.ServeEvent) -> str | None:
     """What a log says of a learner's event."""
     if isinstance(event, events.LearnerStarted):
         return f"learner started from version {event.version} ({event.strategy}, buffer {event.size}/{event.capacity})"
     if isinstance(event, events.DriftDetected):
-        return (
-            f"drift: error {percent(event.error_before)} → {percent(event.error_after)}, detected by {event.detector} "
-            f"at labelled image {event.at:,}, begun about {event.since} images before"
-        )
+        seen = f"{_errors(event)}detected by {event.detector} at image {event.at:,}"
+        return f"drift: {seen}, begun about {event.since} images before"
     if isinstance(event, events.RateChanged):
         return f"learning rate {event.old:.1e} → {event.new:.1e}: {event.reason}"
     if isinstance(event, events.RetrainStarted):

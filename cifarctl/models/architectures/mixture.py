@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cifarctl.models import statistics
 from cifarctl.models.preprocess import recolour
 
 LEAST = 1e-6  # of a probability: its logarithm is a logit
@@ -18,10 +19,12 @@ class Mixture(nn.Module):
     Every member is asked once and counted three times, with a weight each (`weights` (3, members), all together 1): for
     its probabilities as they are; for those under other class frequencies, which multiply them by `prior` (classes,)
     (Saerens et al. 2002, Adjusting the Outputs of a Classifier to New a Priori Probabilities); and for those of the
-    labels that its classes go by, by `renaming` (classes, classes), row by row.
+    labels that its classes go by, by `renaming` (classes, classes), row by row. Members that `follows` (members,) names
+    normalise by the statistics of the stream.
     """
 
     weights: torch.Tensor
+    follows: torch.Tensor
     matrix: torch.Tensor
     shift: torch.Tensor
     prior: torch.Tensor
@@ -32,10 +35,23 @@ class Mixture(nn.Module):
         count = len(members)
         self.members = nn.ModuleList(members)
         self.register_buffer("weights", torch.tensor([[1.0], [0.0], [0.0]]).repeat(1, count) / count)
+        self.register_buffer("follows", torch.zeros(count, dtype=torch.bool))
         self.register_buffer("matrix", torch.eye(3).repeat(count, 1, 1))
         self.register_buffer("shift", torch.zeros(count, 3))
         self.register_buffer("prior", torch.ones(classes))
         self.register_buffer("renaming", torch.eye(classes))
+
+    def adapted(self, images: torch.Tensor) -> Mixture:
+        """The same as if the stream were normalised images (N, 3, 32, 32): by their statistics, what follows it."""
+        members: list[nn.Module] = []
+        for index, member in enumerate(self.members):
+            shown = recolour(images, self.matrix[index], self.shift[index])
+            follower = statistics.adapted(member, shown) if self.follows[index] else None
+            members.append(member if follower is None else follower)
+        new = Mixture(members, len(self.prior))
+        for name, buffer in self.named_buffers(recurse=False):
+            setattr(new, name, buffer)
+        return new.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes) float32: logarithms of probabilities."""

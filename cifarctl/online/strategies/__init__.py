@@ -58,6 +58,9 @@ class Start:
 class Strategy(Protocol):
     """How a lineage looks to the learner."""
 
+    #: Whether it can learn from a lesson without any label.
+    unlabelled: bool
+
     def observe(self, images: Images) -> None:
         """Labelled images, all of them predicted before, in the order of their labels' arrival."""
 
@@ -79,6 +82,8 @@ Begin: TypeAlias = Callable[[Start], Strategy]
 
 class Continual:
     """A lineage that is one model: each snapshot is the one before after a lesson."""
+
+    unlabelled = False
 
     def __init__(self, start: Start, learn: Callable[[nn.Module, Lesson], nn.Module]) -> None:
         self._start, self._learn = start, learn

@@ -31,6 +31,8 @@ def begin(start: Start) -> Strategy:
 
 
 class _DarkExperience:
+    unlabelled = False
+
     def __init__(self, start: Start) -> None:
         self._start = start
         self._model = copy.deepcopy(start.snapshot.model)

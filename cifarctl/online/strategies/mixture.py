@@ -1,15 +1,18 @@
 """A pool of models that answer together, weighed by how well each has done of late.
 
 In it are the version that the lineage began with, which is never changed, so that nothing is forgotten; the same behind
-a change of colours (`online.colour`); a model that goes on learning from recent images beside reference images that
-look like the stream (`online.lookalike`); and those of these that did best under concepts that have passed, which take
-over again at once where one returns. Weights follow the best by Fixed Share (`online.experts`), so the pool as a whole
-loses little to whichever sequence of its members would have been best in hindsight.
+a change of colours (`online.colour`); the same under the stream's own statistics, where it normalises by any
+(`models.statistics`); a model that goes on learning from recent images beside reference images that look like the
+stream (`online.lookalike`); and those of these that did best under concepts that have passed, which take over again at
+once where one returns. Weights follow the best by Fixed Share (`online.experts`), so the pool as a whole loses little
+to whichever sequence of its members would have been best in hindsight. As long as there are next to no labels weights
+are by how right each is likely to be (`online.estimate`).
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +21,14 @@ import torch
 from torch import nn
 
 from cifarctl.data import Images
+from cifarctl.models import statistics
 from cifarctl.models.architectures.mixture import Mixture, kinds
 from cifarctl.models.preprocess import normalise
-from cifarctl.online.colour import Colour, fit_colour
+from cifarctl.online.colour import Colour, alike, fit_colour
+from cifarctl.online.estimate import likely_right, threshold
 from cifarctl.online.experts import FixedShare
 from cifarctl.online.fit import Lesson, fit, join, sample
-from cifarctl.online.lookalike import Lookalike
+from cifarctl.online.lookalike import Look, Lookalike, halves
 from cifarctl.online.strategies import Snapshot, Start, Strategy
 
 ETA = 0.2  # of Fixed Share: well below 1, so that what errs independently goes on being averaged
@@ -39,6 +44,8 @@ HELPS = 0.1  # nats a label that a change of colours must help before it is beli
 MEMORY = 0.9965  # of class frequencies and renamings, a label: half of it is left after 200
 PRIOR_WEIGHT = 10.0  # labels of each class that are imagined beforehand
 RENAMING_WEIGHT = 20.0
+FEWEST = 50  # images below which they have no statistics, and no share of them is right
+SURE = 2.0  # errors of an estimate by which a change of colours must do better to be believed without labels
 KINDS = ("plain", "prior", "renamed")
 
 
@@ -46,6 +53,7 @@ KINDS = ("plain", "prior", "renamed")
 class _Member:
     model: nn.Module
     colour: Colour
+    follows: bool = False  # whether it normalises by the statistics of the stream
     heard: float = 0.0  # its weights since the last drift, summed
     last: int = 0  # the proposal at which it was last the one heard most
 
@@ -56,6 +64,8 @@ def begin(start: Start) -> Strategy:
 
 
 class _Pool:
+    unlabelled = True
+
     def __init__(self, start: Start) -> None:
         self._start = start
         self._kinds = KINDS if start.follow_relabelling else KINDS[:2]
@@ -64,7 +74,7 @@ class _Pool:
             self._architecture, self._arguments = arguments["member"], arguments["arguments"]
             self._members = {
                 "base" if not index else f"kept {index}": _Member(
-                    member, Colour(model.matrix[index], model.shift[index])
+                    member, Colour(model.matrix[index], model.shift[index]), bool(model.follows[index])
                 )
                 for index, member in enumerate(model.members)
             }
@@ -81,7 +91,7 @@ class _Pool:
         """See Strategy."""
         names = list(self._members)
         with torch.inference_mode():
-            said = self._mixture(names).plain(normalise(images.pixels, self._start.mean, self._start.std))
+            said = self._mixture(names).plain(self._normalised(images.pixels))
         for place, label in enumerate(images.labels.tolist()):
             plain = said[:, place]  # (members, classes)
             given = kinds(plain, self._prior(), self._renaming())[:, :, label].tolist()
@@ -106,26 +116,20 @@ class _Pool:
         self._proposals += 1
         if lesson.drifted:
             self._keep()
-        reference = normalise(
-            sample(lesson.reference, REFERENCE_IMAGES, lesson.generator).pixels, lesson.mean, lesson.std
-        )
-        colour = self._learn_colour(lesson, reference)
-        window = normalise(lesson.arrived, lesson.mean, lesson.std)
-        alike = Lookalike(reference, window, colour) if len(window) else None
-        recent = Images(lesson.recent.pixels[-RECENT:], lesson.recent.labels[-RECENT:])
-        real = int(lesson.batch_size * STREAM_SHARE) if len(recent) else 0
-
-        def draw() -> tuple[torch.Tensor, torch.Tensor]:
-            old = sample(lesson.reference, lesson.batch_size - real, lesson.generator)
-            new = sample(recent, real, lesson.generator)
-            shown = lesson.present(old)
-            if alike is not None:
-                shown = alike(shown, lesson.generator)
-            images = torch.cat([shown, lesson.present(new)]) if len(new) else shown
-            return images.contiguous(memory_format=torch.channels_last), join(old, new).labels
-
-        before = self._members.get("alike", self._members["base"]).model
-        self._put("alike", fit(before, lesson, draw), Colour.none())
+        base = self._members["base"].model
+        reference = self._normalised(sample(lesson.reference, REFERENCE_IMAGES, lesson.generator).pixels)
+        window = self._normalised(lesson.arrived)
+        colour = self._learn_colour(lesson, reference, window)
+        look: Look | None = Lookalike(reference, window, colour) if len(window) else None
+        if look is not None and colour is not None and lesson.scarce:  # the colour is but a guess
+            look = halves(look, Lookalike(reference, window))
+        learned = self._learn_alike(lesson, look)
+        if len(window) >= FEWEST and (of_window := statistics.adapted(base, window)) is not None:
+            self._put("statistics", of_window, Colour.none(), follows=True)
+            learned = statistics.adapted(learned, window) or learned
+        self._put("alike", learned, Colour.none(), follows=True)
+        if lesson.scarce and look is not None:
+            self._weigh(lesson, look, window)
         return self._snapshot()
 
     def revise(self) -> Snapshot | None:
@@ -153,7 +157,7 @@ class _Pool:
             tensors |= {f"{name}/{key}": tensor for key, tensor in member.model.state_dict().items()}
             tensors |= {f"{name}//matrix": member.colour.matrix, f"{name}//shift": member.colour.shift}
         return tensors, {
-            "members": {name: [member.heard, member.last] for name, member in self._members.items()},
+            "members": {name: [member.follows, member.heard, member.last] for name, member in self._members.items()},
             "weights": self._weights.weights,
             "shown": self._shown,
             "proposals": self._proposals,
@@ -165,32 +169,90 @@ class _Pool:
         base = self._members["base"].model
         self._labels, self._renamed = tensors["labels"].clone(), tensors["renamed"].clone()
         self._members = {}
-        for name, (heard, last) in state["members"].items():
+        for name, (follows, heard, last) in state["members"].items():
             model = copy.deepcopy(base)
             model.load_state_dict({key: tensors[f"{name}/{key}"] for key in model.state_dict()})
             colour = Colour(tensors[f"{name}//matrix"].clone(), tensors[f"{name}//shift"].clone())
-            self._members[name] = _Member(model, colour, heard, last)
+            self._members[name] = _Member(model, colour, follows, heard, last)
         self._weights.weights, self._shown = dict(state["weights"]), dict(state["shown"])
         self._proposals, self._taken = state["proposals"], state["taken"]
 
-    def _learn_colour(self, lesson: Lesson, reference: torch.Tensor) -> Colour | None:
-        """Fit the change of colours to recent labelled images; None where it does not help."""
-        recent = lesson.recent
+    def _learn_colour(self, lesson: Lesson, reference: torch.Tensor, window: torch.Tensor) -> Colour | None:
+        """Learn the change of colours; None where it does not help."""
+        base = self._members["base"].model
+        known = self._members["colour"].colour if "colour" in self._members else None
+        if lesson.scarce:
+            best = self._guess_colour(lesson, reference, window, known)
+            if best is not None:
+                self._put("colour", base, best)
+            return best
+        recent = Images(lesson.recent.pixels[-COLOUR_IMAGES:], lesson.recent.labels[-COLOUR_IMAGES:])
         if not len(recent):
             return None
-        images = normalise(recent.pixels[-COLOUR_IMAGES:], lesson.mean, lesson.std)
-        known = self._members["colour"].colour if "colour" in self._members else None
-        base = self._members["base"]
-        colour, gain = fit_colour(
-            base.model, images, recent.labels[-COLOUR_IMAGES:], reference, known, lesson.generator, lesson.on_step
-        )
-        self._put("colour", base.model, colour)
+        images = self._normalised(recent.pixels)
+        colour, gain = fit_colour(base, images, recent.labels, reference, known, lesson.generator, lesson.on_step)
+        self._put("colour", base, colour)
         return colour if gain > HELPS else None
+
+    def _guess_colour(
+        self, lesson: Lesson, reference: torch.Tensor, window: torch.Tensor, known: Colour | None
+    ) -> Colour | None:
+        """The change of colours behind which the base is likely to be right most often, by no labels of the stream.
+
+        None at all is believed before another, and principal axes as they are before some that are turned round.
+        """
+        if len(window) < FEWEST or not len(lesson.apart):
+            return None
+        base, apart = self._members["base"].model, self._normalised(lesson.apart.pixels)
+        best, most = Colour.none(), 0.0
+        for colour in (best, *([] if known is None else [known]), *alike(window, reference)):
+            shown = Lookalike(reference, window, colour)(apart, lesson.generator)
+            with torch.inference_mode():
+                elsewhere, here = (base(colour(images)).softmax(dim=1) for images in (shown, window))
+            likely = _likely(here, threshold(elsewhere, lesson.apart.labels))
+            if likely > most + SURE * _error(len(window)):
+                best, most = colour, likely
+        return None if torch.equal(best.matrix, torch.eye(3)) else best
+
+    def _learn_alike(self, lesson: Lesson, look: Look | None) -> nn.Module:
+        """The model that learns, after this lesson."""
+        recent = Images(lesson.recent.pixels[-RECENT:], lesson.recent.labels[-RECENT:])
+        real = int(lesson.batch_size * STREAM_SHARE) if len(recent) else 0
+
+        def draw() -> tuple[torch.Tensor, torch.Tensor]:
+            old = sample(lesson.reference, lesson.batch_size - real, lesson.generator)
+            new = sample(recent, real, lesson.generator)
+            shown = lesson.present(old)
+            if look is not None:
+                shown = look(shown, lesson.generator)
+            images = torch.cat([shown, lesson.present(new)]) if len(new) else shown
+            return images.contiguous(memory_format=torch.channels_last), join(old, new).labels
+
+        before = "base" if lesson.scarce and lesson.drifted else "alike"
+        return fit(self._members.get(before, self._members["base"]).model, lesson, draw)
+
+    def _weigh(self, lesson: Lesson, look: Look, window: torch.Tensor) -> None:
+        """Weigh the members by how right they are likely to be on the `window`, as far as that can be told apart."""
+        if len(window) < FEWEST or not len(lesson.apart):
+            return
+        names = list(self._members)
+        pool = self._mixture(names)
+        shown = look(self._normalised(lesson.apart.pixels), lesson.generator)
+        with torch.inference_mode():
+            elsewhere, here = pool.adapted(shown).plain(shown), pool.plain(window)
+        likely = torch.tensor(
+            [_likely(now, threshold(then, lesson.apart.labels)) for then, now in zip(elsewhere, here, strict=True)]
+        )
+        shares = (likely / _error(len(window))).softmax(dim=0).tolist()
+        self._weights.restart({f"plain {name}": share for name, share in zip(names, shares, strict=True)})
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        return normalise(pixels, self._start.mean, self._start.std)
 
     def _keep(self) -> None:
         """Put away what did best under the concept that has just passed, unless it is put away already."""
         best = max(self._members, key=lambda name: self._members[name].heard)
-        if best in ("colour", "alike"):
+        if best in ("colour", "statistics", "alike"):
             while len(kept := [name for name in self._members if name.startswith("kept")]) >= KEPT:
                 self._drop(min(kept, key=lambda name: self._members[name].last))
             self._taken += 1
@@ -199,11 +261,11 @@ class _Pool:
         for member in self._members.values():
             member.heard = 0.0
 
-    def _put(self, name: str, model: nn.Module, colour: Colour) -> None:
+    def _put(self, name: str, model: nn.Module, colour: Colour, *, follows: bool = False) -> None:
         if name in self._members:
             self._members[name].model, self._members[name].colour = model, colour
             return
-        self._members[name] = _Member(model, colour, last=self._proposals)
+        self._members[name] = _Member(model, colour, follows, last=self._proposals)
         for kind in self._kinds:
             self._weights.add(f"{kind} {name}")
 
@@ -225,6 +287,7 @@ class _Pool:
         for row, kind in enumerate(self._kinds):
             pool.weights[row] = self._weights.vector([f"{kind} {name}" for name in names])
         pool.weights /= pool.weights.sum()
+        pool.follows.copy_(torch.tensor([self._members[name].follows for name in names]))
         for index, name in enumerate(names):
             pool.matrix[index], pool.shift[index] = self._members[name].colour.matrix, self._members[name].colour.shift
         pool.prior.copy_(self._prior())
@@ -240,3 +303,13 @@ class _Pool:
         """Which label (columns) each class (rows) goes by, (classes, classes)."""
         counted = self._renamed + RENAMING_WEIGHT * torch.eye(len(self._labels))
         return counted / counted.sum(dim=1, keepdim=True)
+
+
+def _error(images: int) -> float:
+    """Standard error of a share of so many images."""
+    return 0.5 / math.sqrt(images)
+
+
+def _likely(probabilities: torch.Tensor, least: float) -> float:
+    """The share of images that count as predicted right, see `online.estimate`."""
+    return float(likely_right(probabilities, least).float().mean())

@@ -1,0 +1,231 @@
+"""What can be known and learned without labels: estimates, statistics, and a learner that nobody tells anything."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from helpers import Home
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cifarctl import events, models
+from cifarctl.data import Images, synthetic
+from cifarctl.flows import learner as module
+from cifarctl.flows.evaluate import evaluate
+from cifarctl.flows.learner import FEWEST_AFTER_DRIFT, Learner
+from cifarctl.models.architectures.mixture import Mixture
+from cifarctl.models.statistics import SOURCE, adapted
+from cifarctl.online.estimate import likely_right, threshold
+from cifarctl.online.gate import LIKELY_GAIN, Guard, Pairs, decide, follow
+from cifarctl.registry.loading import load
+from cifarctl.settings import OnlineSettings
+
+SOUND = Guard.none("the inputs have moved")
+ONLINE = OnlineSettings(
+    update_every=100, min_examples=100, buffer_size=400, holdout_size=100, holdout_every=4, reference_size=400, steps=6,
+    batch_size=32, validation_size=100, watch=200,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _same_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which arithmetic is faster is measured, and may come out otherwise each time."""
+    monkeypatch.setattr(module, "choose_precision", lambda *_, **__: "float32")
+
+
+def answers(count: int, seed: int, *, skill: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities (count, 10) that are honest about how sure they are, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = skill * torch.randn((count, 10), generator=generator)
+    probabilities = logits.softmax(dim=1)
+    return probabilities, torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+# --- estimates
+
+
+@given(st.integers(0, 2**31), st.integers(1, 200), st.floats(0.1, 8))
+def test_on_the_labelled_images_as_many_count_as_are_right(seed: int, count: int, skill: float) -> None:
+    probabilities, labels = answers(count, seed, skill=skill)
+    right = int((probabilities.argmax(dim=1) == labels).sum())
+    assert abs(int(likely_right(probabilities, threshold(probabilities, labels)).sum()) - right) <= 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_estimate_follows_the_share_of_easy_images(seed: int) -> None:
+    def mixed(easy: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = answers(easy, seed, skill=8), answers(1000 - easy, 50 + seed, skill=0.5)
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    least = threshold(*mixed(600, seed))
+    for easy in (200, 400, 800):
+        unknown, truth = mixed(easy, 100 + seed)
+        accuracy = float((unknown.argmax(dim=1) == truth).float().mean())
+        assert abs(float(likely_right(unknown, least).float().mean()) - accuracy) < 0.2
+
+
+def test_a_small_gain_that_is_but_estimated_does_not_do() -> None:
+    total = 5000
+    small = Pairs(both=total // 2, gained=int(LIKELY_GAIN * total) - 1, lost=0, neither=total // 2)
+    large = small + Pairs(gained=total // 20)
+    assert decide(small, SOUND, alpha=0.1).promote
+    assert not decide(small, SOUND, alpha=0.1, estimated=True).promote
+    assert decide(large, SOUND, alpha=0.1, estimated=True).promote
+    for decision in (
+        decide(large, SOUND, alpha=0.1, estimated=True),
+        follow(large, SOUND, changed=0.5, alpha=0.1, estimated=True),
+    ):
+        assert "estimated without labels" in decision.reasons[0]
+
+
+# --- statistics
+
+
+def images(count: int, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:
+    return scale * torch.randn((count, 3, 32, 32), generator=torch.Generator().manual_seed(1)) + shift
+
+
+def test_statistics_are_those_of_the_images_and_a_few_more() -> None:
+    model = models.build("net-bn", {}).eval()
+    before = copy.deepcopy(model.state_dict())
+    window = images(100, scale=2, shift=3)
+    new = adapted(model, window)
+    assert new is not None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    kept = {name for name, _ in model.named_parameters()}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in new.state_dict().items() if name in kept)
+    share = SOURCE / (SOURCE + 100)
+    with torch.no_grad():
+        seen = model[0](window).transpose(0, 1).flatten(1)  # the first normalisation sees it, by channels
+    torch.testing.assert_close(new[1].running_mean, (1 - share) * seen.mean(dim=1), rtol=1e-3, atol=1e-3)
+    expected = share + (1 - share) * seen.var(dim=1) + share * (1 - share) * seen.mean(dim=1) ** 2
+    torch.testing.assert_close(new[1].running_var, expected, rtol=1e-3, atol=1e-3)
+    assert (new.training, new[1].momentum) == (False, 0.1)
+
+
+@pytest.mark.parametrize("model", [models.build("net", {}), nn.BatchNorm2d(3, track_running_stats=False)])
+def test_a_model_that_keeps_no_statistics_has_none_to_change(model: nn.Module) -> None:
+    assert adapted(model, images(60)) is None
+
+
+def test_only_what_follows_the_stream_changes_with_it() -> None:
+    members = [models.build("net-bn", {}).eval() for _ in range(2)]
+    pool = Mixture(members, 10).eval()
+    pool.follows[1] = True
+    window = images(80, scale=3, shift=1)
+    before, after = pool.plain(window), pool.adapted(window).plain(window)
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1])
+    assert torch.equal(pool.plain(window), before)
+    assert torch.equal(pool.adapted(window).state_dict()["weights"], pool.weights)
+
+
+# --- the learner
+
+
+def open_learner(home: Home, **changes: Any) -> Learner:
+    return Learner(
+        home.registry,
+        ONLINE.model_copy(update=changes),
+        "production",
+        reference=home.dataset.train.take(home.split.train[:400]),
+        validation=home.dataset.train.take(home.split.validation),
+    )
+
+
+def drawn(seed: int, count: int, *, inverted: bool) -> Images:
+    found = synthetic.draw(count, seed=seed)
+    return Images(255 - found.pixels, found.labels) if inverted else found
+
+
+def see(learner: Learner, stream: Images) -> list[events.LearnEvent]:
+    return [event for pixels in stream.pixels.split(25) for event in learner.see(pixels)]
+
+
+def of(kind: type, found: list[events.LearnEvent]) -> list[Any]:
+    return [event for event in found if isinstance(event, kind)]
+
+
+def accuracy(home: Home, stream: Images) -> float:
+    return evaluate(load(home.registry, home.registry.resolve("production")).predictor(), stream).accuracy
+
+
+def test_a_drift_and_its_end_are_followed_without_a_single_label(home: Home) -> None:
+    clean, inverted, after = (
+        drawn(11, 200, inverted=False),
+        drawn(12, 300, inverted=True),
+        drawn(13, 300, inverted=True),
+    )
+    before, at_first = accuracy(home, after), accuracy(home, clean)
+    with open_learner(home) as learner:
+        assert see(learner, clean) == []
+        found = see(learner, inverted)
+        assert learner.status().labelled == 0
+        assert accuracy(home, after) > before + 0.2
+        see(learner, drawn(15, 300, inverted=False))
+        assert accuracy(home, clean) > at_first - 0.05
+    (drift, *_) = of(events.DriftDetected, found)
+    assert (drift.detector, drift.error_before, drift.error_after) == ("inputs", None, None)
+    assert abs(drift.at - drift.since - 200) <= 25
+    (first, *_) = (result for result in of(events.RetrainResult, found) if result.outcome == "promoted")
+    assert "estimated without labels" in first.reasons[0]
+
+
+def test_a_calm_stream_without_labels_changes_nothing(home: Home) -> None:
+    with open_learner(home) as learner:
+        assert see(learner, drawn(14, 600, inverted=False)) == []
+    assert home.registry.numbers() == [1]
+
+
+@pytest.mark.parametrize("strategy", ["replay", "finetune", "er-ace", "der++"])
+def test_what_learns_from_labels_only_waits_for_them(home: Home, strategy: str) -> None:
+    with open_learner(home, strategy=strategy) as learner:
+        see(learner, drawn(11, 200, inverted=False))
+        assert of(events.RetrainStarted, see(learner, drawn(12, 300, inverted=True))) == []
+
+
+def test_labels_of_images_from_before_the_drift_say_nothing_of_it(home: Home) -> None:
+    """They come late: the images have long been others."""
+    clean, inverted = drawn(11, 200, inverted=False), drawn(12, 300, inverted=True)
+    with open_learner(home) as learner:
+        see(learner, clean)
+        see(learner, inverted)
+        learned_at = home.registry.resolve("production")
+        assert learned_at > 1
+        ids = [f"late-{number}" for number in range(200)]
+        found = list(learner.learn(ids, clean, numbers=range(200)))
+        assert (of(events.DriftDetected, found), of(events.RolledBack, found)) == ([], [])
+        status = learner.status()
+        assert (status.labelled, status.accuracy) == (200, None)
+        more = [f"prompt-{number}" for number in range(FEWEST_AFTER_DRIFT)]
+        list(
+            learner.learn(more, inverted.take(torch.arange(200, 200 + len(more))), numbers=range(400, 400 + len(more)))
+        )
+        assert learner.status().accuracy is not None
+
+
+def test_a_death_changes_nothing(home: Home, tmp_path: Any) -> None:
+    """What was read before it is known by its position, so that no image is seen twice."""
+    stream = [drawn(11, 200, inverted=False), drawn(12, 300, inverted=True)]
+    twin = home.copy(tmp_path / "twin")
+    with open_learner(home) as learner:
+        for part in stream:
+            see(learner, part)
+    with open_learner(twin) as learner:
+        see(learner, stream[0])
+        see(learner, stream[1].take(torch.arange(150)))
+        learner.save({("images", 0): 350}, {"waiting": 349})
+        see(learner, stream[1].take(torch.arange(150, 220)))  # forgotten
+    with open_learner(twin) as learner:
+        assert learner.reading == ({("images", 0): 350}, {"waiting": 349})
+        assert learner.seen == 350
+        see(learner, stream[1].take(torch.arange(150, 300)))
+    histories = [
+        [(move.action, move.to_version, move.why, move.at) for move in one.registry.history("production")]
+        for one in (home, twin)
+    ]
+    assert histories[0] == histories[1]
