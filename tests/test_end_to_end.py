@@ -24,6 +24,7 @@ from processes import (  # noqa: F401  fixtures among them
 )
 
 from cifarctl import events
+from cifarctl.stream import browse
 
 pytestmark = pytest.mark.broker
 
@@ -207,6 +208,29 @@ def test_retrain_once(site: Site) -> None:  # noqa: F811
     assert document["reasons"]
     assert site.registry.manifest(2).parent == 1
     assert site.registry.history()[-1].who == "learner"
+
+
+def test_retrain_asks_the_learner_that_is_at_work(site: Site) -> None:  # noqa: F811
+    brisk = BRISK | {"online__update_every": 100_000}
+    learner = site.start("retrain", "--follow", "--json", **brisk)
+    learner.await_line("learner started")
+    few = site.call("retrain", "--json", **brisk)
+    assert few.exit_code == 7, few.stderr
+    assert json.loads(few.stdout)["outcome"] == "not_enough_data"
+
+    site.send(120)
+    group = f"{site.kafka.group_id}.learner"
+    learner.until(lambda: sum(browse.committed(site.kafka, site.topics.images, group).values()) == 120)
+    asked = site.call("retrain", "--json", **brisk)
+    assert asked.exit_code == 6, asked.stderr
+    assert "it is asked to learn now" in asked.stderr
+    document = json.loads(asked.stdout)
+    assert (document["outcome"], document["examples"]) == ("rejected", 120)
+    learner.await_line("retraining (mixture) on 120 new examples: by hand")
+    learner.press_ctrl_c()
+    assert learner.wait() == 130, learner.err
+    assert learner.document["retrains"] == 1
+    assert list((site.folder / "registry" / "learner" / "requests").iterdir()) == []
 
 
 def test_a_learner_of_its_own_reaches_a_plain_serve(site: Site) -> None:  # noqa: F811

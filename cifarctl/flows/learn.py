@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import count, groupby, repeat
 from multiprocessing.connection import Connection
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from cifarctl import data, events
 from cifarctl.data import Images
-from cifarctl.errors import BrokerError, CifarctlError, DataError, NotEnoughData
-from cifarctl.flows.learner import Learner
+from cifarctl.errors import BrokerError, CifarctlError, DataError, NotEnoughData, RegistryBusy
+from cifarctl.flows.learner import Learner, learner_at_work
 from cifarctl.flows.pace import Pace
 from cifarctl.online.join import Place
 from cifarctl.online.labels import LabelJoin, Matched
 from cifarctl.registry import Registry
+from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
 from cifarctl.stream import clients, codecs, labels
 from cifarctl.stream.codecs import Record
@@ -37,6 +38,7 @@ READ = 256  # most records at once
 WAIT = 0.2  # seconds to wait for them
 SAVE_INTERVAL = 5.0  # seconds between checkpoints while examples arrive
 STATUS_INTERVAL = 0.5  # seconds between two LearnerStatus events, which are also the heartbeat
+ANSWER_INTERVAL = 0.2  # seconds between two looks for an answer
 PARTS = 4  # of the examples that `retrain` learns from by hand
 NOTICE_INTERVAL = 60.0  # seconds between two notices of the same kind
 
@@ -65,11 +67,13 @@ def follow(
         yield examples.status()
         saved = shown = time.monotonic()
         waiting = False
+        requests = Requests(settings.registry.dir)
         try:
             while not stop.is_set():
                 updates = learner.updates
                 yield from examples.read()
                 yield from learner.follow_alias()
+                yield from _answer(requests, learner)
                 if (trigger := learner.due()) is not None:  # in time, that is: what images make due is done by now
                     yield from learner.update(trigger)
                 updated, now = learner.updates > updates, time.monotonic()
@@ -94,10 +98,11 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
 
     They are taken in their order in `PARTS` parts, with an update after each, so that what has been learned from the
     ones before predicts the next and is judged by that. Where it has not won its trial by the end, the trial goes on
-    the next time.
+    the next time. Where another learner is at work, it is asked to learn from what it has got now.
 
     Raises:
         NotEnoughData: fewer than `online.min_examples` of them; they are kept for the next time.
+        RegistryBusy: another learner was at work, and has ended without an answer.
     """
 
     def step() -> None:
@@ -105,7 +110,13 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
             raise Stopped
 
     began = time.perf_counter()
-    with _learning(settings, step) as examples, suppress(Stopped):
+    with ExitStack() as stack:
+        try:
+            examples = stack.enter_context(_learning(settings, step))
+        except RegistryBusy as busy:
+            yield from _ask(settings, stop, busy)
+            return
+        stack.enter_context(suppress(Stopped))
         learner = examples.learner
         yield learner.started()
         held = _Held(learner, settings.online.buffer_size)
@@ -139,6 +150,40 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
             challenger=decisive.challenger | {"version": learner.champion if promoted else None},
             seconds=time.perf_counter() - began,
         )
+
+
+def _answer(requests: Requests, learner: Learner) -> Iterator[events.LearnEvent]:
+    """Learn now, once for all who have asked for it."""
+    names = requests.pending()
+    if not names:
+        return
+    result = learner.not_enough(learner.fresh)
+    if learner.fresh >= learner.settings.min_examples:
+        for event in learner.update("by hand"):
+            if isinstance(event, events.RetrainResult):
+                result = event
+            yield event
+    for name in names:
+        requests.answer(name, asdict(result))
+
+
+def _ask(settings: Settings, stop: threading.Event, busy: RegistryBusy) -> Iterator[events.LearnEvent]:
+    """Let the learner that is at work learn; ends with its RetrainResult, or without one when `stop` is set."""
+    requests = Requests(settings.registry.dir)
+    name = requests.ask()
+    yield events.Notice("a learner is at work on this registry: it is asked to learn now")
+    try:
+        while not stop.wait(ANSWER_INTERVAL):
+            if (found := requests.fetch(name)) is not None:
+                result = events.RetrainResult(**found)
+                yield result
+                if result.outcome == "not_enough_data":
+                    raise NotEnoughData(f"{result.reasons[0]}; stream more, or lower online.min_examples")
+                return
+            if not learner_at_work(settings.registry.dir):
+                raise busy
+    finally:
+        requests.withdraw(name)
 
 
 class _Held:

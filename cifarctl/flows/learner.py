@@ -74,12 +74,18 @@ class _Judged:
         hits = torch.bincount(labels, right, minlength=self._classes)
         return hits / torch.bincount(labels, minlength=self._classes).clamp(min=1)
 
-    def were(self, images: torch.Tensor) -> torch.Tensor:
-        """Probabilities (N, classes) of normalised images (N, 3, 32, 32) if the whole stream were such."""
+    def likely(
+        self, window: torch.Tensor, alike: torch.Tensor, labels: torch.Tensor, *, follows: bool
+    ) -> NDArray[np.bool_]:
+        """Which images (N, 3, 32, 32) uint8 of a window it is likely to get right, by labelled normalised ones alike.
+
+        `follows`: it was made under this window, so that of what follows the stream the statistics were of its images.
+        """
         model = self.predictor.model
         with torch.inference_mode():
-            logits: torch.Tensor = (model.adapted(images) if isinstance(model, Mixture) else model)(images)
-            return logits.softmax(dim=1)
+            known: torch.Tensor = (model.adapted(alike) if follows and isinstance(model, Mixture) else model)(alike)
+        right: NDArray[np.bool_] = likely_right(self.predictor(window), threshold(known.softmax(dim=1), labels)).numpy()
+        return right
 
 
 @dataclass
@@ -142,6 +148,7 @@ class Learner:
         self._updated_arrived = 0  # images seen by then
         self._concept_at = 0  # images seen when the present concept began
         self._present = 0  # labelled images of the present concept
+        self._promoted_at = 0  # images seen when the champion was promoted
         self._drift_pending = self._drifted = False
         self._quick_updates = 0
         self._clock_updated = clock()
@@ -629,6 +636,7 @@ class Learner:
                 self.registry.gc(of="learner")
         self._champion = load(self.registry, version)
         self._judged = self._measured(self._champion.predictor())
+        self._promoted_at = self.seen
         if not self._following:
             self._following = True
             self._monitor.reset()
@@ -721,6 +729,7 @@ class Learner:
             "arrived": self._arrived.added,
             "updated_arrived": self._updated_arrived,
             "concept": [self._concept_at, self._present],
+            "promoted_at": self._promoted_at,
             "drift_pending": self._drift_pending,
             "drifted": self._drifted,
             "quick_updates": self._quick_updates,
@@ -762,6 +771,7 @@ class Learner:
         self.buffer.load(tensors, state["buffer"])
         self._updated_at, self._updated_arrived = own["updated_at"], own["updated_arrived"]
         self._concept_at, self._present = own["concept"]
+        self._promoted_at = own["promoted_at"]
         self._taught, self._precision = own["taught"], own["precision"]
         self._drift_pending, self._drifted = own["drift_pending"], own["drifted"]
         self._quick_updates, self._rate.value = own["quick_updates"], own["rate"]
@@ -898,14 +908,24 @@ class Learner:
         reference = sample(self._reference, STATISTICS, self._generator).pixels
         look = Lookalike(normalise(reference, mean, std), normalise(window, mean, std))
         shown = look(normalise(known.pixels, mean, std), self._generator)
-        champion, other = (
-            likely_right(judged.predictor(window), threshold(judged.were(shown), known.labels)).numpy()
-            for judged in (self._judged, challenger)
+        of_concept = self._promoted_at > self._concept_at
+        return Pairs.of(
+            self._judged.likely(window, shown, known.labels, follows=of_concept),
+            challenger.likely(window, shown, known.labels, follows=True),
         )
-        return Pairs.of(champion, other)
 
     def _measured(self, predictor: Predictor) -> _Judged:
         return _Judged(predictor, self._validation, len(self.classes))
+
+
+def learner_at_work(registry: Path) -> bool:
+    """Whether a learner holds the lock of that registry."""
+    lock = FileLock(registry / "learner" / "lock", blocking=False)
+    try:
+        with lock:
+            return False
+    except Timeout:
+        return True
 
 
 def start_of(version: LoadedModel, generator: torch.Generator, settings: OnlineSettings) -> Start:

@@ -1,0 +1,63 @@
+"""Words to the learner that works on a registry, and its answers: a file each in ``learner/requests``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from cifarctl.registry.files import make_directory, os_errors, replace_file, token
+
+ASKED = ".asked"
+ANSWERED = ".json"
+KEPT_S = 3600.0  # an answer that nobody has fetched by then
+
+
+class Requests:
+    """Requests to learn at once; whoever asks waits for the answer under the name that it was given."""
+
+    def __init__(self, registry: Path) -> None:
+        self._folder = registry / "learner" / "requests"
+
+    def ask(self) -> str:
+        """Leave a request; its name.
+
+        Raises:
+            RegistryError: the folder cannot be written.
+        """
+        make_directory(self._folder)
+        name = token("retrain-")
+        replace_file(self._folder / (name + ASKED), b"")
+        return name
+
+    def withdraw(self, name: str) -> None:
+        """Take a request back, and its answer if there is one."""
+        with os_errors(self._folder):
+            for end in (ASKED, ANSWERED):
+                (self._folder / (name + end)).unlink(missing_ok=True)
+
+    def pending(self) -> list[str]:
+        """Names of the requests that wait for an answer."""
+        with os_errors(self._folder):
+            return sorted(path.name.removesuffix(ASKED) for path in self._folder.glob("*" + ASKED))
+
+    def answer(self, name: str, result: dict[str, Any]) -> None:
+        """Answer a request by a JSON-able result; answers that nobody has fetched for an hour go."""
+        replace_file(self._folder / (name + ANSWERED), json.dumps(result).encode())
+        with os_errors(self._folder):
+            (self._folder / (name + ASKED)).unlink(missing_ok=True)
+            for path in self._folder.glob("*" + ANSWERED):
+                if time.time() - path.stat().st_mtime > KEPT_S:
+                    path.unlink(missing_ok=True)
+
+    def fetch(self, name: str) -> dict[str, Any] | None:
+        """The answer to a request, once; None as long as there is none."""
+        path = self._folder / (name + ANSWERED)
+        with os_errors(path):
+            try:
+                found: dict[str, Any] = json.loads(path.read_bytes())
+            except FileNotFoundError:
+                return None
+            path.unlink(missing_ok=True)
+        return found
