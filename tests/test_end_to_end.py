@@ -197,6 +197,13 @@ def test_retrain_once(site: Site) -> None:  # noqa: F811
     assert site.registry.history()[-1].action == "reject"
 
     site.send(450, drift="invert@0-450")
+    before = site.registry.history()
+    rehearsed = site.call("retrain", "--dry-run", "--json", **brisk)
+    assert rehearsed.exit_code == 0, rehearsed.stderr
+    told = json.loads(rehearsed.stdout)
+    assert (told["outcome"], told["examples"], told["challenger"]["version"]) == ("promoted", 450, None)
+    assert (site.registry.numbers(), site.registry.history()) == ([1], before)
+
     promoted = site.call("retrain", "--json", **brisk)
     assert promoted.exit_code == 0, promoted.stderr
     document = json.loads(promoted.stdout)
@@ -226,6 +233,9 @@ def test_retrain_asks_the_learner_that_is_at_work(site: Site) -> None:  # noqa: 
     assert "it is asked to learn now" in asked.stderr
     document = json.loads(asked.stdout)
     assert (document["outcome"], document["examples"]) == ("rejected", 120)
+    refused = site.call("retrain", "--dry-run", **brisk)
+    assert refused.exit_code == 4, refused.stderr
+    assert "leave out --dry-run" in refused.stderr
     learner.await_line("retraining (mixture) on 120 new examples: by hand")
     learner.press_ctrl_c()
     assert learner.wait() == 130, learner.err

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cifarctl.cli.command import INTERRUPTED, Run, command
+from cifarctl.errors import SettingsError
 
 
 def register(app: typer.Typer) -> None:
@@ -15,8 +16,11 @@ def register(app: typer.Typer) -> None:
 def retrain(
     run: Run,
     follow: Annotated[bool, typer.Option("--follow", help="Go on learning: the learner as a service.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would come of it; change nothing.")] = False,
 ) -> None:
     """Train one challenger from the labelled examples since the last one and put it before the gate."""
+    if follow and dry_run:
+        raise SettingsError("--follow and --dry-run exclude each other: leave one of them out")
     settings = run.settings()
     from cifarctl.stream import clients
 
@@ -40,7 +44,8 @@ def retrain(
         result: RetrainResult | None = None
         failure: NotEnoughData | None = None
         try:
-            for event in run.output.show(learn.once(settings, stop), RetrainView()):
+            learned = learn.rehearse(settings, stop) if dry_run else learn.once(settings, stop)
+            for event in run.output.show(learned, RetrainView()):
                 if isinstance(event, RetrainResult):
                     result = event
         except NotEnoughData as error:  # the result is told first: scripts read it

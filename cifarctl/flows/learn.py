@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
@@ -13,6 +15,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import count, groupby, repeat
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -93,12 +96,36 @@ def follow(
             examples.save()
 
 
-def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
+def rehearse(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
+    """As `once`, on a copy of the registry and without committing: what would come of it; nothing is changed.
+
+    Raises:
+        NotEnoughData: fewer than `online.min_examples` examples.
+        RegistryBusy: a learner is at work, which reads the same messages.
+    """
+    folder = settings.registry.dir
+    if learner_at_work(folder):
+        raise RegistryBusy(
+            f"a learner works on {folder}; stop it first, or leave out --dry-run and it is asked to learn"
+        )
+    with tempfile.TemporaryDirectory(prefix="cifarctl-rehearsal-") as temporary:
+        copy = Path(temporary) / "registry"
+        if folder.is_dir():
+            shutil.copytree(folder, copy)
+        registry = settings.registry.model_copy(update={"dir": copy})
+        for event in once(settings.model_copy(update={"registry": registry}), stop, dry=True):
+            if isinstance(event, events.RetrainResult):
+                event = replace(event, challenger=event.challenger | {"version": None})  # noqa: PLW2901
+            yield event
+
+
+def once(settings: Settings, stop: threading.Event, *, dry: bool = False) -> Iterator[events.LearnEvent]:
     """Learn from the labelled examples that have arrived since the last time; ends with a RetrainResult.
 
     They are taken in their order in `PARTS` parts, with an update after each, so that what has been learned from the
     ones before predicts the next and is judged by that. Where it has not won its trial by the end, the trial goes on
-    the next time. Where another learner is at work, it is asked to learn from what it has got now.
+    the next time. Where another learner is at work, it is asked to learn from what it has got now. `dry`: nothing is
+    saved, committed or sent.
 
     Raises:
         NotEnoughData: fewer than `online.min_examples` of them; they are kept for the next time.
@@ -112,7 +139,7 @@ def once(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
     began = time.perf_counter()
     with ExitStack() as stack:
         try:
-            examples = stack.enter_context(_learning(settings, step))
+            examples = stack.enter_context(_learning(settings, step, dry=dry))
         except RegistryBusy as busy:
             yield from _ask(settings, stop, busy)
             return
@@ -310,7 +337,7 @@ def run_process(settings: Settings, pipe: Connection) -> None:
 
 
 @contextmanager
-def _learning(settings: Settings, on_step: Callable[[], None]) -> Iterator[Examples]:
+def _learning(settings: Settings, on_step: Callable[[], None], *, dry: bool = False) -> Iterator[Examples]:
     registry = Registry(settings.registry)
     dataset = data.load(settings.data)
     split = data.split(dataset.train.labels, settings.data.split, settings.data.split_seed)
@@ -346,7 +373,7 @@ def _learning(settings: Settings, on_step: Callable[[], None]) -> Iterator[Examp
         gaps: list[str] = []  # to learn from what is left is all that can be done about them
         wanted = [topics.images, topics.labels]
         source = stack.enter_context(Source(settings.kafka, wanted, group_id=group, on_gap=gaps.append))
-        yield Examples(learner, source, gaps, topics, settings)
+        yield Examples(learner, source, gaps, topics, settings, dry=dry)
 
 
 class Examples:
@@ -357,8 +384,17 @@ class Examples:
     """
 
     def __init__(
-        self, learner: Learner, source: Source, gaps: list[str], topics: clients.Topics, settings: Settings
+        self,
+        learner: Learner,
+        source: Source,
+        gaps: list[str],
+        topics: clients.Topics,
+        settings: Settings,
+        *,
+        dry: bool = False,
     ) -> None:
+        """`dry`: nothing is saved, committed or sent."""
+        self._dry = dry
         self.learner, self.source = learner, source
         #: What becomes of examples.
         self.teach: Callable[[Matched], Iterator[events.LearnEvent]] = partial(_teach, learner)
@@ -409,6 +445,8 @@ class Examples:
         After a crash, records between the two are read twice and known by their ids. When the broker does not answer,
         `unsaved` stays.
         """
+        if self._dry:
+            return
         self.learner.save(self._positions, self._join.numbers)
         if self._letters is not None:
             delivered = self._letters.flush(self._settings.kafka.timeout_s)
@@ -452,7 +490,7 @@ class Examples:
 
     def _take_labels(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
         batch, letters = labels.decode(records, classes=len(self.learner.classes))
-        for letter in letters:
+        for letter in () if self._dry else letters:
             if self._letters is None:
                 self._letters = Sender(self._settings.kafka)
             self._letters.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
