@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -17,12 +18,14 @@ from cifarctl.data import Images, synthetic
 from cifarctl.flows import learner as module
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.learner import FEWEST_AFTER_DRIFT, Learner
+from cifarctl.flows.shown import Shown
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.statistics import SOURCE, adapted
 from cifarctl.online.estimate import likely_right, threshold
 from cifarctl.online.gate import LIKELY_GAIN, Guard, Pairs, decide, follow
 from cifarctl.registry.loading import load
 from cifarctl.settings import OnlineSettings
+from cifarctl.stream.codecs import Record
 
 SOUND = Guard.none("the inputs have moved")
 ONLINE = OnlineSettings(
@@ -208,8 +211,25 @@ def test_labels_of_images_from_before_the_drift_say_nothing_of_it(home: Home) ->
         assert learner.status().accuracy is not None
 
 
+def test_it_does_not_matter_how_labelled_images_are_cut(home: Home, tmp_path: Any) -> None:
+    clean, darker = drawn(11, 200, inverted=False), drawn(12, 150, inverted=False)
+    stream = Images(torch.cat([clean.pixels, darker.pixels // 2]), torch.cat([clean.labels, darker.labels]))
+    found = []
+    for size in (7, 25, 350):
+        own = home.copy(tmp_path / str(size))
+        with open_learner(own, strategy="replay", steps=1) as learner:
+            told = [
+                event
+                for index in torch.arange(len(stream)).split(size)
+                for event in learner.learn([str(number) for number in index.tolist()], stream.take(index))
+            ]
+            drifts = of(events.DriftDetected, told)
+            assert drifts
+            found.append((drifts, learner.status()))
+    assert found[0] == found[1] == found[2]
+
+
 def test_a_death_changes_nothing(home: Home, tmp_path: Any) -> None:
-    """What was read before it is known by its position, so that no image is seen twice."""
     stream = [drawn(11, 200, inverted=False), drawn(12, 300, inverted=True)]
     twin = home.copy(tmp_path / "twin")
     with open_learner(home) as learner:
@@ -218,10 +238,10 @@ def test_a_death_changes_nothing(home: Home, tmp_path: Any) -> None:
     with open_learner(twin) as learner:
         see(learner, stream[0])
         see(learner, stream[1].take(torch.arange(150)))
-        learner.save({("images", 0): 350}, {"waiting": 349})
+        learner.save({"numbers": {"waiting": 349}})
         see(learner, stream[1].take(torch.arange(150, 220)))  # forgotten
     with open_learner(twin) as learner:
-        assert learner.reading == ({("images", 0): 350}, {"waiting": 349})
+        assert learner.reading == {"numbers": {"waiting": 349}}
         assert learner.seen == 350
         see(learner, stream[1].take(torch.arange(150, 300)))
     histories = [
@@ -229,3 +249,31 @@ def test_a_death_changes_nothing(home: Home, tmp_path: Any) -> None:
         for one in (home, twin)
     ]
     assert histories[0] == histories[1]
+
+
+# --- what has been shown
+
+
+def record(offset: int, partition: int = 0) -> Record:
+    return Record("images", partition, offset, 0, b"id", b"value", ())
+
+
+def test_what_is_read_again_is_not_shown_again() -> None:
+    shown = Shown()
+    assert [shown.add(record(offset)) for offset in (5, 6, 7, 6, 7, 8)] == [True, True, True, False, False, True]
+    assert shown.add(record(0, partition=1))
+    shown.committed({("images", 0): 6, ("elsewhere", 0): 3})
+    after = Shown.load(json.loads(json.dumps(shown.dump({"a": 3}))))
+    assert [after.add(record(offset)) for offset in (6, 7, 8)] == [False, False, False]
+    # Saved in the middle of that: the next one knows as much.
+    last = Shown.load(after.dump({}))
+    assert [last.add(record(offset)) for offset in (6, 8, 9)] == [False, False, True]
+    assert [last.add(record(offset, partition=1)) for offset in (0, 1)] == [False, True]
+    assert (last.number("a", 7), last.number("b", 7)) == (3, 7)
+
+
+def test_a_topic_that_is_made_anew_is_shown() -> None:
+    shown = Shown()
+    assert all(shown.add(record(offset)) for offset in range(100, 200))
+    shown.committed({("images", 0): 150})
+    assert all(shown.add(record(offset)) for offset in range(300))

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from cifarctl import data, events
 from cifarctl.data import Images
-from cifarctl.errors import BrokerError, CifarctlError, DataError, NotEnoughData, RegistryBusy
+from cifarctl.errors import BrokerError, CifarctlError, DataError, NotEnoughData, RegistryBusy, RegistryError
 from cifarctl.flows.learner import Learner, learner_at_work
 from cifarctl.flows.pace import Pace
+from cifarctl.flows.shown import Shown
 from cifarctl.online.join import Place
 from cifarctl.online.labels import LabelJoin, Matched
 from cifarctl.registry import Registry
@@ -115,7 +116,7 @@ def rehearse(settings: Settings, stop: threading.Event) -> Iterator[events.Learn
         registry = settings.registry.model_copy(update={"dir": copy})
         for event in once(settings.model_copy(update={"registry": registry}), stop, dry=True):
             if isinstance(event, events.RetrainResult):
-                event = replace(event, challenger=event.challenger | {"version": None})  # noqa: PLW2901
+                event = replace(event, challenger=event.challenger | {"version": None})
             yield event
 
 
@@ -140,8 +141,8 @@ def once(settings: Settings, stop: threading.Event, *, dry: bool = False) -> Ite
     with ExitStack() as stack:
         try:
             examples = stack.enter_context(_learning(settings, step, dry=dry))
-        except RegistryBusy as busy:
-            yield from _ask(settings, stop, busy)
+        except RegistryBusy:
+            yield from _ask(settings, stop)
             return
         stack.enter_context(suppress(Stopped))
         learner = examples.learner
@@ -169,7 +170,7 @@ def once(settings: Settings, stop: threading.Event, *, dry: bool = False) -> Ite
         won = next((result for result in results if result.outcome == "promoted"), results[-1])
         promoted = learner.champion != first.champion["version"]
         decisive = won if promoted else results[-1]
-        yield replace(
+        result = replace(
             decisive,
             outcome="promoted" if promoted else "rejected",
             examples=held.count,
@@ -177,24 +178,31 @@ def once(settings: Settings, stop: threading.Event, *, dry: bool = False) -> Ite
             challenger=decisive.challenger | {"version": learner.champion if promoted else None},
             seconds=time.perf_counter() - began,
         )
+        requests = Requests(settings.registry.dir)
+        for name in requests.claim():  # others who have asked meanwhile
+            requests.answer(name, asdict(result))
+        yield result
 
 
 def _answer(requests: Requests, learner: Learner) -> Iterator[events.LearnEvent]:
     """Learn now, once for all who have asked for it."""
-    names = requests.pending()
-    if not names:
-        return
-    result = learner.not_enough(learner.fresh)
-    if learner.fresh >= learner.settings.min_examples:
-        for event in learner.update("by hand"):
-            if isinstance(event, events.RetrainResult):
-                result = event
-            yield event
-    for name in names:
-        requests.answer(name, asdict(result))
+    try:
+        names = requests.claim()
+        if not names:
+            return
+        result = learner.not_enough(learner.fresh)
+        if learner.fresh >= learner.settings.min_examples:
+            for event in learner.update("by hand"):
+                if isinstance(event, events.RetrainResult):
+                    result = event
+                yield event
+        for name in names:
+            requests.answer(name, asdict(result))
+    except RegistryError as error:  # the learner goes on all the same
+        yield events.Notice(f"a request to learn cannot be answered: {error}")
 
 
-def _ask(settings: Settings, stop: threading.Event, busy: RegistryBusy) -> Iterator[events.LearnEvent]:
+def _ask(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
     """Let the learner that is at work learn; ends with its RetrainResult, or without one when `stop` is set."""
     requests = Requests(settings.registry.dir)
     name = requests.ask()
@@ -208,7 +216,7 @@ def _ask(settings: Settings, stop: threading.Event, busy: RegistryBusy) -> Itera
                     raise NotEnoughData(f"{result.reasons[0]}; stream more, or lower online.min_examples")
                 return
             if not learner_at_work(settings.registry.dir):
-                raise busy
+                raise RegistryBusy("the learner that was at work has ended without an answer: try again")
     finally:
         requests.withdraw(name)
 
@@ -409,8 +417,7 @@ class Examples:
         self._join.settle(known, repeat(None, len(known)))
         self._pace = Pace()
         self._positions: dict[Partition, int] = {}  # the next offset to read
-        # What was read before the last restart, and is read again where it is still waiting.
-        self._seen, self._numbers = learner.reading
+        self._shown = Shown.load(learner.reading)
         self._letters: Sender | None = None
         self._bad_labels = 0
         self._told: dict[str, tuple[int, float]] = {}  # of each kind of notice: the count told last, and when
@@ -447,7 +454,7 @@ class Examples:
         """
         if self._dry:
             return
-        self.learner.save(self._positions, self._join.numbers)
+        self.learner.save(self._shown.dump(self._join.numbers))
         if self._letters is not None:
             delivered = self._letters.flush(self._settings.kafka.timeout_s)
             self._letters.raise_failed()
@@ -456,6 +463,8 @@ class Examples:
         low = self._join.low_water(self._too_late_ms())
         offsets = {partition: min(offset, low.get(partition, offset)) for partition, offset in self._positions.items()}
         self.unsaved = not self.source.commit(offsets)
+        if not self.unsaved:
+            self._shown.committed(offsets)
 
     def _take_images(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
         batch, _ = codecs.decode(
@@ -471,6 +480,8 @@ class Examples:
             ids, pixels = batch.ids[run], batch.pixels[run]
             if known:
                 self._join.settle(ids, batch.labels[run].tolist())
+                for record in batch.records[run]:
+                    self._shown.add(record)
                 yield from self.teach(Matched(ids, pixels, batch.labels[run], None))
             else:
                 yield from self._take_unlabelled(ids, pixels, batch.records[run])
@@ -478,14 +489,13 @@ class Examples:
     def _take_unlabelled(
         self, ids: Sequence[str], pixels: NDArray[np.uint8], records: Sequence[Record]
     ) -> Iterator[events.LearnEvent]:
-        new = [record.offset >= self._seen.get((record.topic, record.partition), 0) for record in records]
-        first = self.learner.seen
-        yield from self.learner.see(torch.from_numpy(pixels[new]), updates=self.updates)
-        number = count(first)
+        new = [self._shown.add(record) for record in records]
+        number = count(self.learner.seen)
         numbers = [
-            next(number) if is_new else self._numbers.get(image_id, 0)
+            next(number) if is_new else self._shown.number(image_id, self.learner.seen)
             for image_id, is_new in zip(ids, new, strict=True)
         ]
+        yield from self.learner.see(torch.from_numpy(pixels[new]), updates=self.updates)
         yield from self.teach(self._join.add_images(ids, pixels, numbers, map(_place, records)))
 
     def _take_labels(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
@@ -525,6 +535,7 @@ class Examples:
 
     def _forget(self, partitions: frozenset[Partition]) -> None:
         """Whoever has these partitions now reads on from where we have committed."""
+        self._shown.keep(self._join.numbers)
         self._join.forget(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)

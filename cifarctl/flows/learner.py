@@ -38,7 +38,6 @@ from cifarctl.registry import Registry, checkpoint
 from cifarctl.registry.history import Move
 from cifarctl.registry.loading import LoadedModel, canary, load
 from cifarctl.settings import OnlineSettings
-from cifarctl.stream.records import Partition
 
 RECENT_OUTCOMES = 500  # labelled images over which the prequential accuracy is told
 JUDGED = 500  # recent labelled images by which it is judged whether inputs or class frequencies have moved
@@ -148,12 +147,13 @@ class Learner:
         self._updated_arrived = 0  # images seen by then
         self._concept_at = 0  # images seen when the present concept began
         self._present = 0  # labelled images of the present concept
-        self._promoted_at = 0  # images seen when the champion was promoted
+        self._proposed_at = 0  # images seen when the newest snapshot was learned
+        self._champion_at = 0  # and when the champion was
         self._drift_pending = self._drifted = False
         self._quick_updates = 0
         self._clock_updated = clock()
-        #: `positions` and `waiting` of the checkpoint that it has taken over, as `save` was given them.
-        self.reading: tuple[dict[Partition, int], dict[str, int]] = {}, {}
+        #: Of the checkpoint that it has taken over, as `save` was given it.
+        self.reading: dict[str, Any] = {}
         self.updates = 0  # made by this process
         self.behind = False  # more comes than can be learned from: updates are made less often
         self._trials = 0  # that have begun, each of which has spent its part of the error allowed
@@ -162,6 +162,7 @@ class Learner:
         self._snapshot: Snapshot | None = None  # of the challenger
         self._redo: list[Move] = []  # what was decided before a crash, and is decided again
         self._numbers: deque[int] = deque(maxlen=MEMORY)  # of the newest labelled images, among all seen
+        self._moves = 0  # of the alias, and refusals, as far as they are known
         self._refused = 0  # generation of an alias move that could not be followed
         self._precision: Precision | None = None  # measured with the first update
 
@@ -183,6 +184,7 @@ class Learner:
             if alias is None:
                 raise VersionNotFound(f"the alias {self.alias} names no version; train one first: cifarctl train")
             self._alias_generation = alias.generation
+            self._moves = len(self.registry.history(self.alias))
             self._start_from(load(self.registry, alias.version), alias.generation)
             self.buffer = ReplayBuffer(
                 self.settings.buffer_size,
@@ -248,13 +250,20 @@ class Learner:
         """
         while len(pixels):
             now, pixels = pixels[: (size := GRID - self.seen % GRID)], pixels[size:]
-            for image in now:
-                self._arrived.add(image, -1)
-            since = self._movement.update(now)
-            if since is not None and self.seen - since > self._concept_at + GRID:  # else the errors have told already
-                yield from self._notice_drift("inputs", self.seen - since)
-            if updates and self.seen % GRID == 0 and (trigger := self._due_unlabelled()) is not None:
-                yield from self.update(trigger)
+            yield from self._look(self._add(now), updates)
+
+    def _add(self, pixels: torch.Tensor) -> int | None:
+        """Take in images that do not reach beyond the next look; how many of the newest are of another kind, if any."""
+        for image in pixels:
+            self._arrived.add(image, -1)
+        return self._movement.update(pixels)
+
+    def _look(self, since: int | None, updates: bool) -> Iterator[events.LearnEvent]:
+        """What newest images, `since` of which are of another kind, make due."""
+        if since is not None and self.seen - since > self._concept_at + GRID:  # else the errors have told already
+            yield from self._notice_drift("inputs", self.seen - since)
+        if updates and self.seen % GRID == 0 and (trigger := self._due_unlabelled()) is not None:
+            yield from self.update(trigger)
 
     def learn(
         self, ids: Sequence[str], images: Images, *, numbers: Sequence[int] | None = None, updates: bool = True
@@ -268,15 +277,18 @@ class Learner:
         """
         new = self.buffer.unseen(ids)
         while new:
-            now, new = new[: (size := GRID - self.buffer.labelled % GRID)], new[size:]
-            part = images.take(torch.tensor(now))
+            size = GRID - self.buffer.labelled % GRID
+            if numbers is None:
+                size = min(size, GRID - self.seen % GRID)
+            now, new = new[:size], new[size:]
+            part, named = images.take(torch.tensor(now)), [ids[place] for place in now]
             if numbers is None:
                 first = self.seen
-                yield from self.see(part.pixels, updates=updates)
-                arrived = list(range(first, first + len(now)))
+                since = self._add(part.pixels)
+                yield from self._observe(named, part, range(first, self.seen))
+                yield from self._look(since, updates)
             else:
-                arrived = [numbers[place] for place in now]
-            yield from self._observe([ids[place] for place in now], part, arrived)
+                yield from self._observe(named, part, [numbers[place] for place in now])
             if self.buffer.labelled % GRID == 0:
                 yield from self._judge()
                 if updates and (trigger := self.due()) is not None:
@@ -319,6 +331,7 @@ class Learner:
         snapshot = self._lineage.propose(lesson)
         # Only now: an update that is interrupted while it trains is due again.
         self._updated_at, self._updated_arrived = self.buffer.labelled, self.seen
+        self._proposed_at = self.seen
         self._clock_updated = self._clock()
         self._taught = self.buffer.recent.added
         self.updates += 1
@@ -346,9 +359,11 @@ class Learner:
 
     def follow_alias(self) -> Iterator[events.LearnEvent]:
         """Begin anew from another version where somebody has moved the alias: a promotion or a rollback by hand."""
+        self._give_up_redoing()
         alias = self.registry.alias(self.alias)
         if alias is None or alias.generation == self._alias_generation or self._redo:
             return
+        self._moves = len(self.registry.history(self.alias))
         old = self.champion
         try:
             loaded = load(self.registry, alias.version)
@@ -448,9 +463,11 @@ class Learner:
             self._begin_trial()
 
     def _again(self, action: str) -> Move | None:
-        """What was decided here before a crash, where that is what is decided now."""
+        """What was decided here before a crash, where that is what is decided now; else the rest is given up."""
         if self._redo and (self._redo[0].action, self._redo[0].at) == (action, self._now):
             return self._redo.pop(0)
+        if self._redo:
+            self._redo, self._alias_generation = [], self._generation
         return None
 
     def _give_up_redoing(self) -> None:
@@ -575,6 +592,7 @@ class Learner:
         if not decision.promote:
             if self._again("reject") is None:
                 self.registry.record_rejection(alias=self.alias, who="learner", why="; ".join(reasons), at=self._now)
+                self._moves += 1
         else:
             try:
                 version = self._promote(reasons, pairs, guard)
@@ -632,11 +650,12 @@ class Learner:
                 at=self._now,
             ).generation
             self._generation = self._alias_generation
+            self._moves += 1
             if version % TIDY_EVERY == 0:  # there are so many snapshots that nobody else could
                 self.registry.gc(of="learner")
         self._champion = load(self.registry, version)
         self._judged = self._measured(self._champion.predictor())
-        self._promoted_at = self.seen
+        self._champion_at = self._proposed_at
         if not self._following:
             self._following = True
             self._monitor.reset()
@@ -663,6 +682,7 @@ class Learner:
                     expected_generation=self._alias_generation,
                     at=self._now,
                 ).generation
+                self._moves += 1
             restored = load(self.registry, watch.previous)
         except RegistryError as error:  # moved by somebody else, which follow_alias takes over, or no longer there
             self._watch = None
@@ -685,6 +705,7 @@ class Learner:
         self._challenger = self._snapshot = None
         self._following = False
         self._watch = None
+        self._champion_at = 0
         self._monitor.reset()
         self._begin_trial()
 
@@ -699,11 +720,10 @@ class Learner:
     def _lineage_of(self, version: LoadedModel) -> Strategy:
         return self._begin(start_of(version, self._generator, self.settings))
 
-    def save(self, positions: Mapping[Partition, int] | None = None, waiting: Mapping[str, int] | None = None) -> None:
-        """Checkpoint of all that decisions depend on, in one atomic file.
+    def save(self, reading: Mapping[str, Any] | None = None) -> None:
+        """Checkpoint of all that decisions depend on, in one atomic file; `reading` is for whoever reads the stream.
 
-        Input offsets are committed after it; what was read in between is read again after a crash and known by its id,
-        or by the `positions` up to which all has been seen; `waiting` has the numbers of images that wait for labels.
+        Input offsets are committed after it; what was read in between is read again after a crash.
         """
         kept, state = self.buffer.dump()
         learned, lineage = self._lineage.dump()
@@ -720,7 +740,7 @@ class Learner:
             "strategy": self._kind(),
             "champion": self.champion,
             "generation": self._generation,
-            "moves": len(self.registry.history(self.alias)) - len(self._redo),
+            "moves": self._moves - len(self._redo),
             "began": self._began,
             "numbers": list(self._numbers),
             "updated_at": self._updated_at,
@@ -729,7 +749,7 @@ class Learner:
             "arrived": self._arrived.added,
             "updated_arrived": self._updated_arrived,
             "concept": [self._concept_at, self._present],
-            "promoted_at": self._promoted_at,
+            "learned": [self._proposed_at, self._champion_at],
             "drift_pending": self._drift_pending,
             "drifted": self._drifted,
             "quick_updates": self._quick_updates,
@@ -741,8 +761,8 @@ class Learner:
             "following": self._following,
             "watch": watch and [watch.previous, watch.on, astuple(watch.pairs)],
             "lineage": lineage,
-            "positions": [[*partition, offset] for partition, offset in (positions or {}).items()],
-            "waiting": dict(waiting or {}),
+            "reading": dict(reading or {}),
+            "behind": self.behind,
         }
         checkpoint.save(self.folder / CHECKPOINT, tensors, {"of": self._identity(), "buffer": state, "learner": own})
 
@@ -771,7 +791,6 @@ class Learner:
         self.buffer.load(tensors, state["buffer"])
         self._updated_at, self._updated_arrived = own["updated_at"], own["updated_arrived"]
         self._concept_at, self._present = own["concept"]
-        self._promoted_at = own["promoted_at"]
         self._taught, self._precision = own["taught"], own["precision"]
         self._drift_pending, self._drifted = own["drift_pending"], own["drifted"]
         self._quick_updates, self._rate.value = own["quick_updates"], own["rate"]
@@ -781,8 +800,7 @@ class Learner:
         self._arrived.restore(Images(tensors["arrived"], unlabelled), own["arrived"])
         self._trials = own["trials"]
         self._numbers.extend(own["numbers"])
-        positions = {(topic, partition): offset for topic, partition, offset in own["positions"]}
-        self.reading = positions, own["waiting"]
+        self.reading, self.behind = own["reading"], own["behind"]
         redo = self._decided_since(own["moves"])
         if redo is None or own["strategy"] != self._kind():  # another version: its lineage has just begun
             self._begin_trial()
@@ -808,6 +826,7 @@ class Learner:
         self._champion = champion
         self._judged = self._measured(self._champion.predictor())
         self._trials, self._redo = own["trials"], redo
+        self._proposed_at, self._champion_at = own["learned"]
         self._monitor.load(tensors["errors"])
         self._lineage.load(_within("lineage/", tensors), own["lineage"])
         if own["snapshot"] is not None:
@@ -908,11 +927,11 @@ class Learner:
         reference = sample(self._reference, STATISTICS, self._generator).pixels
         look = Lookalike(normalise(reference, mean, std), normalise(window, mean, std))
         shown = look(normalise(known.pixels, mean, std), self._generator)
-        of_concept = self._promoted_at > self._concept_at
-        return Pairs.of(
-            self._judged.likely(window, shown, known.labels, follows=of_concept),
-            challenger.likely(window, shown, known.labels, follows=True),
+        champion, other = (
+            judged.likely(window, shown, known.labels, follows=learned_at > self._concept_at)
+            for judged, learned_at in ((self._judged, self._champion_at), (challenger, self._proposed_at))
         )
+        return Pairs.of(champion, other)
 
     def _measured(self, predictor: Predictor) -> _Judged:
         return _Judged(predictor, self._validation, len(self.classes))

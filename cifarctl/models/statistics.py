@@ -27,8 +27,8 @@ def adapted(model: nn.Module, images: torch.Tensor) -> nn.Module | None:
     if not norms:
         return None
     was = [norm.momentum for norm in norms]
-    new.train()
     for norm in norms:
+        norm.train()
         norm.momentum = 1.0
     images = images[-BATCH:]
     with torch.no_grad():

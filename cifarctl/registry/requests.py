@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from cifarctl.registry.files import make_directory, os_errors, replace_file, tok
 
 ASKED = ".asked"
 ANSWERED = ".json"
-KEPT_S = 3600.0  # an answer that nobody has fetched by then
+KEPT_S = 3600.0  # seconds after which a request that nobody has claimed goes, and an answer that nobody has fetched
 
 
 class Requests:
@@ -37,19 +38,30 @@ class Requests:
             for end in (ASKED, ANSWERED):
                 (self._folder / (name + end)).unlink(missing_ok=True)
 
-    def pending(self) -> list[str]:
-        """Names of the requests that wait for an answer."""
+    def claim(self) -> list[str]:
+        """Names of the requests that wait, which nobody else gets then; what is older than an hour goes.
+
+        Raises:
+            RegistryError: the folder cannot be read or written.
+        """
+        names = []
         with os_errors(self._folder):
-            return sorted(path.name.removesuffix(ASKED) for path in self._folder.glob("*" + ASKED))
+            for path in sorted(self._folder.glob("retrain-*")):
+                with suppress(FileNotFoundError):  # fetched or withdrawn just now
+                    old = time.time() - path.stat().st_mtime > KEPT_S
+                    if old or path.name.endswith(ASKED):
+                        path.unlink()
+                    if not old and path.name.endswith(ASKED):
+                        names.append(path.name.removesuffix(ASKED))
+        return names
 
     def answer(self, name: str, result: dict[str, Any]) -> None:
-        """Answer a request by a JSON-able result; answers that nobody has fetched for an hour go."""
+        """Answer a request that was claimed by a JSON-able result.
+
+        Raises:
+            RegistryError: the folder cannot be written.
+        """
         replace_file(self._folder / (name + ANSWERED), json.dumps(result).encode())
-        with os_errors(self._folder):
-            (self._folder / (name + ASKED)).unlink(missing_ok=True)
-            for path in self._folder.glob("*" + ANSWERED):
-                if time.time() - path.stat().st_mtime > KEPT_S:
-                    path.unlink(missing_ok=True)
 
     def fetch(self, name: str) -> dict[str, Any] | None:
         """The answer to a request, once; None as long as there is none."""

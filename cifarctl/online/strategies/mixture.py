@@ -245,6 +245,8 @@ class _Pool:
         )
         shares = (likely / _error(len(window))).softmax(dim=0).tolist()
         self._weights.restart({f"plain {name}": share for name, share in zip(names, shares, strict=True)})
+        for name, member in self._members.items():
+            member.heard += self._heard(name) * len(window)
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         return normalise(pixels, self._start.mean, self._start.std)
