@@ -155,11 +155,8 @@ def once(settings: Settings, stop: threading.Event, *, dry: bool = False) -> Ite
         if held.count < settings.online.min_examples:
             yield from held.learn(0)
             examples.save()
-            yield learner.not_enough(held.count)
-            raise NotEnoughData(
-                f"{held.count} labelled examples since the last update, {settings.online.min_examples} are wanted; "
-                "stream more, or lower online.min_examples"
-            )
+            yield from _refuse(learner.not_enough(held.count))
+            return
         results: list[events.RetrainResult] = []
         for event in held.learn(PARTS):
             if isinstance(event, events.RetrainResult):
@@ -182,6 +179,12 @@ def once(settings: Settings, stop: threading.Event, *, dry: bool = False) -> Ite
         for name in requests.claim():  # others who have asked meanwhile
             requests.answer(name, asdict(result))
         yield result
+
+
+def _refuse(result: events.RetrainResult) -> Iterator[events.LearnEvent]:
+    """Tell that there are too few examples, and how many, before the error that says so: scripts read it."""
+    yield result
+    raise NotEnoughData(f"{result.reasons[0]}; stream more, or lower online.min_examples")
 
 
 def _answer(requests: Requests, learner: Learner) -> Iterator[events.LearnEvent]:
@@ -211,9 +214,7 @@ def _ask(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
         while not stop.wait(ANSWER_INTERVAL):
             if (found := requests.fetch(name)) is not None:
                 result = events.RetrainResult(**found)
-                yield result
-                if result.outcome == "not_enough_data":
-                    raise NotEnoughData(f"{result.reasons[0]}; stream more, or lower online.min_examples")
+                yield from _refuse(result) if result.outcome == "not_enough_data" else [result]
                 return
             if not learner_at_work(settings.registry.dir):
                 raise RegistryBusy("the learner that was at work has ended without an answer: try again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -35,6 +36,7 @@ from cifarctl.online.lookalike import Lookalike
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
 from cifarctl.registry import Registry, checkpoint
+from cifarctl.registry.files import os_errors
 from cifarctl.registry.history import Move
 from cifarctl.registry.loading import LoadedModel, canary, load
 from cifarctl.settings import OnlineSettings
@@ -147,8 +149,7 @@ class Learner:
         self._updated_arrived = 0  # images seen by then
         self._concept_at = 0  # images seen when the present concept began
         self._present = 0  # labelled images of the present concept
-        self._proposed_at = 0  # images seen when the newest snapshot was learned
-        self._champion_at = 0  # and when the champion was
+        self._champion_at = 0  # images seen when the update began that the champion came of
         self._drift_pending = self._drifted = False
         self._quick_updates = 0
         self._clock_updated = clock()
@@ -331,7 +332,6 @@ class Learner:
         snapshot = self._lineage.propose(lesson)
         # Only now: an update that is interrupted while it trains is due again.
         self._updated_at, self._updated_arrived = self.buffer.labelled, self.seen
-        self._proposed_at = self.seen
         self._clock_updated = self._clock()
         self._taught = self.buffer.recent.added
         self.updates += 1
@@ -359,7 +359,7 @@ class Learner:
 
     def follow_alias(self) -> Iterator[events.LearnEvent]:
         """Begin anew from another version where somebody has moved the alias: a promotion or a rollback by hand."""
-        self._give_up_redoing()
+        self._give_up_redoing(before=self._now)
         alias = self.registry.alias(self.alias)
         if alias is None or alias.generation == self._alias_generation or self._redo:
             return
@@ -444,7 +444,7 @@ class Learner:
             yield from self._roll_back(watch)
         elif watch is not None and len(watch.pairs) >= self.settings.watch:
             watch.on = False
-        self._give_up_redoing()
+        self._give_up_redoing(before=self._now)
         if not self._following and self._pairs.evidence < STARVED:
             self._begin_trial()
         revised = self._lineage.revise()
@@ -466,13 +466,12 @@ class Learner:
         """What was decided here before a crash, where that is what is decided now; else the rest is given up."""
         if self._redo and (self._redo[0].action, self._redo[0].at) == (action, self._now):
             return self._redo.pop(0)
-        if self._redo:
-            self._redo, self._alias_generation = [], self._generation
+        self._give_up_redoing(before=math.inf)
         return None
 
-    def _give_up_redoing(self) -> None:
-        """Leave decisions that are not made again as before the crash to `follow_alias`."""
-        if self._redo and (self._redo[0].at or 0) < self._now:
+    def _give_up_redoing(self, *, before: float) -> None:
+        """Leave to `follow_alias` what was to be decided again `before` that time, as `_now` counts, and was not."""
+        if self._redo and (self._redo[0].at or 0) < before:
             self._redo, self._alias_generation = [], self._generation
 
     def _notice_drift(
@@ -655,7 +654,7 @@ class Learner:
                 self.registry.gc(of="learner")
         self._champion = load(self.registry, version)
         self._judged = self._measured(self._champion.predictor())
-        self._champion_at = self._proposed_at
+        self._champion_at = self._updated_arrived
         if not self._following:
             self._following = True
             self._monitor.reset()
@@ -749,7 +748,7 @@ class Learner:
             "arrived": self._arrived.added,
             "updated_arrived": self._updated_arrived,
             "concept": [self._concept_at, self._present],
-            "learned": [self._proposed_at, self._champion_at],
+            "champion_at": self._champion_at,
             "drift_pending": self._drift_pending,
             "drifted": self._drifted,
             "quick_updates": self._quick_updates,
@@ -826,7 +825,7 @@ class Learner:
         self._champion = champion
         self._judged = self._measured(self._champion.predictor())
         self._trials, self._redo = own["trials"], redo
-        self._proposed_at, self._champion_at = own["learned"]
+        self._champion_at = own["champion_at"]
         self._monitor.load(tensors["errors"])
         self._lineage.load(_within("lineage/", tensors), own["lineage"])
         if own["snapshot"] is not None:
@@ -929,7 +928,7 @@ class Learner:
         shown = look(normalise(known.pixels, mean, std), self._generator)
         champion, other = (
             judged.likely(window, shown, known.labels, follows=learned_at > self._concept_at)
-            for judged, learned_at in ((self._judged, self._champion_at), (challenger, self._proposed_at))
+            for judged, learned_at in ((self._judged, self._champion_at), (challenger, self._updated_arrived))
         )
         return Pairs.of(champion, other)
 
@@ -938,13 +937,20 @@ class Learner:
 
 
 def learner_at_work(registry: Path) -> bool:
-    """Whether a learner holds the lock of that registry."""
-    lock = FileLock(registry / "learner" / "lock", blocking=False)
-    try:
-        with lock:
-            return False
-    except Timeout:
-        return True
+    """Whether a learner holds the lock of that registry.
+
+    Raises:
+        RegistryError: the lock cannot be looked at.
+    """
+    path = registry / "learner" / "lock"
+    if not path.exists():
+        return False
+    with os_errors(path):
+        try:
+            with FileLock(path, blocking=False):
+                return False
+        except Timeout:
+            return True
 
 
 def start_of(version: LoadedModel, generator: torch.Generator, settings: OnlineSettings) -> Start:

@@ -21,11 +21,11 @@ def adapted(model: nn.Module, images: torch.Tensor) -> nn.Module | None:
 
     Of more than 250 images the newest count.
     """
-    new = copy.deepcopy(model)
-    norms = [module for module in new.modules() if isinstance(module, _Norm) and module.track_running_stats]
-    before = [(_running(norm)[0].clone(), _running(norm)[1].clone()) for norm in norms]
-    if not norms:
+    if not _norms(model):
         return None
+    new = copy.deepcopy(model)
+    norms = _norms(new)
+    before = [(_running(norm)[0].clone(), _running(norm)[1].clone()) for norm in norms]
     was = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train()
@@ -41,6 +41,10 @@ def adapted(model: nn.Module, images: torch.Tensor) -> nn.Module | None:
         running_variance.lerp_(variance, source).add_(source * (1 - source) * apart.square())
         norm.momentum = momentum
     return new.eval()
+
+
+def _norms(model: nn.Module) -> list[_Norm]:
+    return [module for module in model.modules() if isinstance(module, _Norm) and module.track_running_stats]
 
 
 def _running(norm: _Norm) -> tuple[torch.Tensor, torch.Tensor]:

@@ -45,8 +45,9 @@ class Mixture(nn.Module):
         """The same as if the stream were normalised images (N, 3, 32, 32): by their statistics, what follows it."""
         members: list[nn.Module] = []
         for index, member in enumerate(self.members):
-            shown = recolour(images, self.matrix[index], self.shift[index])
-            follower = statistics.adapted(member, shown) if self.follows[index] else None
+            follower = None
+            if self.follows[index]:
+                follower = statistics.adapted(member, recolour(images, self.matrix[index], self.shift[index]))
             members.append(member if follower is None else follower)
         new = Mixture(members, len(self.prior))
         for name, buffer in self.named_buffers(recurse=False):
