@@ -8,6 +8,7 @@
     │   ├── IntegrityError           a model file fails one of the checks of loading
     │   ├── AliasConflict            somebody else moved the alias first
     │   └── RegistryBusy             another process holds a lock of the registry
+    ├── Superseded               4   another learner has taken over from this one
     ├── BrokerError              5   Kafka cannot be reached or refuses
     ├── QualityGateError         6   a required quality was not met
     ├── NotEnoughData            7   too few labelled examples to learn from
@@ -56,6 +57,12 @@ class AliasConflict(RegistryError):
 
 class RegistryBusy(RegistryError):
     """Another process holds a lock of the registry."""
+
+
+class Superseded(CifarctlError):
+    """Another learner has taken over: what this one decides does not count any more."""
+
+    exit_code = 4
 
 
 class BrokerError(CifarctlError):

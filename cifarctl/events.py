@@ -271,10 +271,19 @@ class Shadow:
 
 
 @dataclass(frozen=True)
+class ServedRecord:
+    """What users got of a version: `accuracy` of its answers to the last `labelled` images (500 at most)."""
+
+    version: int
+    labelled: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class LearnerStatus:
     """Where the learner stands; `accuracy` is prequential over the recent labelled images.
 
-    `waiting` counts images whose label has not come yet.
+    `waiting` counts images whose label has not come yet; `served` has the versions that have answered of late.
     """
 
     labelled: int
@@ -288,6 +297,7 @@ class LearnerStatus:
     until_update: int
     waiting: int = 0
     shadow: Shadow | None = None
+    served: tuple[ServedRecord, ...] = ()
 
 
 @dataclass(frozen=True)

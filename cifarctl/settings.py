@@ -242,6 +242,9 @@ class OnlineSettings(Section):
         description="labelled images after a promotion during which the version before may take over again",
     )
     threads: PositiveInt = Field(1, description="CPU threads of the learner")
+    cpu_budget: PositiveFloat | None = Field(
+        None, description="most of a core that the learner may use, 0.5 = half of one; default: its threads'"
+    )
     niceness: Annotated[int, Field(ge=0, le=19)] = Field(10, description="lower priority of the learner process")
     heartbeat_timeout: PositiveFloat = Field(60.0, description="seconds of silence after which a learner is restarted")
     seed: int = Field(0, ge=0, description="seed of the learner")

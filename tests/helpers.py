@@ -16,12 +16,30 @@ from cifarctl.cli import app
 from cifarctl.data import Dataset, Images, Split
 from cifarctl.flows.publish import publish
 from cifarctl.flows.train import train
-from cifarctl.registry import Registry
+from cifarctl.registry import Canary, Draft, Normalisation, Registry, SplitRecord
 from cifarctl.registry.loading import load
 from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings
 
 DATA = DataSettings(source="synthetic", synthetic_images=2000)
 TRAIN = TrainSettings(epochs=4, batch_size=32, precision="float32", device="cpu", threads=1)
+
+
+def draft(**changes: Any) -> Draft:
+    """What a version says of itself, for a registry that nobody loads from."""
+    fields: dict[str, Any] = {
+        "model": "net",
+        "arguments": {"classes": 2},
+        "normalisation": Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        "classes": ("cat", "dog"),
+        "split": SplitRecord(source="synthetic", seed=0, shares=(0.7, 0.1, 0.2), sha256="ab", seen=("train",)),
+        "settings": {"epochs": 3},
+        "metrics": {"validation_accuracy": 0.75, "test_accuracy": None},
+        "parent": None,
+        "origin": "train",
+        "libraries": {"python": "3.11"},
+        "canary": Canary(seed=1, logits=((0.5, -0.5),) * 4),
+    }
+    return Draft(**(fields | changes))
 
 
 @dataclass(frozen=True)

@@ -435,6 +435,33 @@ def test_too_few_examples(home: Home, kafka: KafkaSettings) -> None:  # noqa: F8
 
 
 @pytest.mark.broker
+def test_learning_anew_from_what_came_since_a_time(home: Home, kafka: KafkaSettings) -> None:  # noqa: F811
+    """Whatever was learned from before counts again."""
+    document("produce", "--rate", "0", "--count", "120", *home.options, *to_kafka(kafka))
+    hopeless = [
+        "--json", *home.options, *to_kafka(kafka), "--set=online.min_examples=100", "--set=online.steps=1",
+        "--set=online.learning_rate=1e-9", "--set=online.learning_rate_min=1e-9",
+    ]  # fmt: skip
+    found = [
+        json.loads(cifarctl("retrain", *since, *hopeless).stdout)
+        for since in ([], [], ["--since", "1h"], ["--since", "2999-01-01"], ["--since", "1h", "--dry-run"])
+    ]
+    assert [(result["outcome"], result["examples"]) for result in found] == [
+        ("rejected", 120),
+        ("not_enough_data", 0),
+        ("rejected", 120),
+        ("not_enough_data", 0),
+        ("rejected", 120),
+    ]
+    assert one_line(cifarctl("retrain", "--since", "yesterday", *hopeless), 2, stdout=False).startswith(
+        "--since yesterday: expected 90s, 30m, 2h, 1d, or a time"
+    )
+    assert one_line(cifarctl("retrain", "--since", "1h", "--follow", *hopeless), 2, stdout=False).startswith(
+        "--follow and --since exclude each other"
+    )
+
+
+@pytest.mark.broker
 def test_a_rejected_challenger(home: Home, kafka: KafkaSettings) -> None:  # noqa: F811
     document("produce", "--rate", "0", "--count", "120", *home.options, *to_kafka(kafka))
     result = cifarctl(

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cifarctl.data import Images, synthetic
-from cifarctl.online.drift import Detection, ErrorMonitor, Name, change_point
+from cifarctl.online.drift import ClassMonitor, Detection, ErrorMonitor, Name, change_point
 from cifarctl.online.gate import BETS, LEAST_CHANGE, Guard, Pairs, amount, decide, follow, spend
-from cifarctl.online.inputs import FEWEST, WINDOW, InputDrift, InputMonitor, features
+from cifarctl.online.inputs import FEWEST, WINDOW, InputMonitor, Movement, features
 from cifarctl.online.rate import AdaptiveRate
 
 ALPHA = spend(0.1, 1)  # the first trial's part of what is allowed by default
@@ -441,6 +441,41 @@ def test_a_monitor_that_takes_over_a_dump_goes_on_as_the_other_would(
     assert torch.equal(successor.dump(), original.dump())
 
 
+# --- a class by itself
+
+CLASSES = 10
+
+
+def by_class(monitor: ClassMonitor, spoilt: int | None, count: int, start: int = 0) -> list[tuple[int, int, int]]:
+    """Images of all classes in turns, a tenth of them wrong, of the class `spoilt` nearly all: where told, and what."""
+    rng, told = np.random.default_rng(start), []
+    for number in range(start, start + count):
+        label = number % CLASSES
+        wrong = bool(rng.random() < (0.9 if label == spoilt else 0.1))
+        if (found := monitor.update(label, number, wrong)) is not None:
+            told.append((number, label, found[0]))
+    return told
+
+
+@pytest.mark.parametrize("name", ["adwin", "hddm-w", "kswin"])
+def test_a_class_that_drifts_is_noticed_and_dated(name: Name) -> None:
+    monitor = ClassMonitor(name, CLASSES)
+    assert by_class(monitor, None, 4000) == []
+    (told, label, began), *_ = by_class(monitor, 7, 2000, start=4000)
+    assert label == 7
+    assert told <= 5300
+    assert abs(began - 4000) <= 100
+
+
+def test_class_monitors_go_on_from_a_dump() -> None:
+    first, second = ClassMonitor("adwin", CLASSES), ClassMonitor("adwin", CLASSES)
+    by_class(first, None, 3000)
+    second.load(*first.dump())
+    assert by_class(first, 2, 2000, start=3000) == by_class(second, 2, 2000, start=3000) != []
+    second.reset()
+    assert by_class(second, None, 1000, start=5000) == []
+
+
 def test_a_dump_stays_as_it_is_while_the_monitor_goes_on() -> None:
     monitor = ErrorMonitor("adwin")
     empty = monitor.dump()
@@ -513,14 +548,14 @@ def test_the_labels_do_not_matter(images: tuple[Images, Images]) -> None:
 PICTURES = synthetic.draw(1400, seed=5).pixels
 
 
-def moved_at(monitor: InputDrift, pixels: torch.Tensor, sizes: list[int]) -> list[tuple[int, int]]:
+def moved_at(monitor: Movement, pixels: torch.Tensor, sizes: list[int]) -> list[tuple[int, int]]:
     """Where in the stream movements are told, and where they are said to have begun, images coming in such parts."""
     told, start = [], 0
     for size in itertools.cycle(sizes):
         if start >= len(pixels):
             return told
         end = min(start + size, len(pixels))
-        since = monitor.update(pixels[start:end])
+        since = monitor.update(features(pixels[start:end]))
         start = end
         if since is not None:
             told.append((start, start - since))
@@ -533,28 +568,28 @@ def moving() -> torch.Tensor:
 
 
 def test_inputs_that_move_are_noticed_soon_and_dated() -> None:
-    first, second = moved_at(InputDrift(), moving(), [25])
+    first, second = moved_at(Movement(), moving(), [25])
     for (told, began), change in zip((first, second), (300, 500), strict=True):
         assert change < told <= change + WINDOW
         assert abs(began - change) <= 10
 
 
 def test_inputs_that_stay_are_not_said_to_move() -> None:
-    assert moved_at(InputDrift(), PICTURES, [25]) == []
+    assert moved_at(Movement(), PICTURES, [25]) == []
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5))
 @settings(max_examples=10, deadline=None)
 def test_movements_do_not_depend_on_how_images_come(sizes: list[int]) -> None:
     """But for the image at which they are told, which is the last of its part."""
-    expected = [began for _, began in moved_at(InputDrift(), moving(), [25])]
-    assert [began for _, began in moved_at(InputDrift(), moving(), sizes)] == expected
+    expected = [began for _, began in moved_at(Movement(), moving(), [25])]
+    assert [began for _, began in moved_at(Movement(), moving(), sizes)] == expected
 
 
 @given(st.integers(0, 690))
 @settings(max_examples=10, deadline=None)
 def test_a_monitor_of_movements_goes_on_from_a_dump(cut: int) -> None:
-    pixels, whole, first, second = moving(), InputDrift(), InputDrift(), InputDrift()
+    pixels, whole, first, second = moving(), Movement(), Movement(), Movement()
     moved_at(whole, pixels[:cut], [10])
     moved_at(first, pixels[:cut], [10])
     second.load(first.dump())

@@ -25,12 +25,12 @@ from cifarctl.flows.pace import AHEAD_MS, Pace
 from cifarctl.online.join import Join, Place
 from cifarctl.online.labels import MIB, LabelJoin, Matched
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients, codecs
-from cifarctl.stream import labels as module
+from cifarctl.stream import clients, codecs, tail
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.codecs import Record
-from cifarctl.stream.labels import LabelReader, decode, encode_label
+from cifarctl.stream.labels import decode, encode_label, label_reader
 from cifarctl.stream.sender import Sender
+from cifarctl.stream.tail import Tail
 from cifarctl.tally import Tally
 
 CLASSES = 10
@@ -428,8 +428,8 @@ def test_predictions_are_remembered_within_bounds() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_INTERVAL_S", 0.05)
-    monkeypatch.setattr(module, "WAIT_S", 0.05)
+    monkeypatch.setattr(tail, "LOOK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(tail, "WAIT_S", 0.05)
 
 
 def send_labels(settings: KafkaSettings, labels: dict[str, int] | list[tuple[bytes, bytes]]) -> None:
@@ -443,7 +443,7 @@ def send_labels(settings: KafkaSettings, labels: dict[str, int] | list[tuple[byt
     sender.close(PATIENCE_S)
 
 
-def gather(reader: LabelReader, count: int) -> dict[str, int]:
+def gather(reader: Tail[tuple[str, int]], count: int) -> dict[str, int]:
     found: list[tuple[str, int]] = []
     until(lambda: found.extend(reader.read()) or len(found) >= count, lambda: f"{len(found)} of {count} labels")
     assert len(found) == count
@@ -457,8 +457,8 @@ def test_a_reader_gets_all_labels_and_leaves_no_trace(kafka: KafkaSettings) -> N
     send_labels(kafka, first)
     send_labels(kafka, [(b"k", b"no label"), (b"k", b'{"id": "bad", "label": 77}')])
     with (
-        LabelReader(kafka, classes=CLASSES, wait_s=600) as reader,
-        LabelReader(kafka, classes=CLASSES, wait_s=600) as two,
+        label_reader(kafka, classes=CLASSES, wait_s=600) as reader,
+        label_reader(kafka, classes=CLASSES, wait_s=600) as two,
     ):
         assert gather(reader, 50) == first
         second = {f"b-{n}": n % 10 for n in range(30)}
@@ -479,7 +479,7 @@ def test_a_reader_gets_all_labels_and_leaves_no_trace(kafka: KafkaSettings) -> N
 def test_a_topic_that_is_absent_is_not_created_but_found_later(kafka: KafkaSettings) -> None:  # noqa: F811
     topic = Topics.of(kafka.topic_prefix).labels
     looks = 0
-    with LabelReader(kafka, classes=CLASSES, wait_s=600) as reader:
+    with label_reader(kafka, classes=CLASSES, wait_s=600) as reader:
         look = reader._look
 
         def counted() -> None:
@@ -511,7 +511,7 @@ def test_a_reader_begins_where_labels_are_young_and_takes_new_partitions_in(
         id = f"young-{number}"
         sender.producer.produce(topic, encode_label(id, 2), id.encode(), partition=number % 2)
     sender.close(PATIENCE_S)
-    with LabelReader(own, classes=CLASSES, wait_s=600) as reader:
+    with label_reader(own, classes=CLASSES, wait_s=600) as reader:
         assert gather(reader, 20) == {f"young-{number}": 2 for number in range(20)}
         admin = AdminClient({"bootstrap.servers": own.bootstrap_servers})
         for future in admin.create_partitions([NewPartitions(topic, 5)]).values():
@@ -528,7 +528,7 @@ def test_a_reader_begins_where_labels_are_young_and_takes_new_partitions_in(
 @pytest.mark.usefixtures("quick")
 def test_a_broker_that_is_away_is_no_error() -> None:
     nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:1")
-    with LabelReader(nowhere, classes=CLASSES, wait_s=600) as reader:
+    with label_reader(nowhere, classes=CLASSES, wait_s=600) as reader:
         until(lambda: reader.last_error)
         assert reader.read() == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -16,7 +16,7 @@ from torch import nn
 
 from cifarctl import events, models
 from cifarctl.data import Images, synthetic
-from cifarctl.errors import RegistryBusy, RegistryError, SettingsError, VersionNotFound
+from cifarctl.errors import RegistryError, SettingsError, Superseded, VersionNotFound
 from cifarctl.flows import learner as module
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.learner import CHECKPOINT, FEWEST_AFTER_DRIFT, GRID, QUICK_UPDATES, Learner
@@ -24,7 +24,7 @@ from cifarctl.flows.publish import publish, publish_like
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import Begin, Continual, Snapshot, Start, Strategy
-from cifarctl.registry import Alias
+from cifarctl.registry import Alias, Move
 from cifarctl.registry.loading import load
 from cifarctl.settings import OnlineSettings
 
@@ -65,19 +65,23 @@ def inverted() -> Images:
     return Images(255 - images.pixels, images.labels)
 
 
-def open_learner(home: Home, /, alias: str = "production", *, begin: Begin | None = None, **changes: Any) -> Learner:
+def open_learner(
+    home: Home, /, alias: str = "production", *, begin: Begin | None = None, **changes: Any
+) -> AbstractContextManager[Learner]:
     """A learner with other settings, a clock or step of the test's, or with a strategy of its own."""
-    own = {name: changes.pop(name) for name in ("on_step", "clock") if name in changes}
+    own = {name: changes.pop(name) for name in ("on_step", "clock", "epoch") if name in changes}
     with pytest.MonkeyPatch.context() as patch:
         if begin is not None:
             patch.setattr(module, "strategy", lambda _: begin)
-        return Learner(
-            home.registry,
-            ONLINE.model_copy(update=changes),
-            alias,
-            reference=home.dataset.train.take(home.split.train[: ONLINE.reference_size]),
-            validation=home.dataset.train.take(home.split.validation),
-            **own,
+        return nullcontext(
+            Learner(
+                home.registry,
+                ONLINE.model_copy(update=changes),
+                alias,
+                reference=home.dataset.train.take(home.split.train[: ONLINE.reference_size]),
+                validation=home.dataset.train.take(home.split.validation),
+                **own,
+            )
         )
 
 
@@ -825,7 +829,8 @@ def test_what_was_withdrawn_by_hand_is_not_proposed_again(home: Home, inverted: 
     with open_learner(home, begin=begin) as learner:
         live(learner, part(inverted, 0, 200), "a")
         assert learner.champion == 3
-        home.registry.rollback(who="somebody", why="by hand", to=1)
+        for _ in range(2):
+            home.registry.rollback(who="somebody", why="by hand")
         assert list(learner.follow_alias()) == [events.ChampionChanged(3, 1)]
         assert begun[1].snapshot.architecture == home.registry.manifest(1).model
         found = live(learner, part(inverted, 200, 400), "b")
@@ -908,19 +913,42 @@ def test_another_alias_can_be_learned_for(home: Home, inverted: Images) -> None:
     assert home.registry.resolve("production") == 1
 
 
-def test_only_one_learner_works_on_a_registry(home: Home) -> None:
-    with open_learner(home) as learner:
-        with pytest.raises(RegistryBusy, match="another learner works on"), open_learner(home):
-            pass
-        assert learner.champion == 1
-    with open_learner(home) as learner:
-        assert learner.champion == 1
+def test_what_another_learner_has_taken_over_is_left_alone(home: Home, inverted: Images) -> None:
+    """It neither moves the alias nor writes a checkpoint, whatever it goes on to decide."""
+    with open_learner(home, begin=learned(home), epoch=home.registry.begin_epoch()) as old:
+        live(old, part(inverted, 0, 125), "inverted")
+        old.save()
+        kept = (home.registry.dir / "learner" / CHECKPOINT).read_bytes()
+        epoch = home.registry.begin_epoch()
+        live(old, part(inverted, 125, 150), "inverted")
+        assert moves(home)[-1] == ("promote", 2)
+        with pytest.raises(Superseded, match=f"this is epoch {epoch}"):
+            old.save()
+    assert (home.registry.dir / "learner" / CHECKPOINT).read_bytes() == kept
+
+
+def test_a_decision_is_committed_before_it_is_carried_out(home: Home, inverted: Images) -> None:
+    """And where that is refused, it is not carried out."""
+    committed: list[Move] = []
+
+    def commit(move: Move) -> None:
+        assert move not in home.registry.history()
+        if move.action == "promote":
+            raise Superseded("another learner has taken over")
+        committed.append(move)
+
+    with open_learner(home, begin=learned(home), epoch=3) as learner:
+        learner.commit = commit
+        with pytest.raises(Superseded):
+            live(learner, part(inverted, 0, 400), "inverted")
+    assert [move.action for move in committed] == ["reject"]
+    assert committed[0].same(home.registry.history()[-1])
+    assert committed[0].epoch == 3
+    assert home.registry.resolve("production") == 1
 
 
 def test_without_a_champion_there_is_nothing_to_learn_from(home: Home) -> None:
     with pytest.raises(VersionNotFound), open_learner(home, alias="staging"):
-        pass
-    with open_learner(home):  # the lock was given back
         pass
 
 
@@ -1249,18 +1277,18 @@ def test_dying_while_a_version_is_promoted(
     home: Home, there_and_back: Images, undisturbed: Outcome, moved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between publishing the version and moving the alias to it, or right after that."""
-    promote, fatal = home.registry.promote, once(lambda _: True)
+    carry_out, fatal = home.registry.carry_out, once(lambda move: move.action == "promote")
 
-    def interrupted(*args: Any, **kwargs: Any) -> Alias:
-        dies = fatal(None)
+    def interrupted(move: Move) -> Alias:
+        dies = fatal(move)
         if dies and not moved:
             raise Killed
-        alias = promote(*args, **kwargs)
+        alias = carry_out(move)
         if dies:
             raise Killed
         return alias
 
-    monkeypatch.setattr(home.registry, "promote", interrupted)
+    monkeypatch.setattr(home.registry, "carry_out", interrupted)
     lead(home, wandering(home), cut(there_and_back, BATCH)[:5], (range(1, 6), 5))
     found, expected = Outcome.of(home), undisturbed.first(7)
     if moved:

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from helpers import draft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, VersionNotFound
-from cifarctl.registry import Alias, Canary, Draft, Normalisation, Registry, SplitRecord
+from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, Superseded, VersionNotFound
+from cifarctl.registry import Alias, Move, Registry
+from cifarctl.registry.history import Action
 from cifarctl.settings import RegistrySettings
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -35,23 +37,6 @@ class Clock:
 
     def advance(self, hours: float) -> None:
         self.now += timedelta(hours=hours)
-
-
-def draft(**changes: Any) -> Draft:
-    fields: dict[str, Any] = {
-        "model": "net",
-        "arguments": {"classes": 2},
-        "normalisation": Normalisation(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-        "classes": ("cat", "dog"),
-        "split": SplitRecord(source="synthetic", seed=0, shares=(0.7, 0.1, 0.2), sha256="ab", seen=("train",)),
-        "settings": {"epochs": 3},
-        "metrics": {"validation_accuracy": 0.75, "test_accuracy": None},
-        "parent": None,
-        "origin": "train",
-        "libraries": {"python": "3.11"},
-        "canary": Canary(seed=1, logits=((0.5, -0.5),) * 4),
-    }
-    return Draft(**(fields | changes))
 
 
 def open_registry(path: Path, clock: Callable[[], datetime] | None = None, **values: Any) -> Registry:
@@ -256,19 +241,14 @@ def test_promotion_is_recorded(tmp_path: Path) -> None:
     publish(registry, 2)
     promote(registry, 1)
     clock.advance(1)
-    alias = registry.promote("latest", who="learner", why="better\nby far", epoch=4)
+    alias = registry.promote("latest", who="somebody", why="better\nby far")
     assert alias == registry.alias("production")
-    assert (alias.version, alias.generation, alias.epoch) == (2, 2, 4)
+    assert (alias.version, alias.generation) == (2, 2)
     assert alias.moved == "2026-01-01T01:00:00.000+00:00"
     first, second = registry.history("production")
     assert (first.from_version, first.to_version, first.action) == (None, 1, "promote")
     assert (second.from_version, second.to_version, second.generation) == (1, 2, 2)
-    assert (second.who, second.why, second.epoch, second.time) == (
-        "learner",
-        "better\nby far",
-        4,
-        alias.moved,
-    )
+    assert (second.who, second.why, second.time) == ("somebody", "better\nby far", alias.moved)
 
 
 def test_promoting_what_is_there_changes_nothing(registry: Registry) -> None:
@@ -291,21 +271,76 @@ def test_of_two_promoters_with_one_belief_the_second_loses(registry: Registry) -
     promote(registry, 2, expected_generation=1)
     with pytest.raises(AliasConflict, match="version 2 at generation 2, not 1"):
         promote(registry, 3, expected_generation=1)
-    with pytest.raises(AliasConflict):
-        rollback(registry, expected_generation=1)
     assert registry.resolve("production") == 2
     assert len(registry.history()) == 2
 
 
+def decided(registry: Registry, version: int, action: Action = "promote", **values: Any) -> Move:
+    """A learner's decision about production as it is."""
+    alias = registry.alias("production")
+    assert alias is not None
+    facts = {
+        "time": "2026-01-01T00:00:00+00:00",
+        "alias": "production",
+        "action": action,
+        "from_version": alias.version,
+        "to_version": version,
+        "who": "learner",
+        "why": "because",
+        "generation": alias.generation + (action != "reject"),
+    }
+    return Move.model_validate(facts | values)
+
+
 def test_an_alias_never_takes_an_older_epoch(registry: Registry) -> None:
     publish(registry, 3)
-    promote(registry, 1, epoch=5)
-    promote(registry, 2)  # a person has no epoch, and does not reopen the door to an old learner
-    with pytest.raises(AliasConflict, match="epoch 4 is over"):
-        promote(registry, 3, epoch=4)
-    with pytest.raises(AliasConflict, match="epoch 4 is over"):
-        rollback(registry, epoch=4)
-    assert promote(registry, 3, epoch=5).epoch == 5
+    promote(registry, 1)
+    assert registry.carry_out(decided(registry, 2, epoch=5)).epoch == 5
+    promote(registry, 1)  # a person has no epoch, and does not reopen the door to an old learner
+    for action in ("promote", "rollback", "reject"):
+        with pytest.raises(AliasConflict, match="epoch 4 is over"):
+            registry.carry_out(decided(registry, 2, action, epoch=4))
+    assert registry.carry_out(decided(registry, 3, epoch=5)).version == 3
+
+
+@pytest.mark.parametrize("action", ["promote", "rollback", "reject"])
+def test_a_decision_is_carried_out_once(registry: Registry, action: Action) -> None:
+    publish(registry, 2)
+    for version in (1, 2):
+        promote(registry, version)
+    move = decided(registry, 1, action, epoch=2, at=77)
+    alias = registry.carry_out(move)
+    assert alias.version == (2 if action == "reject" else 1)
+    assert registry.carry_out(move) == alias == registry.alias("production")
+    found = [known for known in registry.history() if known.who == "learner"]
+    assert [(known.action, known.to_version, known.epoch, known.at) for known in found] == [(action, 1, 2, 77)]
+
+
+def test_a_decision_on_what_has_moved_since_is_not_carried_out(registry: Registry) -> None:
+    publish(registry, 3)
+    promote(registry, 1)
+    move = decided(registry, 2)
+    promote(registry, 3)
+    with pytest.raises(AliasConflict, match="somebody moved it first"):
+        registry.carry_out(move)
+    with pytest.raises(AliasConflict, match="is not set"):
+        registry.carry_out(move.model_copy(update={"alias": "staging"}))
+    with pytest.raises(VersionNotFound):
+        registry.carry_out(decided(registry, 9))
+    assert registry.resolve("production") == 3
+
+
+def test_epochs_rise_whatever_becomes_of_their_file(registry: Registry) -> None:
+    publish(registry, 2)
+    promote(registry, 1)
+    assert [registry.begin_epoch(), registry.begin_epoch(), registry.begin_epoch(after=6)] == [1, 2, 7]
+    registry.carry_out(decided(registry, 2, epoch=7))
+    (registry.dir / "learner" / "epoch").unlink()
+    assert registry.begin_epoch() == 8
+    with registry.in_epoch(8):
+        pass
+    with pytest.raises(Superseded, match="epoch 7 is over, this is epoch 8"), registry.in_epoch(7):
+        pass
 
 
 def test_rollback_walks_back_one_step_at_a_time(registry: Registry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -130,13 +131,15 @@ def test_only_what_follows_the_stream_changes_with_it() -> None:
 # --- the learner
 
 
-def open_learner(home: Home, **changes: Any) -> Learner:
-    return Learner(
-        home.registry,
-        ONLINE.model_copy(update=changes),
-        "production",
-        reference=home.dataset.train.take(home.split.train[:400]),
-        validation=home.dataset.train.take(home.split.validation),
+def open_learner(home: Home, **changes: Any) -> AbstractContextManager[Learner]:
+    return nullcontext(
+        Learner(
+            home.registry,
+            ONLINE.model_copy(update=changes),
+            "production",
+            reference=home.dataset.train.take(home.split.train[:400]),
+            validation=home.dataset.train.take(home.split.validation),
+        )
     )
 
 
@@ -277,3 +280,15 @@ def test_a_topic_that_is_made_anew_is_shown() -> None:
     assert all(shown.add(record(offset)) for offset in range(100, 200))
     shown.committed({("images", 0): 150})
     assert all(shown.add(record(offset)) for offset in range(300))
+
+
+def test_confidence_tells_of_a_drift_that_the_inputs_do_not_show(home: Home) -> None:
+    """Of these pictures the channels are much alike: exchanged, they move less than the answers do."""
+    stream = drawn(31, 700, inverted=False)
+    moved = torch.cat([stream.pixels[:400], stream.pixels[400:, [2, 0, 1]]])
+    with open_learner(home, strategy="replay") as learner:
+        found = see(learner, Images(moved, stream.labels))
+    (drift,) = [event for event in found if isinstance(event, events.DriftDetected)]
+    assert drift.detector == "confidence"
+    assert (drift.error_before, drift.error_after) == (None, None)
+    assert abs(drift.at - drift.since - 400) <= 50

@@ -16,14 +16,21 @@ def register(app: typer.Typer) -> None:
 def retrain(
     run: Run,
     follow: Annotated[bool, typer.Option("--follow", help="Go on learning: the learner as a service.")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Begin anew, from what came since then: 2h, 30m, or a time."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would come of it; change nothing.")] = False,
 ) -> None:
     """Train one challenger from the labelled examples since the last one and put it before the gate."""
     if follow and dry_run:
         raise SettingsError("--follow and --dry-run exclude each other: leave one of them out")
+    if follow and since is not None:
+        raise SettingsError("--follow and --since exclude each other: leave one of them out")
     settings = run.settings()
-    from cifarctl.stream import clients
+    from cifarctl.stream import clients, positions
 
+    since_ms = None if since is None else positions.moment(since)
     clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
     import torch
 
@@ -44,7 +51,7 @@ def retrain(
         result: RetrainResult | None = None
         failure: NotEnoughData | None = None
         try:
-            learned = learn.rehearse(settings, stop) if dry_run else learn.once(settings, stop)
+            learned = (learn.rehearse if dry_run else learn.once)(settings, stop, since_ms=since_ms)
             for event in run.output.show(learned, RetrainView()):
                 if isinstance(event, RetrainResult):
                     result = event

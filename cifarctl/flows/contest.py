@@ -217,8 +217,8 @@ def gated(base: LoadedModel, settings: OnlineSettings, reference: Images, valida
             origin="import",
         )  # fmt: skip
         registry.promote(first.version, alias="production", who="eval", why="the version to begin with")
-        with Learner(registry, settings, "production", reference=reference, validation=validation) as learner:
-            yield Gated(learner, registry)
+        learner = Learner(registry, settings, "production", reference=reference, validation=validation)
+        yield Gated(learner, registry)
 
 
 def oracle(base: LoadedModel, train: Images, scenario: Scenario, count: int, seed: int) -> Contestant:

@@ -49,7 +49,7 @@ class LateLabels:
         return _matched(found)
 
     def label(self, labels: Iterable[tuple[str, int]]) -> events.LabelsMatched | None:
-        """Take in what a LabelReader has read: the predictions that have been waiting for it."""
+        """Take in (id, label) pairs: the predictions that have been waiting for it."""
         self._join.expire()
         found: list[tuple[str, Predicted, int]] = []
         for image_id, label in labels:

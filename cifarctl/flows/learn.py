@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count, groupby, repeat
 from multiprocessing.connection import Connection
@@ -23,23 +23,38 @@ from numpy.typing import NDArray
 
 from cifarctl import data, events
 from cifarctl.data import Images
-from cifarctl.errors import BrokerError, CifarctlError, DataError, NotEnoughData, RegistryBusy, RegistryError
-from cifarctl.flows.learner import Learner, learner_at_work
+from cifarctl.errors import (
+    BrokerError,
+    CifarctlError,
+    DataError,
+    NotEnoughData,
+    RegistryBusy,
+    RegistryError,
+    Superseded,
+)
+from cifarctl.flows.budget import Budget
+from cifarctl.flows.learner import Learner
+from cifarctl.flows.overload import Overload
 from cifarctl.flows.pace import Pace
+from cifarctl.flows.seat import RegistrySeat, Seat, open_seat
+from cifarctl.flows.served import Served
 from cifarctl.flows.shown import Shown
 from cifarctl.online.join import Place
 from cifarctl.online.labels import LabelJoin, Matched
-from cifarctl.registry import Registry
+from cifarctl.registry import Move, Registry
 from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
-from cifarctl.stream import clients, codecs, labels
+from cifarctl.stream import clients, codecs, labels, positions
 from cifarctl.stream.codecs import Record
+from cifarctl.stream.predictions import Prediction, prediction_reader
 from cifarctl.stream.records import Partition
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
+from cifarctl.stream.tail import Tail
 
 READ = 256  # most records at once
-WAIT = 0.2  # seconds to wait for them
+WAIT = 0.2  # seconds to wait for them, or for the seat
+JOINING = 5.0  # seconds until it is clear that another learner has the seat
 SAVE_INTERVAL = 5.0  # seconds between checkpoints while examples arrive
 STATUS_INTERVAL = 0.5  # seconds between two LearnerStatus events, which are also the heartbeat
 ANSWER_INTERVAL = 0.2  # seconds between two looks for an answer
@@ -54,50 +69,83 @@ class Stopped(Exception):
 def follow(
     settings: Settings, stop: threading.Event, on_step: Callable[[], None] = lambda: None
 ) -> Iterator[events.LearnEvent]:
-    """Learn from what arrives until `stop` is set.
+    """Learn from what arrives until `stop` is set; stand by as long as another learner is at work.
 
     Raises:
         BrokerError, RegistryError, DataError: what the learner needs is not there.
     """
+    material = Material.of(settings)
+    with open_seat(settings) as seat:
+        budget = Budget(settings.online.cpu_budget) if settings.online.cpu_budget else None
 
-    def step() -> None:
-        on_step()
-        if stop.is_set():
-            raise Stopped
+        def look() -> None:
+            on_step()
+            if stop.is_set():
+                raise Stopped
+            _require(seat)
 
-    with _learning(settings, step) as examples:
+        def step() -> None:
+            look()
+            if budget is not None:
+                budget.keep(look)
+
+        began, told = time.monotonic(), False
+        while not stop.is_set():
+            on_step()
+            if not seat.wait(WAIT):
+                if not told and time.monotonic() - began >= JOINING:
+                    told = True
+                    yield events.Notice("another learner is at work: this one stands by")
+                continue
+            try:
+                yield from _work(settings, material, seat, stop, step)
+            except Stopped:  # in the middle of an update: it is made again from the last checkpoint
+                return
+            except Superseded as reason:
+                yield events.Notice(f"{reason}; this learner stands by, and goes on from the last checkpoint")
+                began, told = time.monotonic(), False
+
+
+def _work(
+    settings: Settings, material: Material, seat: Seat, stop: threading.Event, step: Callable[[], None]
+) -> Iterator[events.LearnEvent]:
+    """Learn as long as the seat is held and `stop` is not set."""
+    with _learning(settings, material, seat, step) as examples:
         learner, source = examples.learner, examples.source
         yield learner.started()
         yield examples.status()
         saved = shown = time.monotonic()
         waiting = False
         requests = Requests(settings.registry.dir)
-        try:
-            while not stop.is_set():
-                updates = learner.updates
-                yield from examples.read()
-                yield from learner.follow_alias()
-                yield from _answer(requests, learner)
-                if (trigger := learner.due()) is not None:  # in time, that is: what images make due is done by now
-                    yield from learner.update(trigger)
-                updated, now = learner.updates > updates, time.monotonic()
-                if updated or (examples.unsaved and now - saved >= SAVE_INTERVAL):
-                    examples.save()
-                    saved = now
-                if updated or now - shown >= STATUS_INTERVAL:
-                    shown = now
-                    yield examples.status()
-                if (source.last_error is not None) != waiting:
-                    waiting = not waiting
-                    if waiting:
-                        yield events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer")
-        except Stopped:  # in the middle of an update: it is made again from the last checkpoint
-            return
+        while not stop.is_set():
+            updates = learner.updates
+            yield from examples.read()
+            _require(seat)
+            yield from learner.follow_alias()
+            yield from _answer(requests, learner)
+            if (trigger := learner.due()) is not None:  # in time, that is: what images make due is done by now
+                yield from learner.update(trigger)
+            updated, now = learner.updates > updates, time.monotonic()
+            if updated or (examples.unsaved and now - saved >= SAVE_INTERVAL):
+                examples.save()
+                saved = now
+            if updated or now - shown >= STATUS_INTERVAL:
+                shown = now
+                yield examples.status()
+            if (source.last_error is not None) != waiting:
+                waiting = not waiting
+                if waiting:
+                    yield events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer")
         if examples.unsaved:
             examples.save()
 
 
-def rehearse(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
+def _require(seat: Seat) -> None:
+    if not seat.held:
+        raise Superseded("another learner has taken over")
+
+
+def rehearse(settings: Settings, stop: threading.Event, *, since_ms: int | None = None) -> Iterator[events.LearnEvent]:
     """As `once`, on a copy of the registry and without committing: what would come of it; nothing is changed.
 
     Raises:
@@ -105,32 +153,37 @@ def rehearse(settings: Settings, stop: threading.Event) -> Iterator[events.Learn
         RegistryBusy: a learner is at work, which reads the same messages.
     """
     folder = settings.registry.dir
-    if learner_at_work(folder):
-        raise RegistryBusy(
-            f"a learner works on {folder}; stop it first, or leave out --dry-run and it is asked to learn"
-        )
+    with open_seat(settings) as seat:
+        if seat.taken:
+            raise RegistryBusy(
+                f"a learner works on {folder}; stop it first, or leave out --dry-run and it is asked to learn"
+            )
     with tempfile.TemporaryDirectory(prefix="cifarctl-rehearsal-") as temporary:
         copy = Path(temporary) / "registry"
         if folder.is_dir():
             shutil.copytree(folder, copy)
         registry = settings.registry.model_copy(update={"dir": copy})
-        for event in once(settings.model_copy(update={"registry": registry}), stop, dry=True):
+        for event in once(settings.model_copy(update={"registry": registry}), stop, since_ms=since_ms, dry=True):
             if isinstance(event, events.RetrainResult):
                 event = replace(event, challenger=event.challenger | {"version": None})
             yield event
 
 
-def once(settings: Settings, stop: threading.Event, *, dry: bool = False) -> Iterator[events.LearnEvent]:
+def once(
+    settings: Settings, stop: threading.Event, *, since_ms: int | None = None, dry: bool = False
+) -> Iterator[events.LearnEvent]:
     """Learn from the labelled examples that have arrived since the last time; ends with a RetrainResult.
 
     They are taken in their order in `PARTS` parts, with an update after each, so that what has been learned from the
     ones before predicts the next and is judged by that. Where it has not won its trial by the end, the trial goes on
-    the next time. Where another learner is at work, it is asked to learn from what it has got now. `dry`: nothing is
-    saved, committed or sent.
+    the next time. Where another learner is at work, it is asked to learn from what it has got now. With `since_ms`
+    (epoch milliseconds) they are those produced since then, and it begins anew from the version in production, whatever
+    was learned before. `dry`: nothing is saved, committed or sent.
 
     Raises:
         NotEnoughData: fewer than `online.min_examples` of them; they are kept for the next time.
-        RegistryBusy: another learner was at work, and has ended without an answer.
+        RegistryBusy: another learner was at work, and has ended without an answer; or is, and should begin anew.
+        Superseded: another learner has taken over.
     """
 
     def step() -> None:
@@ -139,12 +192,18 @@ def once(settings: Settings, stop: threading.Event, *, dry: bool = False) -> Ite
 
     began = time.perf_counter()
     with ExitStack() as stack:
-        try:
-            examples = stack.enter_context(_learning(settings, step, dry=dry))
-        except RegistryBusy:
-            yield from _ask(settings, stop)
+        seat = RegistrySeat(Registry(settings.registry)) if dry else stack.enter_context(open_seat(settings))
+        if seat.taken or not seat.wait(settings.kafka.timeout_s):
+            if since_ms is not None:
+                raise RegistryBusy(
+                    f"a learner works on {settings.registry.dir} and goes on from what it has learned: stop it first, "
+                    "or leave out --since and it is asked to learn"
+                )
+            yield from _ask(settings, seat, stop)
             return
         stack.enter_context(suppress(Stopped))
+        material = Material.of(settings)
+        examples = stack.enter_context(_learning(settings, material, seat, step, since_ms=since_ms, dry=dry))
         learner = examples.learner
         yield learner.started()
         held = _Held(learner, settings.online.buffer_size)
@@ -205,7 +264,7 @@ def _answer(requests: Requests, learner: Learner) -> Iterator[events.LearnEvent]
         yield events.Notice(f"a request to learn cannot be answered: {error}")
 
 
-def _ask(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
+def _ask(settings: Settings, seat: Seat, stop: threading.Event) -> Iterator[events.LearnEvent]:
     """Let the learner that is at work learn; ends with its RetrainResult, or without one when `stop` is set."""
     requests = Requests(settings.registry.dir)
     name = requests.ask()
@@ -216,7 +275,7 @@ def _ask(settings: Settings, stop: threading.Event) -> Iterator[events.LearnEven
                 result = events.RetrainResult(**found)
                 yield from _refuse(result) if result.outcome == "not_enough_data" else [result]
                 return
-            if not learner_at_work(settings.registry.dir):
+            if seat.held or not seat.taken:
                 raise RegistryBusy("the learner that was at work has ended without an answer: try again")
     finally:
         requests.withdraw(name)
@@ -345,44 +404,86 @@ def run_process(settings: Settings, pipe: Connection) -> None:
     raise SystemExit(code)
 
 
-@contextmanager
-def _learning(settings: Settings, on_step: Callable[[], None], *, dry: bool = False) -> Iterator[Examples]:
-    registry = Registry(settings.registry)
-    dataset = data.load(settings.data)
-    split = data.split(dataset.train.labels, settings.data.split, settings.data.split_seed)
-    generator = torch.Generator().manual_seed(settings.online.seed)
-    chosen = split.train[torch.randperm(len(split.train), generator=generator)[: settings.online.reference_size]]
-    reference, validation = dataset.train.take(chosen), dataset.train.take(split.validation)
-    classes, images = dataset.classes, split.sha256
-    del dataset  # the learner keeps a sample only
-    topics = clients.Topics.of(settings.kafka.topic_prefix)
-    clients.ensure_topics(settings.kafka, [topics.images, topics.labels, topics.dead_letters])
-    with ExitStack() as stack:
-        learner = stack.enter_context(
-            Learner(
-                registry,
-                settings.online,
-                settings.serve.alias,
-                reference=reference,
-                validation=validation,
-                on_step=on_step,
-            )
-        )
-        if learner.classes != classes:
+@dataclass(frozen=True)
+class Material:
+    """What a learner has of the data set: a sample of the training images, and the images that no training reads."""
+
+    reference: Images
+    validation: Images
+    classes: tuple[str, ...]
+    split: str  # hash of the split
+
+    @classmethod
+    def of(cls, settings: Settings) -> Material:
+        """Load it.
+
+        Raises:
+            DataError: the data set is absent, altered or unusable.
+        """
+        dataset = data.load(settings.data)
+        split = data.split(dataset.train.labels, settings.data.split, settings.data.split_seed)
+        generator = torch.Generator().manual_seed(settings.online.seed)
+        chosen = split.train[torch.randperm(len(split.train), generator=generator)[: settings.online.reference_size]]
+        train = dataset.train
+        return cls(train.take(chosen), train.take(split.validation), dataset.classes, split.sha256)
+
+    def check(self, learner: Learner) -> None:
+        """Refuse a learner whose champion was trained on other images.
+
+        Raises:
+            DataError: says what to set.
+        """
+        if learner.classes != self.classes:
             raise DataError(
                 f"version {learner.champion} knows the classes {', '.join(learner.classes[:3])}, ..., the data set has "
-                f"{', '.join(classes[:3])}, ...; set data.source and data.dir as for its training"
+                f"{', '.join(self.classes[:3])}, ...; set data.source and data.dir as for its training"
             )
-        if learner.split != images:
+        if learner.split != self.split:
             raise DataError(
                 f"version {learner.champion} was trained on another split of the images, so it may have seen "
                 "the validation images; set data.source, data.split and data.split_seed as for its training"
             )
-        group = f"{settings.kafka.group_id}.learner"
-        gaps: list[str] = []  # to learn from what is left is all that can be done about them
-        wanted = [topics.images, topics.labels]
-        source = stack.enter_context(Source(settings.kafka, wanted, group_id=group, on_gap=gaps.append))
-        yield Examples(learner, source, gaps, topics, settings, dry=dry)
+
+
+@contextmanager
+def _learning(
+    settings: Settings,
+    material: Material,
+    seat: Seat,
+    on_step: Callable[[], None],
+    *,
+    since_ms: int | None = None,
+    dry: bool = False,
+) -> Iterator[Examples]:
+    """A tenure of the seat, which is held."""
+    topics = clients.Topics.of(settings.kafka.topic_prefix)
+    clients.ensure_topics(settings.kafka, [topics.images, topics.labels, topics.dead_letters])
+    learner = Learner(
+        Registry(settings.registry),
+        settings.online,
+        settings.serve.alias,
+        reference=material.reference,
+        validation=material.validation,
+        epoch=seat.take(on_step),
+        afresh=since_ms is not None,
+        on_step=on_step,
+    )
+    material.check(learner)
+    group = f"{settings.kafka.group_id}.learner"
+    gaps: list[str] = []  # to learn from what is left is all that can be done about them
+    wanted = [topics.images, topics.labels]
+    start = None if since_ms is None else positions.since(settings.kafka, wanted, since_ms)
+    with (
+        Source(settings.kafka, wanted, group_id=group, on_gap=gaps.append, start=start) as source,
+        prediction_reader(settings.kafka, since_s=settings.online.label_wait) as answers,
+    ):
+        examples = Examples(learner, source, answers, gaps, topics, settings, since_ms=since_ms or 0, dry=dry)
+
+        def commit(move: Move) -> None:
+            seat.commit(move, examples.saved, source, on_step)
+
+        learner.commit = commit
+        yield examples
 
 
 class Examples:
@@ -396,18 +497,20 @@ class Examples:
         self,
         learner: Learner,
         source: Source,
+        answers: Tail[Prediction],
         gaps: list[str],
         topics: clients.Topics,
         settings: Settings,
         *,
+        since_ms: int = 0,
         dry: bool = False,
     ) -> None:
-        """`dry`: nothing is saved, committed or sent."""
-        self._dry = dry
-        self.learner, self.source = learner, source
+        """What was produced before `since_ms` is passed over. `dry`: nothing is saved, committed or sent."""
+        self._since_ms, self._dry = since_ms, dry
+        self.learner, self.source, self._answers = learner, source, answers
         #: What becomes of examples.
         self.teach: Callable[[Matched], Iterator[events.LearnEvent]] = partial(_teach, learner)
-        #: Whether images that have no labels may make an update due.
+        #: Whether updates are made as they become due.
         self.updates = True
         self._gaps = gaps
         self._topics, self._settings = topics, settings
@@ -416,8 +519,12 @@ class Examples:
         # What was learned from before the last restart is read again, where its neighbours were still waiting then.
         known = learner.buffer.ids
         self._join.settle(known, repeat(None, len(known)))
+        self._served = Served(online.label_wait)
+        self._overload = Overload(online.update_every)
         self._pace = Pace()
         self._positions: dict[Partition, int] = {}  # the next offset to read
+        #: What the last checkpoint holds, as committed.
+        self.saved: dict[Partition, int] = {}
         self._shown = Shown.load(learner.reading)
         self._letters: Sender | None = None
         self._bad_labels = 0
@@ -426,23 +533,24 @@ class Examples:
         source.listen(self._forget, self._forget)
 
     def status(self) -> events.LearnerStatus:
-        """Where the learner stands, and how many images wait for their label."""
-        return replace(self.learner.status(), waiting=len(self._join))
+        """Where the learner stands, how many images wait for their label, and what was served."""
+        return replace(self.learner.status(), waiting=len(self._join), served=self._served.record())
 
     def read(self) -> Iterator[events.LearnEvent]:
         """Show the learner the next labelled images, and those that have met their label now."""
-        lag, enough = self.source.lag(), self._settings.online.update_every
-        if lag is not None and not enough < lag <= 2 * enough:  # in between it stays as it was
-            if lag > enough and not self.learner.behind:
-                yield events.Notice(f"{lag:,} messages have not been learned from: updates are made less often")
-            self.learner.behind = lag > enough
+        if self.updates:  # else all there is has to be read first
+            yield from self._overload.update(self.source.lag(), time.monotonic())
+        self.learner.behind = self._overload.rare
         records = self.source.read(READ, WAIT)
         for record in records:
             self._positions[record.topic, record.partition] = record.offset + 1
         self.unsaved = self.unsaved or bool(records)
+        if self._since_ms:
+            records = [record for record in records if record.timestamp_ms >= self._since_ms]
         yield from self._take_images([record for record in records if record.topic == self._topics.images])
         yield from self._take_labels([record for record in records if record.topic == self._topics.labels])
         self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
+        self._served.answers(self._answers.read())
         yield from self._losses()
         while self._gaps:
             yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
@@ -466,6 +574,7 @@ class Examples:
         self.unsaved = not self.source.commit(offsets)
         if not self.unsaved:
             self._shown.committed(offsets)
+            self.saved = offsets
 
     def _take_images(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
         batch, _ = codecs.decode(
@@ -474,7 +583,11 @@ class Examples:
             json_mean=self._settings.serve.json_mean,
             json_std=self._settings.serve.json_std,
         )
+        takes = self._overload.takes
         # In the order of their arrival, however they were cut into batches: decisions depend on it.
+        skipped = [record for image_id, record in zip(batch.ids, batch.records, strict=True) if not takes(image_id)]
+        if skipped:
+            batch = batch.only(takes)
         for known, places in groupby(range(len(batch.ids)), lambda place: batch.labels[place] >= 0):
             now = list(places)
             run = slice(now[0], now[-1] + 1)
@@ -486,6 +599,9 @@ class Examples:
                 yield from self.teach(Matched(ids, pixels, batch.labels[run], None))
             else:
                 yield from self._take_unlabelled(ids, pixels, batch.records[run])
+
+        for record in skipped:
+            self._shown.add(record)
 
     def _take_unlabelled(
         self, ids: Sequence[str], pixels: NDArray[np.uint8], records: Sequence[Record]
@@ -506,6 +622,9 @@ class Examples:
                 self._letters = Sender(self._settings.kafka)
             self._letters.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
         self._bad_labels += len(letters)
+        self._served.labels(zip(batch.ids, batch.labels.tolist(), strict=True))
+        if not all(map(self._overload.takes, batch.ids)):
+            batch = batch.only(self._overload.takes)
         yield from self.teach(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)))
 
     def _too_late_ms(self) -> int | None:
@@ -540,6 +659,7 @@ class Examples:
         self._join.forget(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)
+            self.saved.pop(partition, None)
 
 
 def _place(record: Record) -> Place:

@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,29 +15,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from cifarctl import events, models
 from cifarctl.data import Images
-from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, VersionNotFound
+from cifarctl.errors import AliasConflict, IntegrityError, RegistryError, VersionNotFound
 from cifarctl.flows.publish import publish_like
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
 from cifarctl.models.preprocess import Channels, normalise
 from cifarctl.online import prior
 from cifarctl.online.buffer import ReplayBuffer, Ring
-from cifarctl.online.drift import MEMORY, ErrorMonitor
+from cifarctl.online.drift import MEMORY, ClassMonitor, Detection, ErrorMonitor
 from cifarctl.online.estimate import likely_right, threshold
 from cifarctl.online.fit import Lesson, sample
 from cifarctl.online.gate import Decision, Guard, Pairs, decide, follow, spend
-from cifarctl.online.inputs import FEWEST, WINDOW, InputDrift, InputMonitor
+from cifarctl.online.inputs import FEWEST, WINDOW, InputMonitor, Movement, features
 from cifarctl.online.lookalike import Lookalike
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
-from cifarctl.registry import Registry, checkpoint
-from cifarctl.registry.files import os_errors
-from cifarctl.registry.history import Move
+from cifarctl.registry import Registry, checkpoint, utc_now
+from cifarctl.registry.history import Action, Move
 from cifarctl.registry.loading import LoadedModel, canary, load
 from cifarctl.settings import OnlineSettings
 
@@ -101,7 +99,7 @@ class _Watch:
 
 
 class Learner:
-    """One active learner of a registry; a context manager that holds the registry's learner lock.
+    """The active learner of a registry.
 
     `reference` is a sample of the training images, `validation` the images that no training reads. The version
     that `alias` names is the champion; only the gate replaces it. On trial is a lineage: the snapshots that one
@@ -117,10 +115,19 @@ class Learner:
         *,
         reference: Images,
         validation: Images,
+        epoch: int | None = None,
+        afresh: bool = False,
         on_step: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._champion: LoadedModel  # what `_start_from` sets, on entering
+        """Load the champion and, unless it is to begin `afresh`, the last checkpoint.
+
+        `epoch` is that of its tenure: see `flows.seat`.
+
+        Raises:
+            VersionNotFound: there is no champion to learn from.
+        """
+        self._champion: LoadedModel  # what `_start_from` sets
         self._alias_generation: int  # of the newest alias move that is known
         self._generation: int  # of the one that made the champion, which is older while decisions are made again
         self._began: int  # the version that the lineage began with
@@ -137,9 +144,12 @@ class Learner:
         self._on_step, self._clock = on_step, clock
         self._begin = strategy(settings.strategy)
         self._generator = torch.Generator().manual_seed(settings.seed)
-        self._lock = FileLock(self.folder / "lock", blocking=False)
+        self._epoch = epoch
+        #: Makes a decision known before it is carried out; raises Superseded where it does not count any more.
+        self.commit: Callable[[Move], None] = lambda _: None
         self._inputs = InputMonitor(validation)
-        self._movement = InputDrift()
+        self._movement = Movement()  # of the inputs
+        self._confidence = Movement(columns=1)  # of the champion
         self._monitor = ErrorMonitor(settings.detector, settings.seed)
         self._rate = AdaptiveRate(settings.learning_rate, settings.learning_rate_min, settings.learning_rate_max)
         self._outcomes: deque[bool] = deque(maxlen=RECENT_OUTCOMES)
@@ -163,45 +173,30 @@ class Learner:
         self._snapshot: Snapshot | None = None  # of the challenger
         self._redo: list[Move] = []  # what was decided before a crash, and is decided again
         self._numbers: deque[int] = deque(maxlen=MEMORY)  # of the newest labelled images, among all seen
-        self._moves = 0  # of the alias, and refusals, as far as they are known
         self._refused = 0  # generation of an alias move that could not be followed
         self._precision: Precision | None = None  # measured with the first update
+        found = registry.alias(alias)
+        if found is None:
+            raise VersionNotFound(f"the alias {alias} names no version; train one first: cifarctl train")
+        self._alias_generation = found.generation
+        self._moves = len(registry.history(alias))  # of the alias, and refusals, as far as they are known
+        version = load(registry, found.version)
+        self._by_class = ClassMonitor(settings.detector, len(version.manifest.classes), settings.seed)
+        self._start_from(version, found.generation)
+        self.buffer = ReplayBuffer(
+            settings.buffer_size,
+            len(self.classes),
+            holdout_size=settings.holdout_size,
+            holdout_every=settings.holdout_every,
+            generator=self._generator,
+        )
+        if not afresh:
+            self._restore()
 
     @property
     def folder(self) -> Path:
-        """Where the active learner keeps its checkpoint and lock."""
+        """Where the active learner keeps its checkpoint."""
         return self.registry.dir / "learner"
-
-    def __enter__(self) -> Learner:
-        """Take the lock, load the champion and the last checkpoint.
-
-        Raises:
-            RegistryBusy: another learner works on this registry.
-            VersionNotFound: there is no champion to learn from.
-        """
-        self._take_lock()
-        try:
-            alias = self.registry.alias(self.alias)
-            if alias is None:
-                raise VersionNotFound(f"the alias {self.alias} names no version; train one first: cifarctl train")
-            self._alias_generation = alias.generation
-            self._moves = len(self.registry.history(self.alias))
-            self._start_from(load(self.registry, alias.version), alias.generation)
-            self.buffer = ReplayBuffer(
-                self.settings.buffer_size,
-                len(self.classes),
-                holdout_size=self.settings.holdout_size,
-                holdout_every=self.settings.holdout_every,
-                generator=self._generator,
-            )
-            self._restore()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
     @property
     def champion(self) -> int:
@@ -251,18 +246,24 @@ class Learner:
         """
         while len(pixels):
             now, pixels = pixels[: (size := GRID - self.seen % GRID)], pixels[size:]
-            yield from self._look(self._add(now), updates)
+            yield from self._look(*self._add(now), updates)
 
-    def _add(self, pixels: torch.Tensor) -> int | None:
-        """Take in images that do not reach beyond the next look; how many of the newest are of another kind, if any."""
+    def _add(self, pixels: torch.Tensor) -> tuple[str, int | None]:
+        """Take in images that do not reach beyond the next look; who notices that the newest are of another kind.
+
+        And how many these are, None where nobody does.
+        """
         for image in pixels:
             self._arrived.add(image, -1)
-        return self._movement.update(pixels)
+        since = self._movement.update(features(pixels))
+        if since is not None or not self._unlabelled:
+            return "inputs", since
+        return "confidence", self._confidence.update(self._judged.predictor(pixels).amax(dim=1, keepdim=True))
 
-    def _look(self, since: int | None, updates: bool) -> Iterator[events.LearnEvent]:
+    def _look(self, detector: str, since: int | None, updates: bool) -> Iterator[events.LearnEvent]:
         """What newest images, `since` of which are of another kind, make due."""
         if since is not None and self.seen - since > self._concept_at + GRID:  # else the errors have told already
-            yield from self._notice_drift("inputs", self.seen - since)
+            yield from self._notice_drift(detector, self.seen - since)
         if updates and self.seen % GRID == 0 and (trigger := self._due_unlabelled()) is not None:
             yield from self.update(trigger)
 
@@ -285,9 +286,9 @@ class Learner:
             part, named = images.take(torch.tensor(now)), [ids[place] for place in now]
             if numbers is None:
                 first = self.seen
-                since = self._add(part.pixels)
+                noticed = self._add(part.pixels)
                 yield from self._observe(named, part, range(first, self.seen))
-                yield from self._look(since, updates)
+                yield from self._look(*noticed, updates)
             else:
                 yield from self._observe(named, part, [numbers[place] for place in now])
             if self.buffer.labelled % GRID == 0:
@@ -432,10 +433,17 @@ class Learner:
             self._present += 1
             self._numbers.append(numbers[place])
             self._outcomes.append(bool(champion[place]))
-            detection = self._monitor.update(not champion[place])
-            if detection is not None:
-                began, errors = self._numbers[-detection.since], (detection.error_before, detection.error_after)
-                yield from self._notice_drift(self.settings.detector, began, errors)
+            yield from self._watch_errors(label, numbers[place], not champion[place])
+
+    def _watch_errors(self, label: int, number: int, wrong: bool) -> Iterator[events.LearnEvent]:
+        """Let the detectors know the outcome of an image."""
+        detector, detection = self.settings.detector, self._monitor.update(wrong)
+        of_class = self._by_class.update(label, number, wrong)
+        if detection is not None:
+            yield from self._notice_drift(detector, self._numbers[-detection.since], _errors(detection))
+        elif of_class is not None:
+            began, detection = of_class
+            yield from self._notice_drift(f"{detector}, {self.classes[label]}", began, _errors(detection))
 
     def _judge(self) -> Iterator[events.LearnEvent]:
         """Promote a challenger that has won its trial; go back where the champion before does better."""
@@ -478,7 +486,8 @@ class Learner:
         self, detector: str, began: int, errors: tuple[float, float] | None = None
     ) -> Iterator[events.LearnEvent]:
         """The present concept began with the image of the number `began`; `errors` before and after, if they told."""
-        before, after = self._errors(began) if errors is None else errors
+        before, after = self._error_rates(began) if errors is None else errors
+        self._by_class.reset()  # what has changed is known now
         known = abs(began - self._concept_at) <= SAME_DRIFT and self._concept_at > 0
         since = sum(number >= began for number in self._numbers)
         if not known:
@@ -499,7 +508,7 @@ class Learner:
         if self._rate.drift():
             yield events.RateChanged(rate, self._rate.value, "drift")
 
-    def _errors(self, began: int) -> tuple[float | None, float | None]:
+    def _error_rates(self, began: int) -> tuple[float | None, float | None]:
         """The prequential error before and after the image of that number, None of no labelled images."""
         wrong = [not right for right in self._outcomes]
         split = max(0, len(wrong) - sum(number >= began for number in self._numbers))
@@ -590,8 +599,7 @@ class Learner:
         champion, reasons, version = self.champion, list(decision.reasons), None
         if not decision.promote:
             if self._again("reject") is None:
-                self.registry.record_rejection(alias=self.alias, who="learner", why="; ".join(reasons), at=self._now)
-                self._moves += 1
+                self._carry_out("reject", champion, "; ".join(reasons))
         else:
             try:
                 version = self._promote(reasons, pairs, guard)
@@ -640,28 +648,44 @@ class Learner:
                 parent=self.champion,
                 origin="learner",
             ).version
-            self._alias_generation = self.registry.promote(
-                version,
-                alias=self.alias,
-                who="learner",
-                why="; ".join(reasons),
-                expected_generation=self._alias_generation,
-                at=self._now,
-            ).generation
-            self._generation = self._alias_generation
-            self._moves += 1
+            self._generation = self._alias_generation = self._carry_out("promote", version, "; ".join(reasons))
             if version % TIDY_EVERY == 0:  # there are so many snapshots that nobody else could
                 self.registry.gc(of="learner")
         self._champion = load(self.registry, version)
         self._judged = self._measured(self._champion.predictor())
         self._champion_at = self._updated_arrived
+        self._confidence.reset()
         if not self._following:
             self._following = True
-            self._monitor.reset()
+            self._reset_errors()
             self._watch = _Watch(*previous, self._watch_alpha) if self.settings.watch else None
         else:
             self._watch_on()
         return version
+
+    def _carry_out(self, action: Action, version: int, why: str) -> int:
+        """Commit a decision, then do it; the generation that the alias has after it.
+
+        Raises:
+            AliasConflict: somebody else has moved the alias.
+            Superseded: another learner has taken over.
+        """
+        move = Move(
+            time=utc_now().isoformat(timespec="milliseconds"),
+            alias=self.alias,
+            action=action,
+            from_version=self.champion,
+            to_version=version,
+            who="learner",
+            why=why,
+            generation=self._alias_generation + (action != "reject"),
+            epoch=self._epoch,
+            at=self._now,
+        )
+        self.commit(move)
+        alias = self.registry.carry_out(move)
+        self._moves += 1
+        return alias.generation
 
     def _roll_back(self, watch: _Watch) -> Iterator[events.LearnEvent]:
         old, pairs = self.champion, watch.pairs
@@ -673,15 +697,7 @@ class Learner:
             if (move := self._again("rollback")) is not None:
                 generation = move.generation
             else:
-                generation = self._alias_generation = self.registry.rollback(
-                    alias=self.alias,
-                    who="learner",
-                    why=reason,
-                    to=watch.previous,
-                    expected_generation=self._alias_generation,
-                    at=self._now,
-                ).generation
-                self._moves += 1
+                generation = self._alias_generation = self._carry_out("rollback", watch.previous, reason)
             restored = load(self.registry, watch.previous)
         except RegistryError as error:  # moved by somebody else, which follow_alias takes over, or no longer there
             self._watch = None
@@ -705,8 +721,14 @@ class Learner:
         self._following = False
         self._watch = None
         self._champion_at = 0
-        self._monitor.reset()
+        self._confidence.reset()
+        self._reset_errors()
         self._begin_trial()
+
+    def _reset_errors(self) -> None:
+        """Another lineage predicts, whose errors have another mean."""
+        self._monitor.reset()
+        self._by_class.reset()
 
     def _first(self, version: LoadedModel) -> LoadedModel:
         """The version that all this began with: what a learner has learned since is no measure of a learner."""
@@ -723,6 +745,9 @@ class Learner:
         """Checkpoint of all that decisions depend on, in one atomic file; `reading` is for whoever reads the stream.
 
         Input offsets are committed after it; what was read in between is read again after a crash.
+
+        Raises:
+            Superseded: another learner has taken over.
         """
         kept, state = self.buffer.dump()
         learned, lineage = self._lineage.dump()
@@ -730,6 +755,9 @@ class Learner:
         tensors = kept | {f"lineage/{name}": tensor for name, tensor in learned.items()}
         tensors |= {"generator": self._generator.get_state(), "arrived": arrived.pixels}
         tensors |= {"errors": self._monitor.dump(), "movement": self._movement.dump()}
+        errors, numbers = self._by_class.dump()
+        tensors |= {f"errors/{label}": outcomes for label, outcomes in enumerate(errors)}
+        tensors |= {"confidence": self._confidence.dump()}
         snapshot = None
         if self._snapshot is not None:
             tensors |= {f"snapshot/{name}": tensor for name, tensor in self._snapshot.model.state_dict().items()}
@@ -742,6 +770,7 @@ class Learner:
             "moves": self._moves - len(self._redo),
             "began": self._began,
             "numbers": list(self._numbers),
+            "class_numbers": numbers,
             "updated_at": self._updated_at,
             "taught": self._taught,
             "precision": self._precision,
@@ -763,13 +792,16 @@ class Learner:
             "reading": dict(reading or {}),
             "behind": self.behind,
         }
-        checkpoint.save(self.folder / CHECKPOINT, tensors, {"of": self._identity(), "buffer": state, "learner": own})
+        with nullcontext() if self._epoch is None else self.registry.in_epoch(self._epoch):
+            checkpoint.save(
+                self.folder / CHECKPOINT, tensors, {"of": self._identity(), "buffer": state, "learner": own}
+            )
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on with the learner that takes it over."""
         settings, manifest = self.settings, self._champion.manifest
         return {
-            "format": 3,
+            "format": 4,
             "classes": list(manifest.classes),
             "split": manifest.split.sha256,
             "buffer_size": settings.buffer_size,
@@ -827,6 +859,9 @@ class Learner:
         self._trials, self._redo = own["trials"], redo
         self._champion_at = own["champion_at"]
         self._monitor.load(tensors["errors"])
+        by_class = [tensors[f"errors/{label}"] for label in range(len(self.classes))]
+        self._by_class.load(by_class, own["class_numbers"])
+        self._confidence.load(tensors["confidence"])
         self._lineage.load(_within("lineage/", tensors), own["lineage"])
         if own["snapshot"] is not None:
             model = models.build(own["snapshot"]["architecture"], own["snapshot"]["arguments"])
@@ -844,17 +879,6 @@ class Learner:
         """What a learner has decided after the first so many moves; None where anybody else has moved the alias."""
         found = self.registry.history(self.alias)[moves:]
         return None if any(move.at is None for move in found) else found
-
-    def _take_lock(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except Timeout:
-            raise RegistryBusy(
-                f"another learner works on {self.registry.dir} and learns from the same examples; stop it first"
-            ) from None
-        except OSError as error:
-            raise RegistryError(f"{self.folder} cannot be written: {error.strerror}") from None
 
     # --- what is judged and learned from
 
@@ -874,6 +898,11 @@ class Learner:
     def _window(self) -> Images:
         """The newest images of the present concept, labelled or not; their labels are not told."""
         return self._arrived.newest(min(ARRIVED, self.seen - self._concept_at))
+
+    @property
+    def _unlabelled(self) -> bool:
+        """Whether too few of the newest images have labels for errors to tell of a drift."""
+        return sum(number >= self.seen - ARRIVED for number in self._numbers) < FEWEST_AFTER_DRIFT
 
     @property
     def _scarce(self) -> bool:
@@ -936,23 +965,6 @@ class Learner:
         return _Judged(predictor, self._validation, len(self.classes))
 
 
-def learner_at_work(registry: Path) -> bool:
-    """Whether a learner holds the lock of that registry.
-
-    Raises:
-        RegistryError: the lock cannot be looked at.
-    """
-    path = registry / "learner" / "lock"
-    if not path.exists():
-        return False
-    with os_errors(path):
-        try:
-            with FileLock(path, blocking=False):
-                return False
-        except Timeout:
-            return True
-
-
 def start_of(version: LoadedModel, generator: torch.Generator, settings: OnlineSettings) -> Start:
     """What a lineage that goes on from `version` begins with."""
     manifest = version.manifest
@@ -964,6 +976,10 @@ def start_of(version: LoadedModel, generator: torch.Generator, settings: OnlineS
         generator,
         settings.follow_relabelling,
     )
+
+
+def _errors(detection: Detection) -> tuple[float, float]:
+    return detection.error_before, detection.error_after
 
 
 def _correct(predictor: Predictor, images: Images) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import clients
-from cifarctl.stream.labels import LabelReader
+from cifarctl.stream.labels import label_reader
 from cifarctl.stream.sink import PENDING_HIGH, Sink, open_sink
 from cifarctl.stream.source import Source
 from cifarctl.tally import Tally
@@ -103,7 +103,7 @@ def _loop(
             AliasFollower(registry, options.alias, options.alias_interval, alias.generation, current, prepare_another)
         )
         classes = loaded.manifest.classes
-        label_reader = stack.enter_context(LabelReader(kafka, classes=len(classes), wait_s=label_wait))
+        labels = stack.enter_context(label_reader(kafka, classes=len(classes), wait_s=label_wait))
         late_labels = LateLabels(label_wait)
         source = stack.enter_context(Source(kafka, [topics.images]))
         sink = stack.enter_context(closing(open_sink(kafka, source)))
@@ -155,7 +155,7 @@ def _loop(
                 matched = late_labels.add(event.ids, event.labels, event.predicted, event.version)
                 if matched is not None:
                     yield matched
-            if (matched := late_labels.label(label_reader.read())) is not None:
+            if (matched := late_labels.label(labels.read())) is not None:
                 yield matched
 
             if learner is not None:

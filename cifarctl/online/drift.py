@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -39,9 +40,9 @@ class ErrorMonitor:
     HDDM_W: Frías-Blanco et al. 2015, Online and Non-Parametric Drift Detection Methods Based on Hoeffding's Bounds.
     """
 
-    def __init__(self, name: Name, seed: int = 0) -> None:
-        self.name = name
-        self._seed = seed
+    def __init__(self, name: Name, seed: int = 0, *, tests: int = 1) -> None:
+        """One of so many `tests` that share the error allowed to one (Page-Hinkley knows none, and is as it is)."""
+        self._make = partial(_make, name, seed, tests)
         self._count = 0
         self.reset()
 
@@ -65,7 +66,7 @@ class ErrorMonitor:
 
     def reset(self) -> None:
         """Begin anew, as after the predictor was exchanged: its error has another mean."""
-        self._detector = _make(self.name, self._seed)
+        self._detector = self._make()
         self._errors: deque[bool] = deque(maxlen=MEMORY)
         self._all = bytearray()
 
@@ -80,6 +81,37 @@ class ErrorMonitor:
         for wrong in content[8:]:
             self.update(bool(wrong))
         self._count = int.from_bytes(content[:8], "little")
+
+
+class ClassMonitor:
+    """The error of each class by itself: what goes wrong with one of many is a small part of the whole."""
+
+    def __init__(self, name: Name, classes: int, seed: int = 0) -> None:
+        self._monitors = [ErrorMonitor(name, seed, tests=classes) for _ in range(classes)]
+        self._numbers: list[deque[int]] = [deque(maxlen=MEMORY) for _ in range(classes)]
+
+    def update(self, label: int, number: int, wrong: bool) -> tuple[int, Detection] | None:
+        """Take the outcome of the image of that number; a Detection, and the number of the image that it began with."""
+        self._numbers[label].append(number)
+        detection = self._monitors[label].update(wrong)
+        return None if detection is None else (self._numbers[label][-detection.since], detection)
+
+    def reset(self) -> None:
+        """Begin anew, as after a drift: what has changed is known by now."""
+        for monitor, numbers in zip(self._monitors, self._numbers, strict=True):
+            monitor.reset()
+            numbers.clear()
+
+    def dump(self) -> tuple[list[torch.Tensor], list[list[int]]]:
+        """The monitors' dumps and the numbers of their newest images, class by class."""
+        return [monitor.dump() for monitor in self._monitors], [list(numbers) for numbers in self._numbers]
+
+    def load(self, dumped: Sequence[torch.Tensor], numbers: Sequence[Sequence[int]]) -> None:
+        """Take over a dump."""
+        self.reset()
+        for monitor, kept, outcomes, of in zip(self._monitors, self._numbers, dumped, numbers, strict=True):
+            monitor.load(outcomes)
+            kept.extend(of)
 
 
 def change_point(errors: Sequence[bool] | deque[bool]) -> int:
@@ -103,13 +135,13 @@ def _log_likelihood(wrong: NDArray[np.float64], of: NDArray[np.int64]) -> NDArra
     return result
 
 
-def _make(name: Name, seed: int) -> DriftDetector:
+def _make(name: Name, seed: int, tests: int) -> DriftDetector:
     if name == "adwin":
-        return drift.ADWIN(delta=0.002, clock=8)  # type: ignore[no-untyped-call]
+        return drift.ADWIN(delta=0.002 / tests, clock=8)  # type: ignore[no-untyped-call]
     if name == "hddm-w":
         hddm_w = vars(binary).get("HDDMW") or vars(binary)["HDDM_W"]  # its name before river 0.26
-        detector: DriftDetector = hddm_w(drift_confidence=0.0005)
+        detector: DriftDetector = hddm_w(drift_confidence=0.0005 / tests)
         return detector
     if name == "page-hinkley":
         return drift.PageHinkley(min_instances=30, delta=0.05, threshold=15.0, mode="up")
-    return drift.KSWIN(alpha=0.0005, window_size=200, stat_size=50, seed=seed)
+    return drift.KSWIN(alpha=0.0005 / tests, window_size=200, stat_size=50, seed=seed)

@@ -15,7 +15,8 @@ FEWEST = 50  # images below which nothing is said
 WINDOW = 100  # newest images that are compared with those before them
 KEPT = 500  # images that are compared, in all
 EVERY = 25  # images from one look to the next
-CHANGE_ALPHA = 1e-4  # of a false alarm at one look, over all features together
+CHANGE_ALPHA = 1e-4  # of a false alarm at one look, over all columns together
+FEATURES = 9
 
 
 def features(pixels: torch.Tensor) -> torch.Tensor:
@@ -30,32 +31,38 @@ def features(pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat([means, deviations, means[:, :1] - means[:, 1:2], means[:, 1:2] - means[:, 2:], steps[:, None]], 1)
 
 
-class InputDrift:
-    """Notices that the images of a stream look otherwise than those just before.
+class Movement:
+    """Notices that what is told of the images of a stream is otherwise than of those just before.
 
     Every few images the newest ones are compared with those before them by two-sample Kolmogorov-Smirnov tests, one a
-    feature (Rabanser et al. 2019, Failing Loudly; windows as in KSWIN: Raab et al. 2020).
+    column (Rabanser et al. 2019, Failing Loudly; windows as in KSWIN: Raab et al. 2020).
     """
 
-    def __init__(self) -> None:
-        self._seen = torch.empty(0, 9)
+    def __init__(self, columns: int = FEATURES) -> None:
+        self._columns = columns
+        self._seen = torch.empty(0, columns)
         self._count = 0
 
-    def update(self, pixels: torch.Tensor) -> int | None:
-        """Take in images (N, 3, 32, 32) uint8; about how many of the newest are of another kind, None if none are."""
-        found, taken, all_features = None, 0, features(pixels)
-        while taken < len(pixels):
-            part = all_features[taken : taken + EVERY - self._count % EVERY]
+    def update(self, told: torch.Tensor) -> int | None:
+        """Take in what is told of images (N, columns); about how many of the newest are of another kind, or None."""
+        found, taken = None, 0
+        while taken < len(told):
+            part = told[taken : taken + EVERY - self._count % EVERY]
             self._seen = torch.cat([self._seen, part])[-KEPT:]
             self._count += len(part)
             taken += len(part)
             if self._count % EVERY == 0 and len(self._seen) >= 2 * WINDOW and (since := self._look()) is not None:
-                found = since + len(pixels) - taken
+                found = since + len(told) - taken
         return found
 
+    def reset(self) -> None:
+        """Begin anew, as after what tells of images was exchanged."""
+        self._seen = torch.empty(0, self._columns)
+        self._count = 0
+
     def dump(self) -> torch.Tensor:
-        """The features (N, 9) that it compares, and in a last row how many images it has taken in."""
-        return torch.cat([self._seen, torch.full((1, 9), float(self._count % EVERY))])
+        """What it compares (N, columns), and in a last row how many images it has taken in."""
+        return torch.cat([self._seen, torch.full((1, self._columns), float(self._count % EVERY))])
 
     def load(self, dumped: torch.Tensor) -> None:
         """Take over a dump."""
@@ -95,7 +102,7 @@ class InputMonitor:
 
 
 def _compare(some: torch.Tensor, others: torch.Tensor) -> list[float]:
-    """P-values of the test that two sets (N, 9), (M, 9) are of one distribution, one a feature."""
+    """P-values of the test that two sets (N, F), (M, F) are of one distribution, one a column."""
     return [
         float(stats.ks_2samp(some[:, column].numpy(), others[:, column].numpy()).pvalue)
         for column in range(some.shape[1])

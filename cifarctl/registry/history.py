@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cifarctl.registry.files import append_line, os_errors
 
+Action = Literal["promote", "rollback", "reject"]
+
 
 class Move(BaseModel):
     """One move of an alias; `reject` is a challenger that the gate refused, and moves nothing."""
@@ -24,7 +26,7 @@ class Move(BaseModel):
 
     time: str = Field(description="ISO 8601, UTC")
     alias: str
-    action: Literal["promote", "rollback", "reject"]
+    action: Action
     from_version: int | None
     to_version: int
     who: str
@@ -32,6 +34,10 @@ class Move(BaseModel):
     generation: int
     epoch: int | None = None
     at: int | None = Field(None, description="of a learner: how many images and labels it had seen")
+
+    def same(self, other: Move) -> bool:
+        """Whether both tell of one decision, whenever it was carried out."""
+        return self.model_copy(update={"time": other.time, "from_version": other.from_version}) == other
 
     @field_validator("time")
     @classmethod

@@ -6,6 +6,7 @@
     aliases/production                                           one small file, replaced atomically
     history.jsonl                                                every alias move, written ahead of the move
     validation/                                                  images of splits, see registry.validation
+    learner/                                                     of the active learner: checkpoint, epoch, requests
     .lock                                                        held by whoever writes; readers need no lock
 
 Everything that becomes visible does so by one rename of something already synced. This module knows nothing
@@ -29,7 +30,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic_core import PydanticSerializationError
 
-from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, VersionNotFound
+from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, Superseded, VersionNotFound
 from cifarctl.registry.aliases import (
     Alias,
     check_alias_name,
@@ -62,6 +63,8 @@ MANIFEST_FILE = "manifest.json"
 PLOTS = "plots"
 LATEST = "latest"
 VALIDATION = "validation"
+LEARNER = "learner"
+EPOCH = "epoch"
 
 _FOLDER = re.compile(r"[0-9]{6,18}")
 _TOMBSTONE = re.compile(r"([0-9]{6,18})\.deleted")
@@ -227,10 +230,8 @@ class Registry:
         who: str,
         why: str,
         expected_generation: int | None = None,
-        epoch: int | None = None,
-        at: int | None = None,
     ) -> Alias:
-        """Point an alias at a version; one that is there already, with no newer epoch, stays as it is.
+        """Point an alias at a version; one that is there already stays as it is.
 
         Args:
             version: number, or anything that `resolve` takes.
@@ -238,73 +239,88 @@ class Registry:
             who: who moves it, for the history.
             why: the reason, for the history.
             expected_generation: the generation that the decision was based on; 0 = the alias did not exist.
-            epoch: of the learner that decided; an alias never takes one older than it has.
-            at: how much that learner had seen, for the history.
 
         Raises:
             VersionNotFound: there is no such version.
-            AliasConflict: the alias has another generation, or a newer epoch.
+            AliasConflict: the alias has another generation.
         """
         check_alias_name(alias)
         with self._lock():
             target = self.resolve(version)
-            current = self._expect(alias, expected_generation, epoch)
-            if current is not None and current.version == target and epoch in {None, current.epoch}:
+            current = self._expect(alias, expected_generation)
+            if current is not None and current.version == target:
                 return current
-            return self._move("promote", alias, current, target, who, why, epoch, at)
+            return self._move("promote", alias, current, target, who, why)
 
-    def rollback(
-        self,
-        *,
-        alias: str = "production",
-        who: str,
-        why: str,
-        to: int | None = None,
-        expected_generation: int | None = None,
-        epoch: int | None = None,
-        at: int | None = None,
-    ) -> Alias:
+    def rollback(self, *, alias: str = "production", who: str, why: str) -> Alias:
         """Point an alias one step back through what it pointed at; again, one step further.
 
-        Versions that no longer exist are stepped over. `to` is one of those further back, to go there at once; the
-        other arguments are those of `promote`.
+        Versions that no longer exist are stepped over.
 
         Raises:
             RegistryError: there is nothing to go back to.
-            AliasConflict: the alias has another generation, or a newer epoch.
         """
         check_alias_name(alias)
         with self._lock():
-            current = self._expect(alias, expected_generation, epoch)
-            existing = set(self.numbers())
-            if to is not None:
-                existing &= {to}
-            target = rollback_target(self.history(alias), existing.__contains__)
+            current = self.alias(alias)
+            target = rollback_target(self.history(alias), set(self.numbers()).__contains__)
             if target is None:
                 raise RegistryError(
                     f"alias {alias} has nothing to go back to (there is {self._inventory()}); "
                     "`cifarctl registry promote VERSION` takes any version"
                 )
-            return self._move("rollback", alias, current, target, who, why, epoch, at)
+            return self._move("rollback", alias, current, target, who, why)
 
-    def record_rejection(self, *, alias: str, who: str, why: str, at: int | None = None) -> None:
-        """Write into the history that a challenger of what `alias` names was refused; nothing moves."""
-        check_alias_name(alias)
+    def carry_out(self, move: Move) -> Alias:
+        """Do what a learner has decided; where it was done before, as by a learner that has died since, nothing.
+
+        The move's generation is the one that the alias gets by it; a refusal's is the one that it has.
+
+        Raises:
+            VersionNotFound: there is no such version.
+            AliasConflict: the alias is not there, has another generation, or a newer epoch.
+        """
+        check_alias_name(move.alias)
         with self._lock():
-            current = self.alias(alias)
-            if current is not None:
-                refusal = Move(
-                    time=self._now(),
-                    alias=alias,
-                    action="reject",
-                    from_version=current.version,
-                    to_version=current.version,
-                    who=who,
-                    why=why,
-                    generation=current.generation,
-                    at=at,
-                )
-                append_move(self._history, refusal)
+            current = self.alias(move.alias)
+            if current is None:
+                raise AliasConflict(f"alias {move.alias} is not set; set it by `cifarctl registry promote`")
+            if any(move.same(known) for known in self.history(move.alias)):
+                return current
+            self._expect(move.alias, move.generation - (move.action != "reject"), move.epoch)
+            if move.action == "reject":
+                append_move(self._history, move)
+                return current
+            version = self.resolve(move.to_version)
+            return self._move(move.action, move.alias, current, version, move.who, move.why, move.epoch, move.at)
+
+    def begin_epoch(self, after: int = 0) -> int:
+        """A number above `after` and above that of every learner before: that of the learner that begins now."""
+        with self._lock():
+            epoch = max(after, self._epoch(), *(found.epoch or 0 for found in self.aliases().values()), 0) + 1
+            make_directory(self.dir / LEARNER)
+            replace_file(self.dir / LEARNER / EPOCH, b"%d\n" % epoch)
+            return epoch
+
+    @contextmanager
+    def in_epoch(self, epoch: int) -> Iterator[None]:
+        """Keep others from beginning a newer epoch meanwhile.
+
+        Raises:
+            Superseded: a newer one has begun.
+        """
+        with self._lock():
+            if epoch < (newest := self._epoch()):
+                raise Superseded(f"another learner has taken over: epoch {epoch} is over, this is epoch {newest}")
+            yield
+
+    def _epoch(self) -> int:
+        path = self.dir / LEARNER / EPOCH
+        with os_errors(path):
+            try:
+                return int(path.read_bytes())
+            except (FileNotFoundError, ValueError):  # none has begun; or it was torn, and the aliases know it still
+                return 0
 
     def history(self, alias: str | None = None) -> list[Move]:
         """The moves that took place and the refusals, oldest first, of one alias or of all."""
@@ -430,7 +446,7 @@ class Registry:
             )
         return content
 
-    def _expect(self, name: str, generation: int | None, epoch: int | None) -> Alias | None:
+    def _expect(self, name: str, generation: int | None, epoch: int | None = None) -> Alias | None:
         """The alias as it is, if it is as the caller believes."""
         current = self.alias(name)
         actual = 0 if current is None else current.generation
@@ -455,8 +471,8 @@ class Registry:
         version: int,
         who: str,
         why: str,
-        epoch: int | None,
-        at: int | None,
+        epoch: int | None = None,
+        at: int | None = None,
     ) -> Alias:
         old_epoch = None if current is None else current.epoch
         alias = Alias(
@@ -493,7 +509,7 @@ class Registry:
                         reason = "interrupted write" if name.startswith(STAGING) else "interrupted removal"
                         found.append(Removed(_trashed(name), path, reason, size_of(path)))
         # The learner and trainers write their files there without the lock: only age tells what is dead.
-        for folder in (self.dir / "learner", self.dir / "training", self.dir / VALIDATION):
+        for folder in (self.dir / LEARNER, self.dir / "training", self.dir / VALIDATION):
             for name in entries(folder):
                 path = folder / name
                 with os_errors(path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +14,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import browse, clients, connection, limited
+from cifarctl.stream.records import Partition
 
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 BEGINNING, END = "beginning", "end"
 FORMS = "beginning, end, a time such as 2026-01-31T12:00:00, an offset, or partition:offset[,partition:offset]"
 
@@ -90,6 +93,45 @@ def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
             return offsets
     finally:
         client.close()
+
+
+def since(settings: KafkaSettings, topics: Iterable[str], time_ms: int) -> dict[Partition, int]:
+    """Where to begin so that nothing is missed that was produced at `time_ms` (epoch milliseconds) or later.
+
+    On the embedded broker, which finds no times, that is the beginning.
+
+    Raises:
+        BrokerError: no broker answers, or there is no such topic.
+        SettingsError: librdkafka refuses an option.
+    """
+    if clients.check(settings).embedded:
+        counts = clients.partition_counts(settings)
+        return {(topic, number): 0 for topic in topics for number in range(counts[topic])}
+    client = clients.consumer(settings, settings.group_id)
+    try:
+        found: dict[Partition, int] = {}
+        with connection.broker_errors(settings, "cannot look up a time"):
+            for topic in topics:
+                numbers = sorted(client.list_topics(topic, timeout=settings.timeout_s).topics[topic].partitions)
+                offsets = _offsets(client, settings, topic, numbers, Start(time_ms=time_ms))
+                found |= {(topic, number): offset for number, offset in offsets.items()}
+        return found
+    finally:
+        client.close()
+
+
+def moment(text: str) -> int:
+    """What a person means by a time or by a while ago (90s, 30m, 2h, 1d): epoch milliseconds.
+
+    Raises:
+        SettingsError: the text has none of the forms.
+    """
+    if (ago := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)) is not None:
+        return round((time.time() - float(ago[1]) * SECONDS[ago[2]]) * 1000)
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        raise SettingsError(f"--since {text}: expected 90s, 30m, 2h, 1d, or a time such as 2026-01-31T12:00") from None
 
 
 def _offsets(client: Consumer, settings: KafkaSettings, topic: str, numbers: list[int], start: Start) -> dict[int, int]:

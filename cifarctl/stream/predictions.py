@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from cifarctl.stream.records import Decoded
+from cifarctl.settings import KafkaSettings
+from cifarctl.stream import clients
+from cifarctl.stream.records import Decoded, Record
+from cifarctl.stream.tail import Tail
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,17 @@ def decode_prediction(value: bytes | None) -> Prediction:
     if not 0 <= prediction.confidence <= 1:
         raise ValueError(f"prediction.confidence is {prediction.confidence}, not 0 to 1")
     return prediction
+
+
+def prediction_reader(settings: KafkaSettings, *, since_s: float) -> Tail[Prediction]:
+    """A reader of the predictions topic, from what is younger than `since_s` seconds on; others are passed over."""
+
+    def decoded(records: Sequence[Record]) -> Iterator[Prediction]:
+        for record in records:
+            with suppress(ValueError):
+                yield decode_prediction(record.value)
+
+    return Tail(settings, clients.Topics.of(settings.topic_prefix).predictions, decoded, since_s)
 
 
 def _field(body: Mapping[str, Any], name: str, *types: type) -> Any:

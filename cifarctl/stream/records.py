@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -62,6 +63,12 @@ class Decoded:
     labels: npt.NDArray[np.int64]
     ids: list[str]
     records: list[Record]
+
+    def only(self, wanted: Callable[[str], bool]) -> Decoded:
+        """Those whose ids are wanted."""
+        places = [place for place, image_id in enumerate(self.ids) if wanted(image_id)]
+        ids, records = [self.ids[place] for place in places], [self.records[place] for place in places]
+        return Decoded(self.pixels[places], self.labels[places], ids, records)
 
 
 #: The client's C code returns such headers together with a pending exception (a SystemError). A plain method

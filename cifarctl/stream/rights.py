@@ -78,10 +78,11 @@ def _needed(settings: KafkaSettings) -> _Needed:
         topics={
             names.images: ("Read", "Write"),
             names.labels: ("Read", "Write"),
-            names.predictions: ("Write",),
+            names.predictions: ("Read", "Write"),
             names.dead_letters: ("Write",),
+            names.learner: ("Read", "Write"),
         },
-        groups=(settings.group_id, f"{settings.group_id}.learner"),
+        groups=(settings.group_id, f"{settings.group_id}.learner", f"{settings.group_id}.active-learner"),
     )
 
 

@@ -58,9 +58,11 @@ class Source:
         *,
         group_id: str | None = None,
         on_gap: Callable[[str], None] | None = None,
+        start: Mapping[Partition, int] | None = None,
     ) -> None:
         """Join the group `group_id` (default: `kafka.group_id`); the first reads complete the joining.
 
+        With `start`, partitions are read from there when they are first assigned, whatever the group has committed.
         With `on_gap`, a place that has aged out is told to that and reading goes on with the oldest record there is.
 
         Raises:
@@ -69,6 +71,7 @@ class Source:
         """
         self._settings = settings
         self._on_gap = on_gap
+        self._start = dict(start or {})
         self.group_id = settings.group_id if group_id is None else group_id
         self.rebalances = 0
         self._assigned: set[Partition] = set()
@@ -406,8 +409,12 @@ class Source:
             except KafkaException as error:
                 self._failure = error.args[0]
 
-    def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
+        if self._start:
+            for place in partitions:
+                place.offset = self._start.pop((place.topic, place.partition), place.offset)
+            consumer.incremental_assign(partitions)
         self._assigned |= _named(partitions)
         self._terms |= dict.fromkeys(_named(partitions), self.rebalances)
 

@@ -38,7 +38,7 @@ class LearnPanel:
             self.down, self.retraining = event, None
 
     def rows(self) -> list[tuple[str, RenderableType]]:
-        """What there is to say, in at most six rows."""
+        """What there is to say, in at most seven rows."""
         now = self.status
         if self.down is not None:
             state = f"{self.down.reason}; starts again in {self.down.delay:.0f} s (restart {self.down.restarts})"
@@ -55,6 +55,7 @@ class LearnPanel:
             ),
             ("waiting", f"{now.waiting:,} images for their labels"),
             ("drift", self._drift_text(now)),
+            ("served", served_text(now.served)),
             ("shadow", _shadow_text(now.shadow)),
         ]
         if self.retraining is not None:
@@ -78,6 +79,15 @@ class LearnPanel:
         ago = f"{duration(time.monotonic() - self._last_at)} ago  "
         style = "bold green" if self.last.outcome == "promoted" else "yellow"
         return Text.assemble((ago, "dim"), (outcome(self.last), style))
+
+
+def served_text(served: Iterable[events.ServedRecord]) -> str:
+    """The accuracy of what users got, by version, the newest first."""
+    told = [
+        f"version {record.version} {percent(record.accuracy)} of {record.labelled:,}"
+        for record in sorted(served, key=lambda record: -record.version)
+    ]
+    return "    ".join(told) or "no labelled answers yet"
 
 
 def _shadow_text(shadow: events.Shadow | None) -> Text:
@@ -170,5 +180,6 @@ class RetrainView:
         elif isinstance(event, events.LearnerStatus) and self._every():
             yield (
                 f"labelled {event.labelled:,}  buffer {event.size:,}/{event.capacity:,}  "
-                f"accuracy {percent(event.accuracy)}  next update in {event.until_update:,}"
+                f"accuracy {percent(event.accuracy)}  served: {served_text(event.served)}  "
+                f"next update in {event.until_update:,}"
             )

@@ -1,0 +1,56 @@
+"""What a learner does about a stream that is faster than it can learn: rarer updates first, then fewer images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from zlib import crc32
+
+from cifarctl import events
+
+SAMPLE = 8  # times the lag that makes updates rarer makes it sample
+SPARSEST = 1024
+PATIENCE_S = 15.0  # from one look at whether the lag grows to the next: an update takes a while itself
+TOLD_S = 60.0  # between two notices of rarer updates
+
+
+class Overload:
+    """Goes by the lag: messages that have not been read.
+
+    A lag that is large but shrinks is only a backlog. A sample is chosen by id, so that images and their late labels
+    agree in it, and each is a part of the larger ones.
+    """
+
+    def __init__(self, enough: int) -> None:
+        """A lag above twice `enough` messages makes updates rarer; above eight times, if it grows, samples."""
+        self._enough = enough
+        self.rare = False  # updates are made less often
+        self.every = 1  # one of so many images is learned from
+        self._looked: tuple[float, int] | None = None  # when, and at what lag
+        self._told = float("-inf")
+
+    def update(self, lag: int | None, now: float) -> Iterator[events.Notice]:
+        """Take in the lag, None while it is not known, at `now` seconds; says what changes."""
+        if lag is None:
+            return
+        if not self._enough < lag <= 2 * self._enough:  # in between it stays as it was
+            if lag > self._enough and not self.rare and now - self._told >= TOLD_S:
+                self._told = now
+                yield events.Notice(f"{lag:,} messages have not been learned from: updates are made less often")
+            self.rare = lag > self._enough
+        if self._looked is None:
+            self._looked = now, lag
+        at, last = self._looked
+        if now - at < PATIENCE_S:
+            return
+        self._looked, before = (now, lag), self.every
+        if lag > SAMPLE * self._enough and lag > last:
+            self.every = min(2 * self.every, SPARSEST)
+        elif lag <= self._enough:
+            self.every = max(self.every // 2, 1)
+        if self.every != before:
+            which = f"from one of {self.every:,} images" if self.every > 1 else "from every image again"
+            yield events.Notice(f"{lag:,} messages have not been learned from: the learner learns {which}")
+
+    def takes(self, image_id: str) -> bool:
+        """Whether an image is of the sample."""
+        return self.every == 1 or crc32(image_id.encode()) % self.every == 0

@@ -1,0 +1,195 @@
+"""The seat of the active learner: the only partition of the learner's topic, and a log that its holder alone writes.
+
+Who is assigned the partition holds the seat; the others of the group stand by. What the holder writes is fenced as
+Kafka fences transactions (KIP-98): under one transactional id, which whoever takes the seat takes over.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
+from functools import partial
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from cifarctl.errors import CifarctlError, Superseded
+from cifarctl.settings import KafkaSettings
+from cifarctl.stream import browse, clients, connection, limited
+from cifarctl.stream.records import Partition
+from cifarctl.stream.sender import Sender
+from cifarctl.stream.source import OVERTIME_S, Source
+
+READ = 1000  # most records at once, of a log that is read for the membership only
+WAIT_S = 0.2
+ABORT_S = 2.0
+REFUSED = connection.UNAUTHENTICATED | connection.FORBIDDEN | {KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
+
+
+class Seat:
+    """A candidate for the seat, and its holder once `wait` says so.
+
+    A thread keeps the membership, whatever its owner is busy with. A process that was suspended loses the seat when
+    its session is over, and learns of it when it wakes; what it tries to commit until then is refused.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        """Nothing is joined before the first `wait`."""
+        self._settings = settings
+        self._topic = clients.Topics.of(settings.topic_prefix).learner
+        self._group = f"{settings.group_id}.active-learner"
+        self._held, self._closing = threading.Event(), threading.Event()
+        self._failure: CifarctlError | None = None
+        self._thread: threading.Thread | None = None
+        self._sender: Sender | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether anybody is a candidate or holds the seat; to be asked before `wait`.
+
+        Raises:
+            BrokerError: no answer, or no permission to ask.
+        """
+        with connection.broker_errors(self._settings, f"cannot describe the group {self._group}"):
+            admin: AdminClient = connection.create(AdminClient, self._settings, {}, None)
+
+            def ask() -> bool:
+                (answer,) = admin.describe_consumer_groups(
+                    [self._group], request_timeout=self._settings.timeout_s
+                ).values()
+                return bool(answer.result().members)
+
+            try:
+                return connection.patiently(ask, self._settings.timeout_s)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                    return False
+                raise
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has the seat, as far as it knows."""
+        return self._held.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Join the candidates, if that is yet to be done, and wait so many seconds for the seat.
+
+        Raises:
+            BrokerError: no broker answers, or it refuses.
+        """
+        if self._thread is None:
+            clients.ensure_topics(self._settings, [self._topic])
+            source = Source(self._settings, [self._topic], group_id=self._group, on_gap=lambda _: None)
+            self._thread = threading.Thread(target=self._keep, args=(source,), name="seat", daemon=True)
+            self._thread.start()
+        held = self._held.wait(timeout_s)
+        if self._failure is not None:
+            raise self._failure
+        return held
+
+    def take(self, on_wait: Callable[[], None]) -> list[bytes]:
+        """Fence whoever has held the seat before; what all of them have committed, oldest first.
+
+        `on_wait` is called while the broker does not answer, and may raise.
+
+        Raises:
+            BrokerError: the broker refuses.
+            Superseded: somebody else has taken the seat meanwhile.
+        """
+        self._drop()
+        self._sender = Sender(
+            self._settings, transactional_id=f"{self._settings.group_id}.learner", options={"linger.ms": 0}
+        )
+        with self._undone():
+            self._repeat(partial(self._sender.producer.init_transactions, self._settings.timeout_s), on_wait)
+        return [record.value for record in browse.read(self._settings, self._topic) if record.value is not None]
+
+    def commit(
+        self,
+        value: bytes,
+        on_wait: Callable[[], None],
+        offsets: Mapping[Partition, int] | None = None,
+        source: Source | None = None,
+    ) -> None:
+        """Write one record, and the `offsets` of what `source` has read, in one transaction; all or nothing.
+
+        Raises:
+            BrokerError: the broker refuses for good.
+            Superseded: somebody else has the seat now, or `source` its partitions no longer, or the broker was away
+                for too long. The seat has to be taken again, and the log tells what has come of it.
+        """
+        assert self._sender is not None
+        producer, limit = self._sender.producer, self._settings.timeout_s
+        with self._undone():
+            producer.begin_transaction()
+            self._sender.enqueue(self._topic, None, value)
+            if offsets and source is not None:
+                places = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+                metadata = source.group_metadata()
+                self._repeat(partial(producer.send_offsets_to_transaction, places, metadata, limit), on_wait)
+            self._repeat(partial(producer.commit_transaction, limit), on_wait)
+
+    def close(self) -> None:
+        """Leave the seat to the next one."""
+        self._closing.set()
+        self._drop()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _keep(self, source: Source) -> None:
+        try:
+            with source:
+                while not self._closing.is_set():
+                    source.read(READ, WAIT_S)
+                    (self._held.set if source.assigned else self._held.clear)()
+                self._held.clear()
+        except CifarctlError as error:
+            self._failure = error
+            self._held.clear()
+
+    def _repeat(self, call: Callable[[], object], on_wait: Callable[[], None]) -> None:
+        """Make a call again as long as it fails for reasons that pass."""
+        while True:
+            try:
+                limited.begin(call).result(self._settings.timeout_s + OVERTIME_S)
+                return
+            except KafkaException as error:
+                reason = error.args[0]
+                passing = reason.retriable() or reason.code() in connection.TRANSIENT
+                if reason.fatal() or reason.txn_requires_abort() or not passing:
+                    raise
+            on_wait()
+            time.sleep(connection.RETRY_S)
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Give up the transaction on any error, and tell what the error means."""
+        try:
+            yield
+        except KafkaException as error:
+            reason = error.args[0]
+            self._drop()
+            if reason.code() in REFUSED:
+                raise connection.explain(self._settings, f"cannot write to {self._topic}", reason) from None
+            raise Superseded(f"decisions of this learner do not count any more: {reason.str()}") from None
+        except FutureTimeout:
+            self._drop()
+            raise Superseded(f"{self._settings.bootstrap_servers} does not answer to a decision") from None
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        if self._sender is not None:
+            limited.begin(_end, self._sender)
+            self._sender = None
+
+
+def _end(sender: Sender) -> None:
+    """Abort what is open, so that nobody waits for it, and let go."""
+    with suppress(KafkaException):
+        sender.producer.abort_transaction(ABORT_S)
+    sender.producer.purge()

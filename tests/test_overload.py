@@ -1,0 +1,98 @@
+"""What a learner does where more comes than it can learn from, and what keeps it within its share of the processor."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifarctl.flows.budget import SAVED_S, Budget
+from cifarctl.flows.overload import PATIENCE_S, SAMPLE, SPARSEST, TOLD_S, Overload
+
+ENOUGH = 100
+IDS = [f"run-{number}" for number in range(4000)]
+
+
+def told(overload: Overload, lags: list[int | None], start: float = 0.0) -> list[str]:
+    """What it says of these lags, one after each look."""
+    return [
+        notice.message
+        for number, lag in enumerate(lags)
+        for notice in overload.update(lag, start + number * PATIENCE_S)
+    ]
+
+
+def test_a_lag_makes_updates_rarer_until_it_is_gone() -> None:
+    overload = Overload(ENOUGH)
+    assert told(overload, [None, ENOUGH, 2 * ENOUGH]) == []
+    assert not overload.rare
+    (notice,) = told(overload, [2 * ENOUGH + 1])
+    assert notice == "201 messages have not been learned from: updates are made less often"
+    assert overload.rare
+    told(overload, [ENOUGH + 1])
+    assert overload.rare
+    told(overload, [ENOUGH])
+    assert not overload.rare
+
+
+def test_a_lag_that_comes_and_goes_is_told_of_once_in_a_while() -> None:
+    overload = Overload(ENOUGH)
+    looks = [3 * ENOUGH, 0] * 10
+    assert len(told(overload, looks)) == -(-len(looks) * PATIENCE_S // TOLD_S)
+
+
+def test_a_backlog_that_shrinks_is_learned_from_whole() -> None:
+    overload = Overload(ENOUGH)
+    told(overload, [100_000 - 1000 * number for number in range(100)])
+    assert overload.every == 1
+
+
+def test_a_lag_that_grows_makes_a_sample_and_is_sampled_less_when_it_is_gone() -> None:
+    overload = Overload(ENOUGH)
+    large = SAMPLE * ENOUGH
+    told(overload, [large - 1, large])
+    assert overload.every == 1
+    told(overload, [large + 1, large + 2, large + 1], start=1000)
+    assert overload.every == 4
+    assert told(overload, [ENOUGH, ENOUGH, ENOUGH], start=2000) == [
+        "100 messages have not been learned from: the learner learns from one of 2 images",
+        "100 messages have not been learned from: the learner learns from every image again",
+    ]
+    told(overload, [large + number for number in range(1, 30)], start=3000)
+    assert overload.every == SPARSEST
+
+
+@given(st.sampled_from([2**power for power in range(1, 8)]))
+def test_a_sample_is_a_part_of_the_larger_ones(every: int) -> None:
+    smaller, larger = Overload(ENOUGH), Overload(ENOUGH)
+    smaller.every, larger.every = every, every // 2
+    chosen = set(filter(smaller.takes, IDS))
+    assert chosen <= set(filter(larger.takes, IDS))
+    assert 0.5 < len(chosen) / (len(IDS) / every) < 1.5
+
+
+@given(st.floats(0.05, 2.0), st.lists(st.floats(0.0, 0.5), min_size=1, max_size=50))
+def test_a_budget_is_kept(share: float, works: list[float]) -> None:
+    """Over any time that begins at rest: the share of it, and what could be saved before."""
+    now = used = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    budget = Budget(share, clock=lambda: now, used=lambda: used, sleep=sleep)
+    for work in works:
+        now, used = now + work, used + work
+        budget.keep()
+        assert used <= share * now + SAVED_S + 1e-6
+
+
+def test_who_stays_within_the_budget_never_sleeps() -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError(seconds)
+
+    budget = Budget(0.5, clock=lambda: now, used=lambda: now * 0.4, sleep=sleep)
+    for _ in range(100):
+        now += 1.0
+        budget.keep()
