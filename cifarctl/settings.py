@@ -236,7 +236,13 @@ class OnlineSettings(Section):
     label_wait: PositiveFloat = Field(
         600.0, description="seconds that an image waits for its label on the labels topic, or a label for its image"
     )
-    label_wait_mb: PositiveInt = Field(64, description="MiB of images that wait for their labels; the oldest go first")
+    label_wait_mb: PositiveInt = Field(
+        64, description="MiB of memory for images that wait for their labels; beyond that the oldest go to the disk"
+    )
+    label_wait_disk_mb: Annotated[int, Field(ge=0)] = Field(
+        1024,
+        description="MiB of disk for those that do not fit into memory; beyond that the oldest are given up; 0 = none",
+    )
     watch: Annotated[int, Field(ge=0)] = Field(
         500,
         description="labelled images after a promotion during which the version before may take over again",

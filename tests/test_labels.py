@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 import tracemalloc
 from typing import Any
@@ -22,7 +23,7 @@ from cifarctl.errors import NotEnoughData
 from cifarctl.flows import learn
 from cifarctl.flows.late_labels import LateLabels
 from cifarctl.flows.pace import AHEAD_MS, Pace
-from cifarctl.online.join import Join, Place
+from cifarctl.online.join import Join, Place, Store
 from cifarctl.online.labels import MIB, LabelJoin, Matched
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, codecs, tail
@@ -206,7 +207,7 @@ def test_any_order_makes_the_same_pairs(halves: list[tuple[int, bool]], chance: 
 )
 def test_within_tight_bounds_no_pair_is_made_twice(steps: list[tuple[str, int]]) -> None:
     clock = Clock()
-    join: Join[str] = Join(wait_s=10, item_bytes=8000, label_bytes=4000, settled_bytes=10**6, clock=clock)
+    join: Join[str] = Join(Store(8000, 10), wait_s=10, label_bytes=4000, settled_bytes=10**6, clock=clock)
     made: dict[int, float] = {}
     arrived: dict[tuple[str, int], float] = {}
     for kind, number in steps:
@@ -658,11 +659,16 @@ def test_what_is_no_label_goes_to_the_dead_letters(site: Site) -> None:  # noqa:
 
 
 @pytest.mark.broker
+@pytest.mark.parametrize("disk_mb", [0, 1024])
 def test_a_backlog_that_does_not_fit_into_memory_is_joined_all_the_same(
     site: Site,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
+    disk_mb: int,
 ) -> None:
-    """1 MiB holds some 300 images and 1,000 labels; of 1,500 none is lost, since what runs ahead is held back."""
+    """1 MiB holds some 300 images and 1,000 labels; of 1,500 none is lost, since what runs ahead is held back.
+
+    Nor is it with a disk, on which all images have room, but not the labels.
+    """
     monkeypatch.setattr(learn, "READ", 32)  # a batch of each partition fits in beside what makes it hold back
     count, began_ms = 1500, int(time.time() * 1000) - 10_000
     clients.ensure_topics(site.kafka, [site.topics.images, site.topics.labels])
@@ -674,7 +680,43 @@ def test_a_backlog_that_does_not_fit_into_memory_is_joined_all_the_same(
         sender.producer.produce(site.topics.images, value, id.encode(), timestamp=at)
         sender.producer.produce(site.topics.labels, encode_label(id, number % 10), id.encode(), timestamp=at + 100)
     sender.close(PATIENCE_S)
-    learning = learner(site, online__label_wait_mb=1)
+    learning = learner(site, online__label_wait_mb=1, online__label_wait_disk_mb=disk_mb)
     learning.until(lambda: labelled(learning) == count)
     learning.finish()
     assert waiting(learning) == 0
+
+
+@pytest.mark.broker
+def test_images_that_do_not_fit_into_memory_wait_on_disk(site: Site) -> None:  # noqa: F811
+    site.send(900, produce__unlabelled=1.0)
+    learning = learner(site, online__label_wait_mb=1)
+    learning.until(lambda: waiting(learning) == 900)
+    folder = site.registry.dir / "learner"
+    assert not list(folder.glob("waiting-*"))  # which has no name
+    names = ids(site.topic("images"))
+    random.Random(0).shuffle(names)
+    send_labels(site.kafka, {name: number % 10 for number, name in enumerate(names)})
+    learning.until(lambda: labelled(learning) == 900)
+    learning.finish()
+    assert waiting(learning) == 0
+
+
+@pytest.mark.broker
+def test_without_a_disk_the_oldest_images_are_given_up_and_that_is_told(
+    site: Site,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    site.send(900, produce__unlabelled=1.0)
+    learning = learner(site, online__label_wait_mb=1)
+    told = "images were given up before their label came: without the disk, online.label_wait_mb is too small"
+    learning.until(lambda: any(told in notice.message for notice in learning.of(events.Notice)))
+    learning.until(lambda: waiting(learning) > 200)
+    learning.finish()
+    failures = [notice.message for notice in learning.of(events.Notice) if "to the disk no more" in notice.message]
+    assert len(failures) == 1
+    assert "(database or disk is full)" in failures[0]
+    assert not list((site.registry.dir / "learner").glob("waiting-*"))

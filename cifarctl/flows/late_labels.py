@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifarctl import events
-from cifarctl.online.join import ENTRY_BYTES, Join
+from cifarctl.online.join import ENTRY_BYTES, Join, Store
 
 #: Predictions remembered, and as many labels that came first: about 60 MB each when there are so many.
 MOST = 100_000
@@ -28,7 +28,7 @@ class LateLabels:
         """Predictions and labels wait `wait_s` seconds; of each, the newest `most` (ids of some 30 characters)."""
         size = most * (ENTRY_BYTES + 32)
         self._join: Join[Predicted] = Join(
-            wait_s=wait_s, item_bytes=size, label_bytes=size, settled_bytes=size, clock=clock
+            Store(size, wait_s), wait_s=wait_s, label_bytes=size, settled_bytes=size, clock=clock
         )
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ from cifarctl.flows.overload import Overload
 from cifarctl.flows.pace import Pace
 from cifarctl.flows.seat import RegistrySeat, Seat, open_seat
 from cifarctl.flows.served import Served
-from cifarctl.flows.shown import Shown
+from cifarctl.flows.shown import MOST, Shown
 from cifarctl.online.join import Place
 from cifarctl.online.labels import LabelJoin, Matched
 from cifarctl.registry import Move, Registry
@@ -476,8 +476,15 @@ def _learning(
     with (
         Source(settings.kafka, wanted, group_id=group, on_gap=gaps.append, start=start) as source,
         prediction_reader(settings.kafka, since_s=settings.online.label_wait) as answers,
+        # Beside the checkpoints, which is on a disk: folders of temporary files are in memory on many machines.
+        LabelJoin(
+            wait_s=settings.online.label_wait,
+            max_mb=settings.online.label_wait_mb,
+            disk_mb=settings.online.label_wait_disk_mb,
+            folder=learner.folder,
+        ) as join,
     ):
-        examples = Examples(learner, source, answers, gaps, topics, settings, since_ms=since_ms or 0, dry=dry)
+        examples = Examples(learner, source, join, answers, gaps, topics, settings, since_ms=since_ms or 0, dry=dry)
 
         def commit(move: Move) -> None:
             seat.commit(move, examples.saved, source, on_step)
@@ -497,6 +504,7 @@ class Examples:
         self,
         learner: Learner,
         source: Source,
+        join: LabelJoin,
         answers: Tail[Prediction],
         gaps: list[str],
         topics: clients.Topics,
@@ -514,13 +522,12 @@ class Examples:
         self.updates = True
         self._gaps = gaps
         self._topics, self._settings = topics, settings
-        online = settings.online
-        self._join = LabelJoin(wait_s=online.label_wait, max_mb=online.label_wait_mb)
+        self._join = join
         # What was learned from before the last restart is read again, where its neighbours were still waiting then.
         known = learner.buffer.ids
         self._join.settle(known, repeat(None, len(known)))
-        self._served = Served(online.label_wait)
-        self._overload = Overload(online.update_every)
+        self._served = Served(settings.online.label_wait)
+        self._overload = Overload(settings.online.update_every)
         self._pace = Pace()
         self._positions: dict[Partition, int] = {}  # the next offset to read
         #: What the last checkpoint holds, as committed.
@@ -529,6 +536,7 @@ class Examples:
         self._letters: Sender | None = None
         self._bad_labels = 0
         self._told: dict[str, tuple[int, float]] = {}  # of each kind of notice: the count told last, and when
+        self._disk_failure: str | None = None  # as it was told
         self.unsaved = False
         source.listen(self._forget, self._forget)
 
@@ -563,7 +571,7 @@ class Examples:
         """
         if self._dry:
             return
-        self.learner.save(self._shown.dump(self._join.numbers))
+        self.learner.save(self._shown.dump(self._join.numbers(MOST)))
         if self._letters is not None:
             delivered = self._letters.flush(self._settings.kafka.timeout_s)
             self._letters.raise_failed()
@@ -636,7 +644,14 @@ class Examples:
 
     def _losses(self) -> Iterator[events.Notice]:
         """Says what does not become an example, now and then."""
-        topic = self._topics.labels
+        topic, failure = self._topics.labels, self._join.disk_failure
+        if failure != self._disk_failure:
+            self._disk_failure = failure
+            yield events.Notice(
+                f"images that wait for their labels go to the disk no more ({failure}): those that were there are "
+                "given up, and online.label_wait_mb is all the room until the learner is started again"
+            )
+        room = "online.label_wait_disk_mb" if failure is None else "without the disk, online.label_wait_mb"
         for number, story in (
             (self._bad_labels, f"messages on {topic} are no labels; they go to {self._topics.dead_letters}"),
             (
@@ -645,7 +660,7 @@ class Examples:
             ),
             (
                 self._join.displaced_images,
-                "images were given up before their label came: online.label_wait_mb is too small for online.label_wait",
+                f"images were given up before their label came: {room} is too small for online.label_wait",
             ),
         ):
             told, at = self._told.get(story, (0, -NOTICE_INTERVAL))
@@ -655,7 +670,7 @@ class Examples:
 
     def _forget(self, partitions: frozenset[Partition]) -> None:
         """Whoever has these partitions now reads on from where we have committed."""
-        self._shown.keep(self._join.numbers)
+        self._shown.keep(self._join.numbers(MOST))
         self._join.forget(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)

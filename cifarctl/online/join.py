@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -26,7 +26,9 @@ class Place(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Entry(Generic[ItemT]):
+class Entry(Generic[ItemT]):
+    """An item that waits since `since`, by the clock of who has put it in, and its size in bytes with all about it."""
+
     item: ItemT
     size: int
     since: float
@@ -38,7 +40,7 @@ class Store(Generic[ItemT]):
 
     def __init__(self, max_bytes: int, wait_s: float) -> None:
         self._max_bytes, self._wait_s = max_bytes, wait_s
-        self._entries: OrderedDict[str, _Entry[ItemT]] = OrderedDict()
+        self._entries: OrderedDict[str, Entry[ItemT]] = OrderedDict()
         self._bytes = 0
         self.displaced = 0  # for want of room
         self.expired = 0
@@ -52,10 +54,6 @@ class Store(Generic[ItemT]):
     def __getitem__(self, id: str) -> ItemT:
         return self._entries[id].item
 
-    def items(self) -> Iterator[tuple[str, ItemT]]:
-        """Ids and items, oldest first."""
-        return ((id, entry.item) for id, entry in self._entries.items())
-
     @property
     def fill(self) -> float:
         """Share of the bytes allowed that are in use."""
@@ -64,22 +62,23 @@ class Store(Generic[ItemT]):
     def put(self, id: str, item: ItemT, size: int, now: float, place: Place | None) -> None:
         """Add an entry whose item takes `size` bytes; its id must be new."""
         size += len(id) + ENTRY_BYTES
-        self._entries[id] = _Entry(item, size, now, place)
+        self._entries[id] = Entry(item, size, now, place)
         self._bytes += size
         while self._bytes > self._max_bytes:
-            self._drop()
-            self.displaced += 1
+            self._displace(*self._take_oldest())
 
-    def pop(self, id: str) -> ItemT:
-        """Take an entry out."""
-        entry = self._entries.pop(id)
+    def pop(self, id: str) -> ItemT | None:
+        """Take an entry out; None where there is none."""
+        entry = self._entries.pop(id, None)
+        if entry is None:
+            return None
         self._bytes -= entry.size
         return entry.item
 
     def expire(self, now: float) -> None:
         """Drop what has waited too long."""
         while self._entries and now - next(iter(self._entries.values())).since > self._wait_s:
-            self._drop()
+            self._take_oldest()
             self.expired += 1
 
     def forget(self, partitions: Set[Partition]) -> None:
@@ -96,9 +95,13 @@ class Store(Generic[ItemT]):
             partition, offset = entry.place[:2], entry.place.offset
             low[partition] = min(offset, low.get(partition, offset))
 
-    def _drop(self) -> None:
-        _, entry = self._entries.popitem(last=False)
+    def _displace(self, id: str, entry: Entry[ItemT]) -> None:  # noqa: ARG002  for those who can put it elsewhere
+        self.displaced += 1
+
+    def _take_oldest(self) -> tuple[str, Entry[ItemT]]:
+        id, entry = self._entries.popitem(last=False)
         self._bytes -= entry.size
+        return id, entry
 
 
 class Join(Generic[ItemT]):
@@ -110,16 +113,16 @@ class Join(Generic[ItemT]):
 
     def __init__(
         self,
+        items: Store[ItemT],
         *,
         wait_s: float,
-        item_bytes: int,
         label_bytes: int,
         settled_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Half a pair waits `wait_s` seconds of `clock`; items, labels and settled ids take so many bytes at most."""
+        """Items wait in `items`; labels, of so many bytes at most, for `wait_s` seconds of `clock`, as settled ids."""
         self._clock = clock
-        self.items: Store[ItemT] = Store(item_bytes, wait_s)
+        self.items = items
         self.labels: Store[int] = Store(label_bytes, wait_s)
         self._settled: Store[int | None] = Store(settled_bytes, wait_s)
         self.repeated_items = 0
@@ -141,12 +144,12 @@ class Join(Generic[ItemT]):
         if id in self._settled or id in self.items:
             self.repeated_items += 1
             return None
-        if id in self.labels:
-            label = self.labels.pop(id)
+        label = self.labels.pop(id)
+        if label is None:
+            self.items.put(id, item, size, self._clock(), place)
+        else:
             self._settle(id, label)
-            return label
-        self.items.put(id, item, size, self._clock(), place)
-        return None
+        return label
 
     def add_label(self, id: str, label: int, place: Place | None = None) -> ItemT | None:
         """Take in a label; its item where that has been waiting for it."""
@@ -156,11 +159,12 @@ class Join(Generic[ItemT]):
         if id in self.labels:
             self._compare(self.labels[id], label)
             return None
-        if id in self.items:
+        item = self.items.pop(id)
+        if item is None:
+            self.labels.put(id, label, 0, self._clock(), place)
+        else:
             self._settle(id, label)
-            return self.items.pop(id)
-        self.labels.put(id, label, 0, self._clock(), place)
-        return None
+        return item
 
     def settle(self, id: str, label: int | None) -> None:
         """Remember an id that has its label (None: some label) from elsewhere; the first one counts."""
@@ -168,10 +172,10 @@ class Join(Generic[ItemT]):
             if label is not None:
                 self._compare(self._settled[id], label)
             return
-        if id in self.items:
-            self.items.pop(id)
-        if id in self.labels:
-            self._compare(label, self.labels.pop(id))
+        self.items.pop(id)
+        early = self.labels.pop(id)
+        if early is not None:
+            self._compare(label, early)
         self._settle(id, label)
 
     def expire(self) -> None:

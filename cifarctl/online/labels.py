@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cifarctl.online.join import Join, Place
+from cifarctl.online.overflow import Image, ImageStore
 from cifarctl.stream.records import SHAPE, Partition
 
 MIB = 1 << 20
@@ -29,27 +31,44 @@ class Matched:
     numbers: list[int] | None
 
 
-class _Image(NamedTuple):
-    number: int
-    pixels: bytes
-
-
 class LabelJoin:
     """Joins images and late labels by id, whichever comes first.
 
-    Either waits `wait_s` seconds; images take `max_mb` MiB at most, labels that came first half as much and the ids of
-    pairs already made a quarter. Beyond that the oldest go, and are counted.
+    Either waits `wait_s` seconds; images take `max_mb` MiB of memory and then `disk_mb` MiB of a file in `folder` at
+    most, labels that came first half as much memory and the ids of pairs already made a quarter. Beyond that the oldest
+    go, and are counted. To be closed, where there is a file.
     """
 
-    def __init__(self, *, wait_s: float, max_mb: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        wait_s: float,
+        max_mb: int,
+        disk_mb: int = 0,
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         size = max_mb * MIB
-        self._join: Join[_Image] = Join(
-            wait_s=wait_s, item_bytes=size, label_bytes=size // 2, settled_bytes=size // 4, clock=clock
+        self._images = ImageStore(size, wait_s, disk_bytes=disk_mb * MIB, folder=folder)
+        self._join: Join[Image] = Join(
+            self._images, wait_s=wait_s, label_bytes=size // 2, settled_bytes=size // 4, clock=clock
         )
+
+    def __enter__(self) -> LabelJoin:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the file, and the images in it."""
+        self._images.close()
 
     def __len__(self) -> int:
         """Images that wait."""
-        return len(self._join.items)
+        return len(self._images)
 
     @property
     def unmatched_images(self) -> int:
@@ -59,7 +78,12 @@ class LabelJoin:
     @property
     def displaced_images(self) -> int:
         """Those of them that went for want of room."""
-        return self._join.items.displaced
+        return self._images.displaced
+
+    @property
+    def disk_failure(self) -> str | None:
+        """Why the disk, and the images that were there, have been given up; None while all is well."""
+        return self._images.failure
 
     @property
     def unmatched_labels(self) -> int:
@@ -78,22 +102,21 @@ class LabelJoin:
 
     @property
     def fill(self) -> float:
-        """Share of the room for images or of that for labels that is taken, whichever is larger."""
-        return max(self._join.items.fill, self._join.labels.fill)
+        """Share of the room for images, disk and all, or of that for labels that is taken, whichever is larger."""
+        return max(self._images.fill, self._join.labels.fill)
 
-    @property
-    def numbers(self) -> dict[str, int]:
-        """Which number each image that waits came with, by id."""
-        return {image_id: image.number for image_id, image in self._join.items.items()}
+    def numbers(self, most: int) -> dict[str, int]:
+        """Which number each image that waits came with, by id, oldest first; of the newest `most`."""
+        return self._images.numbers(most)
 
     def add_images(
         self, ids: Sequence[str], pixels: NDArray[np.uint8], numbers: Sequence[int], places: Iterable[Place | None]
     ) -> Matched:
         """Take in unlabelled images (B, 3, 32, 32); those whose labels have been waiting, in their order."""
         self._join.expire()
-        found: list[tuple[str, _Image, int]] = []
+        found: list[tuple[str, Image, int]] = []
         for image_id, image, number, place in zip(ids, pixels, numbers, places, strict=True):
-            item = _Image(number, image.tobytes())
+            item = Image(number, image.tobytes())
             label = self._join.add_item(image_id, item, len(item.pixels), place)
             if label is not None:
                 found.append((image_id, item, label))
@@ -102,7 +125,7 @@ class LabelJoin:
     def add_labels(self, ids: Sequence[str], labels: NDArray[np.int64], places: Iterable[Place | None]) -> Matched:
         """Take in labels (B,); the images that have been waiting for them, in the order of the labels."""
         self._join.expire()
-        found: list[tuple[str, _Image, int]] = []
+        found: list[tuple[str, Image, int]] = []
         for image_id, label, place in zip(ids, labels.tolist(), places, strict=True):
             item = self._join.add_label(image_id, label, place)
             if item is not None:
@@ -127,7 +150,7 @@ class LabelJoin:
         return self._join.low_water(not_before_ms)
 
 
-def _matched(found: list[tuple[str, _Image, int]]) -> Matched:
+def _matched(found: list[tuple[str, Image, int]]) -> Matched:
     # A bytearray, because torch warns about tensors over memory that cannot be written.
     joined = bytearray().join(image.pixels for _, image, _ in found)
     return Matched(
