@@ -206,7 +206,7 @@ def test_a_learner_that_was_suspended_stands_by_when_it_wakes(site: Site) -> Non
     site.send(400, drift="invert@0-1000000")
     standby.until(lambda: "promoted version" in standby.out)
     active.signal(signal.SIGCONT)
-    active.until(lambda: "this learner stands by" in active.out)
+    active.until(lambda: "it stands by, and goes on" in active.out)
     assert "promoted version" not in active.out
 
     epochs = {move.epoch for move in site.registry.history() if move.who == "learner"}

@@ -95,14 +95,17 @@ def follow(
             if not seat.wait(WAIT):
                 if not told and time.monotonic() - began >= JOINING:
                     told = True
-                    yield events.Notice("another learner is at work: this one stands by")
+                    if seat.trouble is not None:
+                        yield events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer ({seat.trouble})")
+                    else:
+                        yield events.Notice("another learner is at work: this one stands by")
                 continue
             try:
                 yield from _work(settings, material, seat, stop, step)
             except Stopped:  # in the middle of an update: it is made again from the last checkpoint
                 return
             except Superseded as reason:
-                yield events.Notice(f"{reason}; this learner stands by, and goes on from the last checkpoint")
+                yield events.Notice(f"{reason}: it stands by, and goes on from the last checkpoint")
                 began, told = time.monotonic(), False
 
 
@@ -142,7 +145,7 @@ def _work(
 
 def _require(seat: Seat) -> None:
     if not seat.held:
-        raise Superseded("another learner has taken over")
+        raise Superseded("this learner does not hold its seat any more")
 
 
 def rehearse(settings: Settings, stop: threading.Event, *, since_ms: int | None = None) -> Iterator[events.LearnEvent]:

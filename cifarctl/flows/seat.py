@@ -37,6 +37,11 @@ class Seat(Protocol):
         """Whether this one has it, as far as it knows."""
         ...
 
+    @property
+    def trouble(self) -> str | None:
+        """What keeps the broker from telling whose it is, None while all is well."""
+        ...
+
     def wait(self, timeout_s: float) -> bool:
         """Wait so many seconds for it; whether it is held."""
         ...
@@ -60,6 +65,8 @@ class Seat(Protocol):
 
 class RegistrySeat:
     """A lock of the registry: for a broker without transactions."""
+
+    trouble = None
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -116,6 +123,11 @@ class KafkaSeat:
     def held(self) -> bool:
         """See Seat."""
         return self._seat.held
+
+    @property
+    def trouble(self) -> str | None:
+        """See Seat."""
+        return self._seat.trouble
 
     def wait(self, timeout_s: float) -> bool:
         """See Seat."""

@@ -43,6 +43,8 @@ class Seat:
         self._group = f"{settings.group_id}.active-learner"
         self._held, self._closing = threading.Event(), threading.Event()
         self._failure: CifarctlError | None = None
+        #: What keeps the broker from answering, None while all is well.
+        self.trouble: str | None = None
         self._thread: threading.Thread | None = None
         self._sender: Sender | None = None
 
@@ -144,6 +146,7 @@ class Seat:
             with source:
                 while not self._closing.is_set():
                     source.read(READ, WAIT_S)
+                    self.trouble = source.last_error
                     (self._held.set if source.assigned else self._held.clear)()
                 self._held.clear()
         except CifarctlError as error:
