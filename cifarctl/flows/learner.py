@@ -618,6 +618,7 @@ class Learner:
         """
         previous = self.champion, self._judged
         if (move := self._again("promote")) is not None:
+            assert move.to_version is not None
             version, self._generation = move.to_version, move.generation
         else:
             assert self._snapshot is not None

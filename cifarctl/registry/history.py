@@ -18,15 +18,15 @@ from cifarctl.registry.files import append_line, os_errors
 
 
 class Move(BaseModel):
-    """One move of an alias; `reject` is a challenger that the gate refused, and moves nothing."""
+    """One move of an alias; `remove` takes it away, `reject` is a challenger that the gate refused: nothing moves."""
 
     model_config = ConfigDict(frozen=True)
 
     time: str = Field(description="ISO 8601, UTC")
     alias: str
-    action: Literal["promote", "rollback", "reject"]
+    action: Literal["promote", "rollback", "remove", "reject"]
     from_version: int | None
-    to_version: int
+    to_version: int | None
     who: str
     why: str
     generation: int
@@ -85,11 +85,14 @@ def reached(moves: Iterable[Move], generations: Mapping[str, int]) -> list[Move]
 def stack(moves: Iterable[Move]) -> list[int]:
     """Versions that rollbacks of one alias walk back through, the present one last.
 
-    A promotion pushes; a rollback pops down to the version that it went back to.
+    A promotion pushes; a rollback pops down to the version that it went back to. What was taken away begins anew.
     """
     versions: list[int] = []
     for move in moves:
         if move.action == "reject":
+            continue
+        if move.to_version is None:
+            versions.clear()
             continue
         if move.action == "rollback":
             while versions and versions[-1] != move.to_version:
