@@ -63,6 +63,12 @@ class Decoded:
     ids: list[str]
     records: list[Record]
 
+    def take(self, places: npt.NDArray[np.intp]) -> Decoded:
+        """The images in those places (P,)."""
+        numbers = places.tolist()
+        ids, records = [self.ids[number] for number in numbers], [self.records[number] for number in numbers]
+        return Decoded(self.pixels[places], self.labels[places], ids, records)
+
 
 #: The client's C code returns such headers together with a pending exception (a SystemError). A plain method
 #: call, once the interpreter has specialised it, passes that by: it surfaces at some innocent line later.
