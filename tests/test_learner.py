@@ -67,7 +67,7 @@ def inverted() -> Images:
 
 def open_learner(home: Home, /, alias: str = "production", *, begin: Begin | None = None, **changes: Any) -> Learner:
     """A learner with other settings, a clock or step of the test's, or with a strategy of its own."""
-    own = {name: changes.pop(name) for name in ("on_step", "clock") if name in changes}
+    own = {name: changes.pop(name) for name in ("on_step", "clock", "canary") if name in changes}
     with pytest.MonkeyPatch.context() as patch:
         if begin is not None:
             patch.setattr(module, "strategy", lambda _: begin)

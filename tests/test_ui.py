@@ -325,7 +325,7 @@ def test_the_dashboard_shows_how_a_canary_does_and_production_beside_it() -> Non
     ]
     assert rows(events.Swapped(7, 9), CANARY[2]) == [
         "version 9    66.7 % of 12 labelled    12 predicted",
-        "none; the last got 50.0 % of 20 labelled against 50.0 % of 90",
+        "none; the last 50.0 % of 20 against 50.0 % of 90",
     ]
     assert rows(events.CanaryMoved(None, 10, 9, 2)) == [
         "version 9    – of 0 labelled    0 predicted",
@@ -348,8 +348,8 @@ def test_the_log_says_how_a_canary_has_done() -> None:
         lines += [line for line in view.lines(event) if line.startswith("canary")]
     assert lines == [
         "canary: version 8 answers 10.0 % of the ids beside version 7",
-        "canary: version 9 instead of 8; so far 75.0 % of 4 labelled against 66.7 % of 9",
-        "canary: version 9 is production now; it got 75.0 % of 4 labelled against 66.7 % of 9",
+        "canary: version 9 (was 8), 75.0 % of 4 against 66.7 % of 9",
+        "canary: version 9 promoted, 75.0 % of 4 against 66.7 % of 9",
     ]
 
 

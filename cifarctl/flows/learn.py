@@ -65,7 +65,7 @@ def follow(
         if stop.is_set():
             raise Stopped
 
-    with _learning(settings, step) as examples:
+    with _learning(settings, step, canary=settings.serve.canary > 0) as examples:
         learner, source = examples.learner, examples.source
         yield learner.started()
         yield examples.status()
@@ -346,7 +346,9 @@ def run_process(settings: Settings, pipe: Connection) -> None:
 
 
 @contextmanager
-def _learning(settings: Settings, on_step: Callable[[], None], *, dry: bool = False) -> Iterator[Examples]:
+def _learning(
+    settings: Settings, on_step: Callable[[], None], *, dry: bool = False, canary: bool = False
+) -> Iterator[Examples]:
     registry = Registry(settings.registry)
     dataset = data.load(settings.data)
     split = data.split(dataset.train.labels, settings.data.split, settings.data.split_seed)
@@ -365,6 +367,7 @@ def _learning(settings: Settings, on_step: Callable[[], None], *, dry: bool = Fa
                 settings.serve.alias,
                 reference=reference,
                 validation=validation,
+                canary=canary,
                 on_step=on_step,
             )
         )

@@ -17,7 +17,7 @@ def canary_rows(tally: Tally, production: int, share: float) -> list[tuple[str, 
         beside, canary = trial.production, Text(f"version {version}    {_record(trial.canary)}")
     else:
         beside = tally.scores.get(production, Score())
-        last = f"{percent(share)} of the ids are for the next one" if trial is None else f"the last got {_both(trial)}"
+        last = f"{percent(share)} of the ids are for the next one" if trial is None else f"the last {_both(trial)}"
         canary = Text(f"none; {last}", style="dim")
     return [("production", f"version {production}    {_record(beside)}"), ("canary", canary)]
 
@@ -27,9 +27,9 @@ def canary_line(event: events.CanaryMoved, tally: Tally, share: float) -> str:
     if event.old is None or tally.trial is None:
         return f"canary: version {event.new} answers {percent(share)} of the ids beside version {event.production}"
     if event.new is not None:
-        return f"canary: version {event.new} instead of {event.old}; so far {_both(tally.trial)}"
-    end = "is production now" if event.old == event.production else "is withdrawn"
-    return f"canary: version {event.old} {end}; it got {_both(tally.trial)}"
+        return f"canary: version {event.new} (was {event.old}), {_both(tally.trial)}"
+    end = "promoted" if event.old == event.production else "withdrawn"
+    return f"canary: version {event.old} {end}, {_both(tally.trial)}"
 
 
 def _record(score: Score) -> str:
@@ -37,8 +37,7 @@ def _record(score: Score) -> str:
 
 
 def _both(trial: Trial) -> str:
-    canary, production = trial.canary, trial.production
-    return (
-        f"{percent(canary.accuracy)} of {canary.labelled:,} labelled against {percent(production.accuracy)} of "
-        f"{production.labelled:,}"
+    """Accuracy and labelled images of each, in a few words: a row or a log line must hold it."""
+    return " against ".join(
+        f"{percent(score.accuracy)} of {score.labelled:,}" for score in (trial.canary, trial.production)
     )
