@@ -141,13 +141,15 @@ class ServeStarted:
     threads: int
     delivery: str
     online: bool
+    canary: float = 0.0  # share of ids
 
 
 @dataclass(frozen=True)
 class BatchServed:
-    """A micro-batch, committed; arrays of (B,): `labels` -1 = unlabelled, `latency_ms` from produced to predicted.
+    """What a version answered of a micro-batch, committed; arrays of (B,): `labels` -1 = unlabelled.
 
-    `seconds` passed from its reading to its handing over.
+    `latency_ms` is from produced to predicted, `seconds` passed from its reading to its handing over. `trial` numbers
+    the canary's trial that was on, 0 = none: the canary and the production version answer a part each.
     """
 
     version: int
@@ -158,6 +160,7 @@ class BatchServed:
     latency_ms: NDArray[np.float64]
     dead_letters: Sequence[tuple[str, str]]
     seconds: float
+    trial: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,12 +187,16 @@ class StreamStatus:
 
 @dataclass(frozen=True)
 class LabelsMatched:
-    """Labels that came later, or before, met the predictions of their images; arrays of (M,)."""
+    """Labels that came later, or before, met the predictions of their images; arrays of (M,).
+
+    `versions` have predicted them, while the trials of these numbers were on.
+    """
 
     ids: Sequence[str]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     versions: NDArray[np.int64]
+    trials: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -203,10 +210,21 @@ class Swapped:
 
 @dataclass(frozen=True)
 class SwapRefused:
-    """A version that the alias names failed its checks; the old one goes on."""
+    """A version that the alias names failed its checks; the old one goes on, and instead of a `canary` none does."""
 
     version: int
     reason: str
+    canary: bool = False
+
+
+@dataclass(frozen=True)
+class CanaryMoved:
+    """Another version answers the canary's share of the ids; `old` None: the trial begins, `new` None: it is over."""
+
+    old: int | None
+    new: int | None
+    production: int
+    trial: int
 
 
 @dataclass(frozen=True)
@@ -218,7 +236,11 @@ class Waiting:
 
 @dataclass(frozen=True)
 class ServeResult:
-    """JSON of `serve`; `seconds` from the first message read to the last one answered."""
+    """JSON of `serve`; `seconds` from the first message read to the last one answered.
+
+    `model_versions` are those that production has named; `by_version` says of each version that has answered, canaries
+    too, how many images it `predicted`, how many of these are `labelled`, and its `accuracy` on them.
+    """
 
     predicted: int
     dead_lettered: int
@@ -229,6 +251,7 @@ class ServeResult:
     latency_ms: dict[str, float | None]
     model_versions: list[int]
     swaps: int
+    by_version: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -568,6 +591,7 @@ ServeEvent = (
     | StreamStatus
     | Swapped
     | SwapRefused
+    | CanaryMoved
     | ServeResult
     | LearnerDown
     | LearnEvent

@@ -193,6 +193,9 @@ class ServeSettings(Section):
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the predictor; 0 = half of the cores")
     alias: str = Field("production", pattern=r"^[a-z][a-z0-9_-]{0,63}$", description="registry alias that is served")
     alias_interval: PositiveFloat = Field(0.5, description="seconds between looks at the alias")
+    canary: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of ids that the version on trial answers, named by <alias>-canary; 0 = none"
+    )
     json_mean: Channels = Field((0.5, 0.5, 0.5), description="mean that producers of JSON subtracted, per channel")
     json_std: Deviation = Field((0.5, 0.5, 0.5), description="deviation that producers of JSON divided by, per channel")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,39 @@ class Latencies:
 
 
 @dataclass
+class Score:
+    """How many images were predicted, how many of them are labelled, and how many of these were right."""
+
+    predicted: int = 0
+    labelled: int = 0
+    correct: int = 0
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the labelled images; None where there are none."""
+        return self.correct / self.labelled if self.labelled else None
+
+    def judge(self, right: NDArray[np.bool_]) -> None:
+        """Count labelled images (M,): which of them were predicted right."""
+        self.labelled += len(right)
+        self.correct += int(right.sum())
+
+
+@dataclass
+class Trial:
+    """A canary's record beside that of production over the same time, whatever versions each has been by turns."""
+
+    number: int
+    versions: set[int] = field(default_factory=set)  # that have been the canary
+    canary: Score = field(default_factory=Score)
+    production: Score = field(default_factory=Score)
+
+    def of(self, version: int) -> Score:
+        """The record that this version's answers count for."""
+        return self.canary if version in self.versions else self.production
+
+
+@dataclass
 class Tally:
     """Counts over the events of `serve`, its learner's included."""
 
@@ -64,6 +98,9 @@ class Tally:
     began: float | None = None
     ended: float = 0.0
     versions: list[int] = field(default_factory=list)
+    scores: dict[int, Score] = field(default_factory=lambda: defaultdict(Score))  # of each version
+    trial: Trial | None = None  # the newest, also when it is over
+    canary: int | None = None  # the version on trial now
     latencies: Latencies = field(default_factory=Latencies)
     recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -73,19 +110,33 @@ class Tally:
             self.predicted += len(event.ids)
             self.dead_lettered += len(event.dead_letters)
             known = event.labels >= 0
-            self._judge((event.predicted == event.labels)[known])
+            right = (event.predicted == event.labels)[known]
+            self._judge(right)
+            for score in self._scores(event.version, event.trial):
+                score.predicted += len(event.ids)
+                score.judge(right)
             self.latencies.add(event.latency_ms)
             self.ended = time.monotonic()
             if self.began is None:
                 self.began = self.ended - event.seconds
         elif isinstance(event, events.LabelsMatched):
-            self._judge(event.predicted == event.labels)
+            right = event.predicted == event.labels
+            self._judge(right)
+            for version, trial in {*zip(event.versions.tolist(), event.trials.tolist(), strict=True)}:
+                for score in self._scores(version, trial):
+                    score.judge(right[(event.versions == version) & (event.trials == trial)])
         elif isinstance(event, events.ServeStarted):
             self.versions.append(event.version)
         elif isinstance(event, events.Swapped):
             self.swaps += 1
             if event.new not in self.versions:
                 self.versions.append(event.new)
+        elif isinstance(event, events.CanaryMoved):
+            self.canary = event.new
+            if self.trial is None or self.trial.number != event.trial:
+                self.trial = Trial(event.trial)
+            if event.new is not None:
+                self.trial.versions.add(event.new)
         elif isinstance(event, events.LearnerStarted | events.LearnerStatus):
             self.buffer_size, self.buffer_capacity = event.size, event.capacity
         elif isinstance(event, events.RetrainStarted):
@@ -103,6 +154,26 @@ class Tally:
             "promotions": self.promotions,
             "rollbacks": self.rollbacks,
         }
+
+    @property
+    def by_version(self) -> list[dict[str, Any]]:
+        """What a result says of each version that has answered."""
+        return [
+            {
+                "version": version,
+                "predicted": score.predicted,
+                "labelled": score.labelled,
+                "accuracy": score.accuracy,
+            }
+            for version, score in sorted(self.scores.items())
+            if score.predicted
+        ]
+
+    def _scores(self, version: int, trial: int) -> Iterator[Score]:
+        """The records that the answers of a version count for, given while which trial they were made."""
+        yield self.scores[version]
+        if self.trial is not None and trial == self.trial.number:
+            yield self.trial.of(version)
 
     def _judge(self, right: NDArray[np.bool_]) -> None:
         """Count labelled images: which of them were predicted right."""

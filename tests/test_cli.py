@@ -135,7 +135,7 @@ def test_all_commands_are_there() -> None:
         "doctor", "config",
     }  # fmt: skip
     assert {path[1] for path in commands() if path[:1] == ("registry",) and len(path) == 2} == {
-        "list", "show", "promote", "rollback", "history", "gc", "verify", "import",
+        "list", "show", "promote", "rollback", "remove-alias", "history", "gc", "verify", "import",
     }  # fmt: skip
     assert {path[1] for path in commands() if path[:1] == ("dead-letters",) and len(path) == 2} == {"list", "replay"}
 
@@ -664,9 +664,12 @@ def test_aliases_are_moved_and_the_history_tells(home: Home) -> None:
         ("rollback", 1, "cli", "by hand"),
     ]
     assert len(document("registry", "history", *home.options)) == 6
+    removed = [document("registry", "remove-alias", "canary", "--why", "over", *home.options) for _ in range(2)]
+    assert removed == [{"alias": "canary", "removed": True}, {"alias": "canary", "removed": False}]
     text = cifarctl("registry", "history", *home.options)
     assert text.exit_code == 0
-    assert "canary" in text.stdout
+    assert re.search(r"canary +– → 3 +cli +by hand", text.stdout)
+    assert re.search(r"canary +3 → – +cli +over", text.stdout)
 
 
 def test_a_damaged_version_is_not_promoted(home: Home) -> None:

@@ -24,6 +24,7 @@ from processes import (  # noqa: F401  fixtures among them
 )
 
 from cifarctl import events
+from cifarctl.flows.routing import canary_side
 from cifarctl.stream import browse
 
 pytestmark = pytest.mark.broker
@@ -38,6 +39,7 @@ SERVE_FIELDS = {
     "latency_ms",
     "model_versions",
     "swaps",
+    "by_version",
 }
 ONLINE_FIELDS = SERVE_FIELDS | {"buffer", "retrains", "promotions", "rollbacks"}
 PRODUCE_FIELDS = {"sent", "failed", "seconds", "messages_per_second"}
@@ -103,6 +105,37 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
         for later in (False, True)
     }
     assert accuracy[True] > accuracy[False]
+
+
+def test_what_is_on_trial_answers_its_share_until_its_trial_is_over(site: Site) -> None:  # noqa: F811
+    """Clean images, of which there is nothing to be learned, keep it on trial; a drift ends that trial."""
+    brisk = BRISK | {"online__update_every": 150, "serve__canary": 0.3}
+    answers = site.topic("predictions")
+    serve = site.start("serve", "--online", "--json", **brisk)
+    serve.await_line("learner started")
+    producing = site.keep_producing(rate=60)
+    serve.await_line("answers 30.0 % of the ids beside version 1")
+    serve.until(lambda: sum(answer.model_version > 1 for answer in predictions(answers)) >= 20)
+    producing.finish()
+    producing = site.keep_producing(rate=60, drift="invert@0-1000000", produce__seed=1)
+    for line in (" withdrawn, ", "promoted version", "now serving version"):
+        serve.await_line(line)
+    producing.finish()
+    answers.await_records(len(ids(site.topic("images"))))
+    serve.signal(signal.SIGTERM)
+    assert serve.wait() == 0, serve.err
+
+    moves = site.registry.history("production-canary")
+    assert {move.who for move in moves} == {"learner"}
+    assert (moves[0].action, moves[-1].action, site.registry.alias("production-canary")) == ("promote", "remove", None)
+    result = serve.document
+    canaries = {move.to_version for move in moves} - set(result["model_versions"])
+    found = predictions(answers)
+    aside = [answer.id for answer in found if answer.model_version in canaries]
+    assert canary_side(aside, 0.3).all()
+    rows = {row["version"]: row for row in result["by_version"]}
+    assert sum(row["predicted"] for row in rows.values()) == len(found) == result["predicted"]
+    assert sum(rows[version]["labelled"] for version in rows.keys() & canaries) == len(aside) >= 20
 
 
 def when(answer: Any) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -69,11 +69,11 @@ def open_learner(
     home: Home, /, alias: str = "production", *, begin: Begin | None = None, **changes: Any
 ) -> AbstractContextManager[Learner]:
     """A learner with other settings, a clock or step of the test's, or with a strategy of its own."""
-    own = {name: changes.pop(name) for name in ("on_step", "clock", "epoch") if name in changes}
+    own = {name: changes.pop(name) for name in ("on_step", "clock", "epoch", "canary") if name in changes}
     with pytest.MonkeyPatch.context() as patch:
         if begin is not None:
             patch.setattr(module, "strategy", lambda _: begin)
-        return nullcontext(
+        return closing(
             Learner(
                 home.registry,
                 ONLINE.model_copy(update=changes),

@@ -60,6 +60,10 @@ def rollback(registry: Registry, **values: Any) -> Alias:
     return registry.rollback(who="test", why="worse", **values)
 
 
+def remove(registry: Registry, alias: str = "production") -> bool:
+    return registry.remove_alias(alias, who="test", why="over")
+
+
 # --- publishing and reading
 
 
@@ -375,7 +379,60 @@ def test_aliases_have_histories_of_their_own(registry: Registry) -> None:
         rollback(registry, alias="canary")
 
 
+def test_an_alias_that_was_taken_away_names_nothing(registry: Registry) -> None:
+    publish(registry, 3)
+    promote(registry, 1)
+    promote(registry, 2, alias="canary", epoch=5)
+    assert remove(registry, "canary")
+    assert not remove(registry, "canary")
+    assert (registry.alias("canary"), list(registry.aliases())) == (None, ["production"])
+    with pytest.raises(VersionNotFound, match=r"no version or alias 'canary' .*, production = 1$"):
+        registry.resolve("canary")
+    (made, taken) = registry.history("canary")
+    assert (taken.action, taken.from_version, taken.to_version) == ("remove", 2, None)
+    assert (taken.who, taken.why, taken.generation) == ("test", "over", made.generation + 1)
+    with pytest.raises(RegistryError, match="canary has nothing to go back to"):
+        rollback(registry, alias="canary")
+
+
+def test_an_alias_that_comes_back_begins_anew_but_its_generations_never_come_again(registry: Registry) -> None:
+    publish(registry, 3)
+    promote(registry, 1, epoch=5)
+    remove(registry)
+    with pytest.raises(AliasConflict, match="epoch 4 is over"):
+        promote(registry, 2, epoch=4)
+    with pytest.raises(AliasConflict, match="is not set at generation 0, not 1"):
+        promote(registry, 2, expected_generation=1)
+    assert promote(registry, 2, expected_generation=0).generation == 3
+    with pytest.raises(AliasConflict):
+        promote(registry, 3, expected_generation=0)
+    with pytest.raises(RegistryError, match="nothing to go back to"):
+        rollback(registry)
+    promote(registry, 3)
+    assert rollback(registry).version == 2
+    assert [move.to_version for move in registry.history()] == [1, None, 2, 3, 2]
+
+
+@pytest.mark.parametrize("name", ["latest", "v7", "Production", ""])
+def test_what_can_be_no_alias_is_not_taken_away(registry: Registry, name: str) -> None:
+    with pytest.raises(RegistryError, match="not allowed"):
+        remove(registry, name)
+    assert not registry.dir.exists()
+
+
 # --- crashes
+
+
+def test_a_removal_that_never_reached_its_alias_did_not_happen(registry: Registry) -> None:
+    publish(registry, 2)
+    promote(registry, 1)
+    before = (registry.dir / "aliases" / "production").read_bytes()
+    remove(registry)
+    (registry.dir / "aliases" / "production").write_bytes(before)  # as if the crash came before the replacement
+    assert registry.resolve("production") == 1
+    assert [move.action for move in registry.history()] == ["promote"]
+    promote(registry, 2)
+    assert rollback(registry).version == 1
 
 
 def test_a_move_that_never_reached_its_alias_did_not_happen(registry: Registry) -> None:
@@ -590,6 +647,32 @@ def test_gc_of_a_learner_keeps_what_it_began_with_and_what_others_have_made(tmp_
     assert [removed.version for removed in registry.gc(dry_run=True)] == [1, 2]
 
 
+def test_gc_keeps_what_a_canary_names_and_no_former_ones(tmp_path: Path) -> None:
+    """However lately they were named: a trial has one snapshot after another, and there are many trials."""
+    registry = open_registry(tmp_path, Clock(), keep=1, keep_hours=24)
+    (base,) = publish(registry)
+    promote(registry, base)
+
+    def try_out(count: int) -> list[int]:
+        made = [
+            registry.publish(draft(origin="learner", metrics={"base": float(base)}), b"weights").version
+            for _ in range(count)
+        ]
+        for version in made:
+            promote(registry, version, alias="production-canary")
+        return made
+
+    former = try_out(3)
+    remove(registry, "production-canary")
+    present = try_out(4)  # of which the first began it, and a rollback would go to the third
+    publish(registry)
+    assert [removed.version for removed in registry.gc(of="learner")] == [*former, present[1]]
+    remove(registry, "production-canary")
+    promote(registry, present[3])
+    assert [removed.version for removed in registry.gc()] == [present[0], present[2]]
+    assert rollback(registry).version == base
+
+
 def test_rollback_steps_over_versions_that_are_gone(tmp_path: Path) -> None:
     clock = Clock()
     registry = open_registry(tmp_path, clock, keep=1, keep_hours=0)
@@ -645,7 +728,7 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data())
     def promote(self, data: st.DataObject) -> None:
         version = data.draw(st.sampled_from(sorted(self.existing)))
-        alias = promote(self.registry, version, expected_generation=self.generation)
+        alias = promote(self.registry, version, expected_generation=self.generation if self.stack else 0)
         if self.stack[-1:] != [version]:
             self.leave()
             self.stack.append(version)
@@ -665,6 +748,13 @@ class Life(RuleBasedStateMachine):
         self.generation += 1
         self.named.append((self.clock.now, self.stack[-1]))
         assert rollback(self.registry).version == self.stack[-1]
+
+    @rule()
+    def remove(self) -> None:
+        """What it has named before counts for nothing any more."""
+        assert remove(self.registry) == bool(self.stack)
+        self.generation += bool(self.stack)
+        self.stack, self.named = [], []
 
     def leave(self) -> None:
         if self.stack:
@@ -691,7 +781,7 @@ class Life(RuleBasedStateMachine):
         assert self.registry.numbers() == sorted(self.existing)
         alias = self.registry.alias("production")
         assert (None if alias is None else alias.version) == (self.stack[-1] if self.stack else None)
-        assert (0 if alias is None else alias.generation) == self.generation
+        assert alias is None or alias.generation == self.generation
 
 
 Life.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)

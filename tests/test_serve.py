@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from processes import (  # noqa: F401  fixtures among them
 from cifarctl import events
 from cifarctl.errors import BrokerError
 from cifarctl.flows.publish import publish
+from cifarctl.flows.routing import canary_side
 from cifarctl.flows.supervise import LearnerProcess
 from cifarctl.registry.loading import load
 from cifarctl.settings import KafkaSettings
@@ -288,6 +290,123 @@ def test_a_version_of_other_classes_is_refused_and_coming_back_is_no_swap(site: 
     serving.finish()
     assert "classes" in serving.of(events.SwapRefused)[0].reason
     assert serving.of(events.Swapped) == [events.Swapped(1, other)]
+
+
+# --- a canary
+
+CANARY = "production-canary"
+
+
+def versions_of(site: Site, names: Iterable[str], share: float, canary: int) -> dict[str, int]:  # noqa: F811
+    """Who should answer these ids while there is a canary."""
+    return {name: canary if aside else 1 for name, aside in zip(names, canary_side([*names], share), strict=True)}
+
+
+def point(site: Site, version: int) -> None:  # noqa: F811
+    site.registry.promote(version, alias=CANARY, who="somebody", why="to try it out")
+
+
+def test_a_canary_answers_its_share_of_the_ids_and_says_so(site: Site) -> None:  # noqa: F811
+    second = publish_another(site)
+    site.send(100, produce__seed=1)
+    answers = site.topic("predictions")
+    serving = site.serve(serve__canary=0.3, serve__batch_size=16)
+    answers.await_records(100)
+    point(site, second)
+    serving.until(lambda: serving.of(events.CanaryMoved))
+    site.send(200, produce__unlabelled=0.4)
+    answers.await_records(300)
+    site.registry.remove_alias(CANARY, who="somebody", why="enough")
+    serving.until(lambda: len(serving.of(events.CanaryMoved)) == 2)
+    site.send(50, produce__seed=2)
+    answers.await_records(350)
+    result = serving.finish()
+    assert serving.of(events.CanaryMoved) == [
+        events.CanaryMoved(None, second, 1, 1),
+        events.CanaryMoved(second, None, 1, 1),
+    ]
+    found = predictions(answers)
+    by_id = {answer.id: answer for answer in found}
+    assert len(by_id) == 350
+    during = [answer.id for answer in found[100:300]]
+    expected = versions_of(site, during, 0.3, second)
+    assert 30 < sum(version == second for version in expected.values()) < 90
+    assert {name: by_id[name].model_version for name in during} == expected
+    assert {answer.model_version for answer in [*found[:100], *found[300:]]} == {1}
+    hashes = {version: site.registry.manifest(version).sha256 for version in (1, second)}
+    assert all(answer.model_sha256 == hashes[answer.model_version] for answer in found)
+
+    models = {version: load(site.registry, version).predictor() for version in (1, second)}
+    for record in site.topic("images").look():
+        answer = by_id[(record.key or b"").decode()]
+        pixels = torch.frombuffer(bytearray(record.value or b""), dtype=torch.uint8).view(1, 3, 32, 32)
+        (probabilities,) = models[answer.model_version](pixels)
+        assert answer.label_predicted == int(probabilities.argmax())
+        assert answer.confidence == pytest.approx(float(probabilities.max()), abs=1e-4)
+
+    assert (result.model_versions, result.swaps) == ([1], 0)
+    for row in result.by_version:
+        own = [answer for answer in found if answer.model_version == row["version"]]
+        right = [answer.correct for answer in own if answer.correct is not None]
+        assert (row["predicted"], row["labelled"]) == (len(own), len(right))
+        assert row["accuracy"] == pytest.approx(np.mean(right))
+    assert [row["version"] for row in result.by_version] == [1, second]
+    checked = site.call("verify-stream", "--json")  # the order within partitions, above all
+    assert checked.exit_code == 0, checked.stdout
+
+
+def test_a_broken_canary_is_refused_once_and_production_answers_everything(site: Site) -> None:  # noqa: F811
+    second, third = publish_another(site), publish_another(site)
+    corrupt(site, third)
+    answers = site.topic("predictions")
+    serving = site.serve(serve__canary=0.5, serve__alias_interval=0.01)
+    point(site, second)
+    serving.until(lambda: serving.of(events.CanaryMoved))
+    point(site, third)
+    serving.until(lambda: len(serving.of(events.CanaryMoved)) == 2)
+    for total in range(20, 80, 20):  # time in which it would be refused again
+        site.send(20)
+        answers.await_records(total)
+    point(site, second)
+    serving.until(lambda: len(serving.of(events.CanaryMoved)) == 3)
+    serving.finish()
+    (refusal,) = serving.of(events.SwapRefused)
+    assert (refusal.version, refusal.canary) == (third, True)
+    assert "sha256" in refusal.reason
+    moved = [(move.old, move.new, move.trial) for move in serving.of(events.CanaryMoved)]
+    assert moved == [(None, second, 1), (second, None, 1), (None, second, 2)]
+    assert {answer.model_version for answer in predictions(answers)} == {1}
+
+
+def test_without_a_share_the_canary_answers_nothing(site: Site) -> None:  # noqa: F811
+    point(site, publish_another(site))
+    serving = site.serve(serve__alias_interval=0.01)
+    serving.until(lambda: serving.of(events.ServeStarted))
+    site.registry.promote(other := publish_another(site), who="somebody", why="to know when it has looked")
+    serving.until(lambda: serving.of(events.Swapped))
+    site.send(50)
+    answers = site.topic("predictions")
+    answers.await_records(50)
+    serving.finish()
+    assert serving.of(events.CanaryMoved) == []
+    assert {answer.model_version for answer in predictions(answers)} == {other}
+
+
+def test_a_canary_that_becomes_production_is_none_any_more(site: Site) -> None:  # noqa: F811
+    second = publish_another(site)
+    point(site, second)
+    serving = site.serve(serve__canary=0.5)
+    serving.until(lambda: serving.of(events.CanaryMoved))
+    site.registry.promote(second, who="somebody", why="it is good")
+    serving.until(lambda: serving.of(events.Swapped))
+    serving.until(lambda: len(serving.of(events.CanaryMoved)) == 2)
+    answers = site.topic("predictions")
+    site.send(50)
+    answers.await_records(50)
+    result = serving.finish()
+    assert serving.of(events.CanaryMoved)[1] == events.CanaryMoved(second, None, second, 1)
+    assert [batch.trial for batch in serving.of(events.BatchServed)] == [0] * len(serving.of(events.BatchServed))
+    assert (result.swaps, [row["version"] for row in result.by_version]) == (1, [second])
 
 
 class Clock:

@@ -113,8 +113,11 @@ LATE = events.LabelsMatched(
     labels=np.full(10, 3, dtype=np.int64),
     predicted=np.where(np.arange(10) < 4, 3, 5).astype(np.int64),
     versions=np.full(10, 7, dtype=np.int64),
+    trials=np.zeros(10, dtype=np.int64),
 )
 ONLINE_STARTED = replace(SERVE_STARTED, online=True)
+CANARY_STARTED = replace(ONLINE_STARTED, canary=0.1)
+CANARY = [events.CanaryMoved(None, 8, 7, 1), events.CanaryMoved(8, 9, 7, 1), events.CanaryMoved(9, None, 9, 1)]
 STATUS = events.LearnerStatus(
     labelled=1234,
     size=1500,
@@ -173,6 +176,9 @@ SERVING: list[Any] = [
     batch(10, latency_ms=np.full(10, 5e7)),
     events.Swapped(7, 8),
     events.SwapRefused(9, LONG),
+    events.SwapRefused(9, LONG, canary=True),
+    *CANARY,
+    batch(10**6, 10**6, version=10**6, trial=1),
     events.Waiting(LONG),
     events.Assigned((0, 1, 2, 5), 3),
     events.Assigned((), 4),
@@ -297,6 +303,56 @@ def test_the_online_dashboard_says_what_matters() -> None:
     assert "rejected: 40.0% against 41.0% held out" in play(view, [REJECTED])
 
 
+def test_the_dashboard_shows_how_a_canary_does_and_production_beside_it() -> None:
+    view = ServeView()
+
+    def rows(*stream: Any) -> list[str]:
+        return re.findall(r"│ (?:production|canary) +(.*?) +│", play(view, stream))
+
+    assert rows(CANARY_STARTED, STATUS, batch(50, 20, version=7)) == [
+        "version 7    40.0 % of 50 labelled    50 predicted",
+        "none; 10.0 % of the ids are for the next one",
+    ]
+    side_by_side = [batch(90, 45, version=7, trial=1), batch(10, 6, version=8, labelled=0, trial=1)]
+    late = replace(LATE, versions=np.full(10, 8), trials=np.repeat([0, 1], [2, 8]))  # two of them from before
+    assert rows(CANARY[0], *side_by_side, late) == [
+        "version 7    50.0 % of 90 labelled    90 predicted",
+        "version 8    25.0 % of 8 labelled    10 predicted",
+    ]
+    assert rows(CANARY[1], batch(12, 8, version=9, trial=1)) == [
+        "version 7    50.0 % of 90 labelled    90 predicted",
+        "version 9    50.0 % of 20 labelled    22 predicted",
+    ]
+    assert rows(events.Swapped(7, 9), CANARY[2]) == [
+        "version 9    66.7 % of 12 labelled    12 predicted",
+        "none; the last 50.0 % of 20 against 50.0 % of 90",
+    ]
+    assert rows(events.CanaryMoved(None, 10, 9, 2)) == [
+        "version 9    – of 0 labelled    0 predicted",
+        "version 10    – of 0 labelled    0 predicted",
+    ]
+    assert "canary" not in play(ServeView(), [ONLINE_STARTED, STATUS, batch()])
+
+
+def test_the_log_says_how_a_canary_has_done() -> None:
+    view = ServeView()
+    lines = []
+    for event in [
+        CANARY_STARTED,
+        CANARY[0],
+        batch(9, 6, trial=1, version=7),
+        batch(4, 3, trial=1, version=8),
+        *CANARY[1:],
+    ]:
+        view.update(event)
+        lines += [line for line in view.lines(event) if line.startswith("canary")]
+    assert lines == [
+        "canary: version 8 answers 10.0 % of the ids beside version 7",
+        "canary: version 9 (was 8), 75.0 % of 4 against 66.7 % of 9",
+        "canary: version 9 promoted, 75.0 % of 4 against 66.7 % of 9",
+    ]
+
+
 def test_a_learner_that_is_down_is_told_and_so_is_its_return() -> None:
     view = ServeView()
     shown = play(view, [ONLINE_STARTED, events.LearnerDown("killed by signal 9", 2, 2.0)])
@@ -378,7 +434,7 @@ def test_the_demo_shows_its_stage_above_what_is_at_work() -> None:
     assert TITLES[3] in play(view, STAGES[2:4])
 
 
-streams = st.lists(st.sampled_from([*SERVING, *LEARNING, SERVE_STARTED, ONLINE_STARTED]), max_size=30)
+streams = st.lists(st.sampled_from([*SERVING, *LEARNING, SERVE_STARTED, ONLINE_STARTED, CANARY_STARTED]), max_size=30)
 
 
 @given(stream=streams, print_images=st.booleans())
@@ -410,7 +466,7 @@ def test_the_training_dashboard_fits_whatever_happens(stream: list[Any], named_l
     play(TrainView(), [started, *stream])
 
 
-@given(st.lists(st.sampled_from([*STAGES, *TRAINING, *SERVING, *LEARNING, TRAIN_STARTED, ONLINE_STARTED]), max_size=30))
+@given(st.lists(st.sampled_from([*STAGES, *TRAINING, *SERVING, *LEARNING, TRAIN_STARTED, CANARY_STARTED]), max_size=30))
 @settings(max_examples=40)
 def test_the_demo_dashboard_fits_whatever_happens(stream: list[Any]) -> None:
     play(DemoView(), stream)
@@ -419,7 +475,7 @@ def test_the_demo_dashboard_fits_whatever_happens(stream: list[Any]) -> None:
 def test_a_dashboard_keeps_its_height_while_its_figures_change() -> None:
     """Nothing jumps: once all parts are there, the panel stays as high as it is."""
     view = ServeView()
-    play(view, [ONLINE_STARTED, STATUS, batch()])
+    play(view, [CANARY_STARTED, STATUS, batch()])
     heights = set()
     for event in [*SERVING, DRIFT, STARTED, PROMOTED, STATUS, replace(STATUS, drift="drift"), batch(), REJECTED]:
         view.update(event)
@@ -448,6 +504,8 @@ EXPECTED_LINES: list[tuple[AnyView, Any, str]] = [
     (ServeView(), events.Assigned((), 4), "partitions none (rebalance 4)"),
     (ServeView(), events.Swapped(7, 8), "now serving version 8 (was 7)"),
     (ServeView(), events.SwapRefused(9, "broken"), "version 9 refused: broken"),
+    (ServeView(), events.SwapRefused(9, "broken", canary=True), "version 9 refused as canary: broken"),
+    (ServeView(), CANARY[0], "canary: version 8 answers"),
     (ServeView(), LEARNING[0], "learner started from version 7 (replay, buffer 10/2000)"),
     (ServeView(), DRIFT, "drift: error 25.0 % → 61.0 %, detected by adwin at image 5,678, begun about 64"),
     (ServeView(), events.RateChanged(1e-3, 4e-3, "drift"), "learning rate 1.0e-03 → 4.0e-03: drift"),
@@ -528,7 +586,7 @@ def test_every_image_is_printed_when_asked_for() -> None:
 
 def test_summaries() -> None:
     latency = {"p50": 1.5, "p95": 3.0, "p99": 12.345, "p999": None}
-    serve = events.ServeResult(100, 2, 90, 0.7, 10.0, 10.2, latency, [7, 8], 1)
+    serve = events.ServeResult(100, 2, 90, 0.7, 10.0, 10.2, latency, [7, 8], 1, [])
     text = serve_summary(serve)
     for part in ("100 images in 00:10", "2 dead letters", "70.0 % over 90", "versions 7, 8, 1 swaps", "p50 1.5 ms"):
         assert part in text
@@ -536,7 +594,7 @@ def test_summaries() -> None:
         **vars(serve), buffer={"size": 1, "capacity": 2}, retrains=5, promotions=2, rollbacks=1
     )
     assert "5 updates, 2 promoted, 1 rolled back" in serve_summary(online)
-    nothing = events.ServeResult(0, 0, 0, None, 0.0, 0.0, dict.fromkeys(latency), [7], 0)
+    nothing = events.ServeResult(0, 0, 0, None, 0.0, 0.0, dict.fromkeys(latency), [7], 0, [])
     assert "accuracy – over 0" in serve_summary(nothing)
     assert "sent 10 messages in 00:05 (2.00 messages/s), 1 failed" in produce_summary(
         events.ProduceResult(10, 1, 5.0, 2.0)

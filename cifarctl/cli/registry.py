@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     command(group, "list")(list_versions)
     for function in (show, promote, rollback, history, gc, verify):
         command(group)(function)
+    command(group, "remove-alias")(remove_alias)
     command(group, "import")(import_model)
     app.add_typer(group)
 
@@ -93,6 +94,15 @@ def rollback(run: Run, alias: Alias = "production", why: Why = "by hand") -> Non
     moved = _open(run).rollback(alias=alias, who="cli", why=why)
     document = {"alias": moved.name, "version": moved.version, "generation": moved.generation}
     run.output.result(document, f"{moved.name} is back at version {moved.version}")
+
+
+def remove_alias(
+    run: Run, alias: Annotated[str, typer.Argument(help="The alias to take away.")], why: Why = "by hand"
+) -> None:
+    """Take an alias away, so that it names nothing; the version stays."""
+    removed = _open(run).remove_alias(alias, who="cli", why=why)
+    text = f"{alias} names nothing any more" if removed else f"{alias} names nothing: there was nothing to remove"
+    run.output.result({"alias": alias, "removed": removed}, text)
 
 
 def history(run: Run, alias: Annotated[str | None, typer.Option(help="Only moves of this alias.")] = None) -> None:

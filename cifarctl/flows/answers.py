@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cifarctl import events
 from cifarctl.errors import BrokerError
+from cifarctl.flows.routing import canary_side
 from cifarctl.registry.manifest import Manifest
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import codecs
@@ -38,28 +39,53 @@ class Model:
 
 
 @dataclass(frozen=True)
+class OnTrial:
+    """A canary, which answers that share of the ids; `trial` numbers the trials, from 1."""
+
+    model: Model
+    share: float
+    trial: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The images of a batch that one model answers, their places there (P,), and what it answers (P,)."""
+
+    model: Model
+    places: NDArray[np.intp]
+    batch: Decoded
+    outcome: Future[tuple[NDArray[np.float32], NDArray[np.int64]]]  # confidences, classes
+
+
+@dataclass(frozen=True)
 class _InFlight:
-    """A decoded batch, and its confidences (B,) and classes (B,) as soon as there are any."""
+    """A batch in the model; it has a part even where no record is an image."""
 
     records: Sequence[Record]
-    batch: Decoded
+    parts: Sequence[_Part]
     letters: Sequence[DeadLetter]
-    model: Model
-    outcome: Future[tuple[NDArray[np.float32], NDArray[np.int64]]]
+    trial: int
     began: float
+
+    @property
+    def done(self) -> bool:
+        return all(part.outcome.done() for part in self.parts)
 
 
 class Answers:
     """Answers every record that is submitted, in order, by a prediction or a dead letter.
 
     One thread runs the model; all else, decoding, sending and committing, happens in the caller's thread meanwhile.
-    Events are told once what they tell of is committed, so that nothing counts twice that had to be done again.
+    While there is a `canary`, that model predicts its share of a batch after the `model` has predicted the rest; the
+    answers of both go out together. Events are told once what they tell of is committed, so that nothing counts twice
+    that had to be done again.
     """
 
     def __init__(
         self, source: Source, sink: Sink, topics: Topics, kafka: KafkaSettings, options: ServeSettings, model: Model
     ) -> None:
         self.model = model
+        self.canary: OnTrial | None = None
         self._source, self._sink, self._topics, self._kafka, self._options = source, sink, topics, kafka, options
         self._worker = ThreadPoolExecutor(1, "model")
         self._in_flight: deque[_InFlight] = deque()
@@ -96,19 +122,31 @@ class Answers:
     def submit(self, records: Sequence[Record]) -> None:
         """Decode a batch and give it to the model."""
         began = time.perf_counter()
-        model = self.model
         batch, letters = codecs.decode(
             records,
-            classes=len(model.manifest.classes),
+            classes=len(self.model.manifest.classes),
             json_mean=self._options.json_mean,
             json_std=self._options.json_std,
         )
-        outcome = self._worker.submit(_predict, model.predict, batch.pixels)
-        self._in_flight.append(_InFlight(records, batch, letters, model, outcome, began))
+        parts = [
+            _Part(model, places, own, self._worker.submit(_predict, model.predict, own.pixels))
+            for model, places, own in self._divide(batch)
+        ]
+        trial = 0 if self.canary is None else self.canary.trial
+        self._in_flight.append(_InFlight(records, parts, letters, trial, began))
+
+    def _divide(self, batch: Decoded) -> Sequence[tuple[Model, NDArray[np.intp], Decoded]]:
+        """Who answers which images of a batch."""
+        whole = self.model, np.arange(len(batch.ids)), batch
+        if self.canary is None:
+            return [whole]
+        aside = canary_side(batch.ids, self.canary.share)
+        sides = (self.model, np.flatnonzero(~aside)), (self.canary.model, np.flatnonzero(aside))
+        return [(model, places, batch.take(places)) for model, places in sides if len(places)] or [whole]
 
     def finish(self, *, wait: bool) -> None:
         """Send what the model is through with; with `wait` at least the oldest batch."""
-        while self._in_flight and not self._sink.busy and (wait or self._in_flight[0].outcome.done()):
+        while self._in_flight and not self._sink.busy and (wait or self._in_flight[0].done):
             self._send(self._in_flight.popleft())
             wait = False
 
@@ -153,28 +191,35 @@ class Answers:
                 return outcome
 
     def _send(self, item: _InFlight) -> None:
-        """The answers to a batch, and what is to be told of it."""
-        confidence, predicted = item.outcome.result()
-        batch, now = item.batch, round(time.time() * 1000)
-        values = item.model.encode(batch, predicted, confidence, now)
-        for image_id, value in zip(batch.ids, values, strict=True):
+        """The answers to a batch in the order of its images, and what is to be told of them."""
+        answered = [(part, *part.outcome.result()) for part in item.parts]
+        now = round(time.time() * 1000)
+        answers: list[tuple[int, str, bytes]] = []
+        for part, confidence, predicted in answered:
+            values = part.model.encode(part.batch, predicted, confidence, now)
+            answers += zip(part.places.tolist(), part.batch.ids, values, strict=True)
+        for _, image_id, value in sorted(answers):
             self._sink.send(self._topics.predictions, image_id.encode(), value)
         for letter in item.letters:
             self._sink.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
         self._sink.track(item.records)
-        produced = np.array([record.timestamp_ms for record in batch.records], dtype=np.float64)
-        self._sent.append(
-            events.BatchServed(
-                version=item.model.manifest.version,
-                ids=batch.ids,
-                labels=batch.labels,
-                predicted=predicted,
-                confidence=confidence,
-                latency_ms=np.maximum(now - produced[produced >= 0], 0.0),
-                dead_letters=[(letter.error, letter.message) for letter in item.letters],
-                seconds=time.perf_counter() - item.began,
+        letters = [(letter.error, letter.message) for letter in item.letters]
+        for part, confidence, predicted in answered:
+            produced = np.array([record.timestamp_ms for record in part.batch.records], dtype=np.float64)
+            self._sent.append(
+                events.BatchServed(
+                    version=part.model.manifest.version,
+                    ids=part.batch.ids,
+                    labels=part.batch.labels,
+                    predicted=predicted,
+                    confidence=confidence,
+                    latency_ms=np.maximum(now - produced[produced >= 0], 0.0),
+                    dead_letters=letters,
+                    seconds=time.perf_counter() - item.began,
+                    trial=item.trial,
+                )
             )
-        )
+            letters = []  # told once
 
     def _revoked(self, _: frozenset[Partition]) -> None:
         """Finish while the partitions are still ours; what cannot be is left to whoever has them next."""
@@ -196,7 +241,8 @@ class Answers:
         """Read again what is not committed."""
         self._given_up = False
         for item in self._in_flight:
-            item.outcome.cancel()
+            for part in item.parts:
+                part.outcome.cancel()
         self._in_flight.clear()
         self._sent.clear()
         self._source.rewind()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeAlias
 
 from cifarctl import events
 from cifarctl.errors import CifarctlError, IntegrityError, SettingsError, VersionNotFound
@@ -32,6 +33,14 @@ class Ready:
         return self.loaded.manifest.version
 
 
+@dataclass(frozen=True)
+class Gone:
+    """The alias has been taken away."""
+
+
+Found: TypeAlias = Ready | events.SwapRefused | Gone
+
+
 class AliasFollower:
     """A thread that looks at an alias and prepares what it names; the serving loop takes the result when it likes."""
 
@@ -44,13 +53,13 @@ class AliasFollower:
         current: Ready,
         prepare: Callable[[LoadedModel, Prepared], Prepared],
     ) -> None:
-        """Report moves after `generation`, looking every `interval` seconds.
+        """Report moves after `generation`, 0 where the alias does not exist, looking every `interval` seconds.
 
         `prepare` makes a version ready to predict, like the one that serves now (`current`).
         """
         self._registry, self._alias, self._interval, self._generation = registry, alias, interval, generation
         self._current, self._prepare = current, prepare
-        self._found: Ready | events.SwapRefused | None = None
+        self._found: Found | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alias-follower", daemon=True)
@@ -65,8 +74,8 @@ class AliasFollower:
         self._stop.set()
         self._thread.join()
 
-    def take(self) -> Ready | events.SwapRefused | None:
-        """What the alias names since its last move: a version ready to serve, or why it is refused.
+    def take(self) -> Found | None:
+        """What the alias names since its last move: a version ready to serve, or why it is refused, or nothing.
 
         None where it has not moved since the last call. It may be the version that serves, the alias having been
         away and come back: whether that one was ever taken is known to the caller only.
@@ -84,20 +93,26 @@ class AliasFollower:
                 alias = self._registry.alias(self._alias)
             except CifarctlError:  # a registry on a network disk may be away for a moment; what serves, serves on
                 continue
-            if alias is None or alias.generation == self._generation:
+            generation = 0 if alias is None else alias.generation
+            if generation == self._generation:
                 continue
-            found: Ready | events.SwapRefused
             try:
-                found = self._ready(alias.version)
-            except (IntegrityError, VersionNotFound, SettingsError) as error:
-                found = events.SwapRefused(alias.version, str(error))
+                found = Gone() if alias is None else self._prepared(alias.version)
             except CifarctlError:  # could not be read this time
                 continue
-            except Exception as error:  # noqa: BLE001  this thread must live: without it no swap ever happens again
-                found = events.SwapRefused(alias.version, f"{type(error).__name__}: {error}")
-            self._generation = alias.generation
+            self._generation = generation
             with self._lock:
                 self._found = found
+
+    def _prepared(self, version: int) -> Ready | events.SwapRefused:
+        try:
+            return self._ready(version)
+        except (IntegrityError, VersionNotFound, SettingsError) as error:
+            return events.SwapRefused(version, str(error))
+        except CifarctlError:
+            raise
+        except Exception as error:  # noqa: BLE001  this thread must live: without it no swap ever happens again
+            return events.SwapRefused(version, f"{type(error).__name__}: {error}")
 
     def _ready(self, version: int) -> Ready | events.SwapRefused:
         loaded = load(self._registry, version)

@@ -15,7 +15,7 @@ from cifarctl.online.join import ENTRY_BYTES, Join, Store
 #: Predictions remembered, and as many labels that came first: about 60 MB each when there are so many.
 MOST = 100_000
 
-Predicted: TypeAlias = tuple[int, int]  # class, version of the model
+Predicted: TypeAlias = tuple[int, int, int]  # class, version of the model, number of the trial
 
 
 class LateLabels:
@@ -36,13 +36,18 @@ class LateLabels:
         return len(self._join.items)
 
     def add(
-        self, ids: Sequence[str], labels: NDArray[np.int64], predicted: NDArray[np.int64], version: int
+        self,
+        ids: Sequence[str],
+        labels: NDArray[np.int64],
+        predicted: NDArray[np.int64],
+        version: int,
+        trial: int = 0,
     ) -> events.LabelsMatched | None:
         """Take in a batch as it was served, (B,): of its unlabelled images (-1), those whose label has come before."""
         self._join.expire()
         found: list[tuple[str, Predicted, int]] = []
         for index in np.flatnonzero(labels < 0).tolist():
-            item = (int(predicted[index]), version)
+            item = (int(predicted[index]), version, trial)
             label = self._join.add_item(ids[index], item, 0)
             if label is not None:
                 found.append((ids[index], item, label))
@@ -62,9 +67,11 @@ class LateLabels:
 def _matched(found: list[tuple[str, Predicted, int]]) -> events.LabelsMatched | None:
     if not found:
         return None
+    predicted, versions, trials = np.array([item for _, item, _ in found], dtype=np.int64).T
     return events.LabelsMatched(
         ids=[image_id for image_id, _, _ in found],
         labels=np.array([label for _, _, label in found], dtype=np.int64),
-        predicted=np.array([item[0] for _, item, _ in found], dtype=np.int64),
-        versions=np.array([item[1] for _, item, _ in found], dtype=np.int64),
+        predicted=predicted,
+        versions=versions,
+        trials=trials,
     )

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count, groupby, repeat
@@ -113,7 +113,7 @@ def _work(
     settings: Settings, material: Material, seat: Seat, stop: threading.Event, step: Callable[[], None]
 ) -> Iterator[events.LearnEvent]:
     """Learn as long as the seat is held and `stop` is not set."""
-    with _learning(settings, material, seat, step) as examples:
+    with _learning(settings, material, seat, step, canary=settings.serve.canary > 0) as examples:
         learner, source = examples.learner, examples.source
         yield learner.started()
         yield examples.status()
@@ -457,6 +457,7 @@ def _learning(
     *,
     since_ms: int | None = None,
     dry: bool = False,
+    canary: bool = False,
 ) -> Iterator[Examples]:
     """A tenure of the seat, which is held."""
     topics = clients.Topics.of(settings.kafka.topic_prefix)
@@ -469,6 +470,7 @@ def _learning(
         validation=material.validation,
         epoch=seat.take(on_step),
         afresh=since_ms is not None,
+        canary=canary,
         on_step=on_step,
     )
     material.check(learner)
@@ -477,6 +479,7 @@ def _learning(
     wanted = [topics.images, topics.labels]
     start = None if since_ms is None else positions.since(settings.kafka, wanted, since_ms)
     with (
+        closing(learner),
         Source(settings.kafka, wanted, group_id=group, on_gap=gaps.append, start=start) as source,
         prediction_reader(settings.kafka, since_s=settings.online.label_wait) as answers,
         # Beside the checkpoints, which is on a disk: folders of temporary files are in memory on many machines.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cifarctl import events, models
 from cifarctl.data import Images
 from cifarctl.errors import AliasConflict, IntegrityError, RegistryError, VersionNotFound
+from cifarctl.flows.canary import CanaryAlias
 from cifarctl.flows.publish import publish_like
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
@@ -117,12 +118,14 @@ class Learner:
         validation: Images,
         epoch: int | None = None,
         afresh: bool = False,
+        canary: bool = False,
         on_step: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Load the champion and, unless it is to begin `afresh`, the last checkpoint.
 
-        `epoch` is that of its tenure: see `flows.seat`.
+        `epoch` is that of its tenure: see `flows.seat`. With `canary` the snapshot on trial is published, for `serve`
+        to let it answer a share of the stream.
 
         Raises:
             VersionNotFound: there is no champion to learn from.
@@ -141,6 +144,7 @@ class Learner:
         judging = min(len(validation), settings.validation_size)
         self._validation = validation.take(torch.arange(judging))
         self._apart = validation.take(torch.arange(judging, min(len(validation), judging + APART)))
+        self._canary = CanaryAlias(registry, alias, wanted=canary)
         self._on_step, self._clock = on_step, clock
         self._begin = strategy(settings.strategy)
         self._generator = torch.Generator().manual_seed(settings.seed)
@@ -192,6 +196,13 @@ class Learner:
         )
         if not afresh:
             self._restore()
+        on_trial = None if self._following or self._redo else self._snapshot
+        self._canary.take_over(on_trial.model if on_trial else None, self.champion)
+
+    def close(self) -> None:
+        """Let nobody be answered by what is on trial any more."""
+        with suppress(RegistryError):
+            self._canary.withdraw("the learner has ended")
 
     @property
     def folder(self) -> Path:
@@ -344,6 +355,7 @@ class Learner:
             return
         decision, pairs, guard = self._decide(self._put_forward(snapshot))
         yield self._settle(decision, pairs, guard, fresh, time.perf_counter() - began)
+        self._show(guard)
         before = self._rate.value
         if not self._quick_updates and self._rate.calm():
             yield events.RateChanged(before, self._rate.value, "no drift since the last update")
@@ -373,6 +385,7 @@ class Learner:
         except RegistryError as error:
             if self._refused != alias.generation:
                 self._refused = alias.generation
+                self._canary.withdraw("somebody has moved the alias")
                 yield events.Notice(f"the learner stays with version {old} and promotes nothing: {error}")
             return
         if alias.version == old:
@@ -461,6 +474,8 @@ class Learner:
         if revised is not None:
             self._put_forward(revised)
         if self._challenger is None or not (revised if self._following else self._pairs.evidence >= 1 / self._alpha):
+            if revised is not None:
+                self._show()
             return
         decision, pairs, guard = self._decide(self._challenger)
         if decision.promote:
@@ -469,6 +484,8 @@ class Learner:
             # Unsound, and by now a drift of the inputs would have been noticed: what was won is no credit for later.
             yield self._settle(decision, pairs, guard, self.fresh, 0.0)
             self._begin_trial()
+        else:
+            self._show(guard)
 
     def _again(self, action: str) -> Move | None:
         """What was decided here before a crash, where that is what is decided now; else the rest is given up."""
@@ -520,6 +537,7 @@ class Learner:
     def _begin_trial(self) -> None:
         self._trials += 1
         self._pairs = Pairs()
+        self._canary.withdraw("its trial is over")
 
     @property
     def _watching(self) -> _Watch | None:
@@ -626,31 +644,14 @@ class Learner:
         """
         previous = self.champion, self._judged
         if (move := self._again("promote")) is not None:
+            assert move.to_version is not None
             version, self._generation = move.to_version, move.generation
         else:
-            assert self._snapshot is not None
-            alias = self.registry.alias(self.alias)
-            if alias is None or alias.generation != self._alias_generation:  # before there is a version for nothing
+            if not self._unmoved:  # before there is a version for nothing
                 raise AliasConflict(f"somebody else has moved the alias {self.alias}")
-            version = publish_like(
-                self.registry,
-                self._snapshot.model,
-                self._champion.manifest,
-                name=self._snapshot.architecture,
-                arguments=self._snapshot.arguments,
-                settings=self.settings.model_dump(mode="json"),
-                metrics={
-                    "validation_accuracy": guard.challenger,
-                    "stream_accuracy": pairs.challenger,
-                    "labelled": float(self.buffer.labelled),
-                    "base": float(self._base_version),
-                },
-                parent=self.champion,
-                origin="learner",
-            ).version
+            version = self._published(pairs, guard)
             self._generation = self._alias_generation = self._carry_out("promote", version, "; ".join(reasons))
-            if version % TIDY_EVERY == 0:  # there are so many snapshots that nobody else could
-                self.registry.gc(of="learner")
+        self._canary.withdraw(f"version {version} is promoted")
         self._champion = load(self.registry, version)
         self._judged = self._measured(self._champion.predictor())
         self._champion_at = self._updated_arrived
@@ -686,6 +687,48 @@ class Learner:
         alias = self.registry.carry_out(move)
         self._moves += 1
         return alias.generation
+
+    def _published(self, pairs: Pairs, guard: Guard) -> int:
+        """The version of the newest snapshot: the canary where that is it, else a new one."""
+        assert self._snapshot is not None
+        if (shown := self._canary.version_of(self._snapshot.model, self.champion)) is not None:
+            return shown
+        version = publish_like(
+            self.registry,
+            self._snapshot.model,
+            self._champion.manifest,
+            name=self._snapshot.architecture,
+            arguments=self._snapshot.arguments,
+            settings=self.settings.model_dump(mode="json"),
+            metrics={
+                "validation_accuracy": guard.challenger,
+                "stream_accuracy": pairs.challenger,
+                "labelled": float(self.buffer.labelled),
+                "base": float(self._base_version),
+            },
+            parent=self.champion,
+            origin="learner",
+        ).version
+        if version % TIDY_EVERY == 0:  # there are so many snapshots that nobody else could
+            self.registry.gc(of="learner")
+        return version
+
+    def _show(self, guard: Guard | None = None) -> None:
+        """Make the snapshot on trial the canary, unless the validation images speak against it; no decision."""
+        if not self._canary.wanted or self._challenger is None or self._following or self._redo or not self._unmoved:
+            return
+        guard = guard or self._guard(self._challenger)
+        if guard.holds:
+            version = self._published(self._pairs, guard)
+            self._canary.show(version, f"on trial against version {self.champion}: {guard}")
+        else:
+            self._canary.withdraw(str(guard))
+
+    @property
+    def _unmoved(self) -> bool:
+        """Whether the alias is where this learner believes that it is."""
+        alias = self.registry.alias(self.alias)
+        return alias is not None and alias.generation == self._alias_generation
 
     def _roll_back(self, watch: _Watch) -> Iterator[events.LearnEvent]:
         old, pairs = self.champion, watch.pairs

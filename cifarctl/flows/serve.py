@@ -13,8 +13,9 @@ import torch
 
 from cifarctl import events
 from cifarctl.errors import VersionNotFound
-from cifarctl.flows.answers import Answers, Model
-from cifarctl.flows.follow import AliasFollower, Ready
+from cifarctl.flows.answers import Answers
+from cifarctl.flows.duty import Duty, notices
+from cifarctl.flows.follow import Ready
 from cifarctl.flows.inference import Prepared, prepare
 from cifarctl.flows.late_labels import LateLabels
 from cifarctl.flows.supervise import LearnerProcess
@@ -99,15 +100,13 @@ def _loop(
 
     with ExitStack() as stack:
         current = Ready(loaded, prepared)
-        follower = stack.enter_context(
-            AliasFollower(registry, options.alias, options.alias_interval, alias.generation, current, prepare_another)
-        )
+        duty = stack.enter_context(Duty(registry, options, alias, current, prepare_another))
         classes = loaded.manifest.classes
         labels = stack.enter_context(label_reader(kafka, classes=len(classes), wait_s=label_wait))
         late_labels = LateLabels(label_wait)
         source = stack.enter_context(Source(kafka, [topics.images]))
         sink = stack.enter_context(closing(open_sink(kafka, source)))
-        answers = stack.enter_context(Answers(source, sink, topics, kafka, options, _model(current)))
+        answers = stack.enter_context(Answers(source, sink, topics, kafka, options, duty.model))
         status = _Status(source, sink, kafka)
         if learner is not None:
             stack.enter_context(learner)
@@ -122,21 +121,17 @@ def _loop(
             threads=threads,
             delivery=sink.delivery,
             online=learner is not None,
+            canary=options.canary,
         )
-        yield from _notices(current)
+        yield from notices(current)
         if ready_file is not None:
             ready_file.write_text(f"{os.getpid()}\n")
         handled = 0
         idle_since: float | None = None
 
         while not stop.is_set() and handled != max_messages:
-            if (found := follower.take()) is not None:
-                if isinstance(found, events.SwapRefused):
-                    yield found
-                elif found.version != current.version:
-                    yield from _notices(found)
-                    yield events.Swapped(current.version, found.version, found.loaded.manifest.model)
-                    current, answers.model = found, _model(found)
+            yield from duty.changes()
+            answers.model, answers.canary = duty.model, duty.canary
 
             room = options.batch_size if max_messages is None else max_messages - handled - answers.open
             blocked = status.blocked()
@@ -152,7 +147,7 @@ def _loop(
             for event in answers.committed():
                 handled += len(event.ids) + len(event.dead_letters)
                 yield event
-                matched = late_labels.add(event.ids, event.labels, event.predicted, event.version)
+                matched = late_labels.add(event.ids, event.labels, event.predicted, event.version, event.trial)
                 if matched is not None:
                     yield matched
             if (matched := late_labels.label(labels.read())) is not None:
@@ -212,21 +207,6 @@ class _Status:
             )
 
 
-def _model(ready: Ready) -> Model:
-    return Model(ready.loaded.manifest, ready.prepared.backend)
-
-
-def _notices(ready: Ready) -> Iterator[events.Notice]:
-    """What the choice of its backend met, and whether the version was trained on what `produce` streams."""
-    for line in ready.prepared.notices:
-        yield events.Notice(line)
-    manifest = ready.loaded.manifest
-    if "stream" in manifest.split.seen:
-        yield events.Notice(
-            f"version {manifest.version} was trained on the images that `produce` streams: its accuracy flatters"
-        )
-
-
 def _result(tally: Tally, *, online: bool) -> events.ServeResult:
     result = events.ServeResult(
         predicted=tally.predicted,
@@ -238,6 +218,7 @@ def _result(tally: Tally, *, online: bool) -> events.ServeResult:
         latency_ms=tally.latencies.summary(),
         model_versions=tally.versions,
         swaps=tally.swaps,
+        by_version=tally.by_version,
     )
     if not online:
         return result

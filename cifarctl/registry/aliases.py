@@ -14,16 +14,27 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _RESERVED = re.compile(r"latest|v[0-9]+")
 
 
-class Alias(BaseModel):
-    """Where an alias points; `generation` grows by one with every move."""
+class Mark(BaseModel):
+    """What an alias's file says; it stays when the alias is taken away, so that no generation ever comes again."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    version: int = Field(ge=1)
-    generation: int = Field(ge=1)
+    version: int | None = Field(ge=1, description="None since the alias was taken away")
+    generation: int = Field(ge=1, description="grows by one with every move")
     moved: str = Field(description="ISO 8601, UTC")
     epoch: int | None = Field(None, description="highest epoch of a learner that has moved it")
+
+
+class Alias(Mark):
+    """Where an alias points."""
+
+    version: int = Field(ge=1)
+
+
+def canary_of(alias: str) -> str:
+    """The alias that names the version on trial beside what `alias` names."""
+    return f"{alias}-canary"
 
 
 def is_alias_name(name: str) -> bool:
@@ -44,8 +55,8 @@ def check_alias_name(name: str) -> None:
         )
 
 
-def read_alias(path: Path) -> Alias | None:
-    """The alias in the file `path`, or None where there is none.
+def read_mark(path: Path) -> Mark | None:
+    """What the file `path` says: an Alias, the mark of one that was taken away, or None where there never was one.
 
     Raises:
         RegistryError: the file cannot be read or is no alias.
@@ -56,22 +67,22 @@ def read_alias(path: Path) -> Alias | None:
         except FileNotFoundError:
             return None
     try:
-        alias = Alias.model_validate_json(text)
+        mark = Mark.model_validate_json(text)
     except ValidationError:
-        alias = None
-    if alias is None or alias.name != path.name:
+        mark = None
+    if mark is None or mark.name != path.name:
         raise RegistryError(
             f"{path}: not an alias file; delete it and set the alias again by `cifarctl registry promote`"
         )
-    return alias
+    return mark if mark.version is None else Alias(**mark.model_dump())
 
 
-def read_aliases(directory: Path) -> dict[str, Alias]:
-    """All aliases by name; files that can be no alias are passed over."""
-    found = (read_alias(directory / name) for name in entries(directory) if is_alias_name(name))
-    return {alias.name: alias for alias in found if alias is not None}
+def read_marks(directory: Path) -> dict[str, Mark]:
+    """The marks of all aliases by name, also of those taken away; files that can be no alias are passed over."""
+    found = (read_mark(directory / name) for name in entries(directory) if is_alias_name(name))
+    return {mark.name: mark for mark in found if mark is not None}
 
 
-def write_alias(directory: Path, alias: Alias) -> None:
-    """Put the alias in place of what it was before, atomically."""
-    replace_file(directory / alias.name, alias.model_dump_json(indent=2).encode() + b"\n")
+def write_mark(directory: Path, mark: Mark) -> None:
+    """Put the mark in place of what the alias was before, atomically."""
+    replace_file(directory / mark.name, mark.model_dump_json(indent=2).encode() + b"\n")

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cifarctl.registry.files import append_line, os_errors
 
-Action = Literal["promote", "rollback", "reject"]
+Action = Literal["promote", "rollback", "remove", "reject"]
 
 
 class Move(BaseModel):
-    """One move of an alias; `reject` is a challenger that the gate refused, and moves nothing."""
+    """One move of an alias; `remove` takes it away, `reject` is a challenger that the gate refused: nothing moves."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,7 +28,7 @@ class Move(BaseModel):
     alias: str
     action: Action
     from_version: int | None
-    to_version: int
+    to_version: int | None
     who: str
     why: str
     generation: int
@@ -91,11 +91,14 @@ def reached(moves: Iterable[Move], generations: Mapping[str, int]) -> list[Move]
 def stack(moves: Iterable[Move]) -> list[int]:
     """Versions that rollbacks of one alias walk back through, the present one last.
 
-    A promotion pushes; a rollback pops down to the version that it went back to.
+    A promotion pushes; a rollback pops down to the version that it went back to. What was taken away begins anew.
     """
     versions: list[int] = []
     for move in moves:
         if move.action == "reject":
+            continue
+        if move.to_version is None:
+            versions.clear()
             continue
         if move.action == "rollback":
             while versions and versions[-1] != move.to_version:

@@ -22,17 +22,23 @@ def kept(
 
     They are the `newest` ones, what an alias names or has named `since` (a version that an alias left after
     that time was named then), and what the next rollback of each alias would return to. `moves` are those
-    that took place. `bases` names, of what a learner has made, the version that it began with: that is kept as long as
-    any of these, and where one of them has followed another, the older one is not kept for having been named of late.
+    that took place; what an alias named before it was taken away is not kept for that. `bases` names, of what a learner
+    has made, the version that it began with: that is kept as long as any of these, and where one of them has followed
+    another, the older one is not kept for having been named of late.
     """
     keep = set(sorted(numbers)[-newest:]) | {alias.version for alias in aliases.values()}
-    by_alias: dict[str, list[Move]] = {name: [] for name in aliases}
+    by_alias: dict[str, list[Move]] = {}
+    named: dict[str, set[int]] = {}  # since then, by each alias
     for move in moves:
+        if move.to_version is None:
+            by_alias[move.alias], named[move.alias] = [], set()
+            continue
         by_alias.setdefault(move.alias, []).append(move)
         base = bases.get(move.to_version)
         followed = base is not None and bases.get(move.from_version or 0) == base
         if datetime.fromisoformat(move.time) >= since and not followed:
-            keep |= {move.to_version, move.from_version or move.to_version}
+            named.setdefault(move.alias, set()).update({move.to_version, move.from_version or move.to_version})
+    keep = keep.union(*named.values())
     for own in by_alias.values():
         target = rollback_target(own, numbers.__contains__)
         if target is not None:

@@ -33,11 +33,12 @@ from pydantic_core import PydanticSerializationError
 from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, Superseded, VersionNotFound
 from cifarctl.registry.aliases import (
     Alias,
+    Mark,
     check_alias_name,
     is_alias_name,
-    read_alias,
-    read_aliases,
-    write_alias,
+    read_mark,
+    read_marks,
+    write_mark,
 )
 from cifarctl.registry.files import (
     STAGING,
@@ -210,17 +211,17 @@ class Registry:
         return version
 
     def alias(self, name: str) -> Alias | None:
-        """Where an alias points, or None when nobody has set it.
+        """Where an alias points, or None when nobody has set it, or it was taken away.
 
         Raises:
             RegistryError: no alias may have that name.
         """
-        check_alias_name(name)
-        return read_alias(self._aliases / name)
+        mark = self._mark(name)
+        return mark if isinstance(mark, Alias) else None
 
     def aliases(self) -> dict[str, Alias]:
         """All aliases by name."""
-        return read_aliases(self._aliases)
+        return {name: mark for name, mark in read_marks(self._aliases).items() if isinstance(mark, Alias)}
 
     def promote(
         self,
@@ -248,9 +249,9 @@ class Registry:
         with self._lock():
             target = self.resolve(version)
             current = self._expect(alias, expected_generation)
-            if current is not None and current.version == target:
+            if isinstance(current, Alias) and current.version == target:
                 return current
-            return self._move("promote", alias, current, target, who, why)
+            return self._point("promote", alias, current, target, who, why)
 
     def rollback(self, *, alias: str = "production", who: str, why: str) -> Alias:
         """Point an alias one step back through what it pointed at; again, one step further.
@@ -269,7 +270,21 @@ class Registry:
                     f"alias {alias} has nothing to go back to (there is {self._inventory()}); "
                     "`cifarctl registry promote VERSION` takes any version"
                 )
-            return self._move("rollback", alias, current, target, who, why)
+            return self._point("rollback", alias, current, target, who, why)
+
+    def remove_alias(self, alias: str, *, who: str, why: str, expected_generation: int | None = None) -> bool:
+        """Take an alias away, so that it names nothing; whether there was one. Its history stays.
+
+        Raises:
+            AliasConflict: the alias has another generation.
+        """
+        check_alias_name(alias)
+        with self._lock():
+            current = self._expect(alias, expected_generation)
+            if isinstance(current, Alias):
+                mark = Mark(version=None, **self._next(alias, current, None))
+                self._move("remove", current, mark, who, why)
+        return isinstance(current, Alias)
 
     def carry_out(self, move: Move) -> Alias:
         """Do what a learner has decided; where it was done before, as by a learner that has died since, nothing.
@@ -291,8 +306,10 @@ class Registry:
             if move.action == "reject":
                 append_move(self._history, move)
                 return current
+            if move.action == "remove" or move.to_version is None:
+                raise RegistryError(f"{move.action} of alias {move.alias}: no decision of a learner")
             version = self.resolve(move.to_version)
-            return self._move(move.action, move.alias, current, version, move.who, move.why, move.epoch, move.at)
+            return self._point(move.action, move.alias, current, version, move.who, move.why, move.epoch, move.at)
 
     def begin_epoch(self, after: int = 0) -> int:
         """A number above `after` and above that of every learner before: that of the learner that begins now."""
@@ -327,7 +344,7 @@ class Registry:
         if alias is not None:
             check_alias_name(alias)
         # The aliases are read first: a move that lands in between is then not yet reached, never half seen.
-        generations = {name: found.generation for name, found in self.aliases().items()}
+        generations = {name: mark.generation for name, mark in read_marks(self._aliases).items()}
         moves = reached(read_moves(self._history), generations)
         return [move for move in moves if alias in {None, move.alias}]
 
@@ -428,7 +445,7 @@ class Registry:
         used += [int(match[1]) for match in map(_TOMBSTONE.fullmatch, names) if match]
         used += [number for name in names if (number := _trashed(name)) is not None]
         for move in read_moves(self._history):
-            used += [move.to_version, move.from_version or 0]
+            used += [move.to_version or 0, move.from_version or 0]
         return max(used, default=0) + 1
 
     def _read(self, version: int, path: Path, limit: int) -> bytes:
@@ -446,12 +463,16 @@ class Registry:
             )
         return content
 
-    def _expect(self, name: str, generation: int | None, epoch: int | None = None) -> Alias | None:
+    def _mark(self, name: str) -> Mark | None:
+        check_alias_name(name)
+        return read_mark(self._aliases / name)
+
+    def _expect(self, name: str, generation: int | None, epoch: int | None = None) -> Mark | None:
         """The alias as it is, if it is as the caller believes."""
-        current = self.alias(name)
-        actual = 0 if current is None else current.generation
+        current = self._mark(name)
+        actual = current.generation if isinstance(current, Alias) else 0
         if generation is not None and generation != actual:
-            where = "is not set" if current is None else f"names version {current.version}"
+            where = f"names version {current.version}" if isinstance(current, Alias) else "is not set"
             raise AliasConflict(
                 f"alias {name} {where} at generation {actual}, not {generation}: somebody moved it first; "
                 "see `cifarctl registry history` and decide again"
@@ -463,40 +484,54 @@ class Registry:
             )
         return current
 
-    def _move(
+    def _next(self, name: str, current: Mark | None, epoch: int | None) -> dict[str, Any]:
+        """What the mark after `current` says, but for the version."""
+        return {
+            "name": name,
+            "generation": 1 if current is None else current.generation + 1,
+            "moved": self._now(),
+            "epoch": current.epoch if current is not None and epoch is None else epoch,
+        }
+
+    def _point(
         self,
         action: Literal["promote", "rollback"],
         name: str,
-        current: Alias | None,
+        current: Mark | None,
         version: int,
         who: str,
         why: str,
         epoch: int | None = None,
         at: int | None = None,
     ) -> Alias:
-        old_epoch = None if current is None else current.epoch
-        alias = Alias(
-            name=name,
-            version=version,
-            generation=1 if current is None else current.generation + 1,
-            moved=self._now(),
-            epoch=old_epoch if epoch is None else epoch,
-        )
+        alias = Alias(version=version, **self._next(name, current, epoch))
+        self._move(action, current, alias, who, why, epoch, at)
+        return alias
+
+    def _move(
+        self,
+        action: Literal["promote", "rollback", "remove"],
+        before: Mark | None,
+        after: Mark,
+        who: str,
+        why: str,
+        epoch: int | None = None,
+        at: int | None = None,
+    ) -> None:
         move = Move(
-            time=alias.moved,
-            alias=name,
+            time=after.moved,
+            alias=after.name,
             action=action,
-            from_version=None if current is None else current.version,
-            to_version=version,
+            from_version=None if before is None else before.version,
+            to_version=after.version,
             who=who,
             why=why,
-            generation=alias.generation,
+            generation=after.generation,
             epoch=epoch,
             at=at,
         )
         append_move(self._history, move)
-        write_alias(self._aliases, alias)
-        return alias
+        write_mark(self._aliases, after)
 
     def _leftovers(self) -> list[Removed]:
         """What interrupted writers left; under the lock nobody is at work on any of it."""

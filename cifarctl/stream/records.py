@@ -66,8 +66,14 @@ class Decoded:
 
     def only(self, wanted: Callable[[str], bool]) -> Decoded:
         """Those whose ids are wanted."""
-        places = [place for place, image_id in enumerate(self.ids) if wanted(image_id)]
-        ids, records = [self.ids[place] for place in places], [self.records[place] for place in places]
+        return self.take(
+            np.array([place for place, image_id in enumerate(self.ids) if wanted(image_id)], dtype=np.intp)
+        )
+
+    def take(self, places: npt.NDArray[np.intp]) -> Decoded:
+        """The images in those places (P,)."""
+        numbers = places.tolist()
+        ids, records = [self.ids[number] for number in numbers], [self.records[number] for number in numbers]
         return Decoded(self.pixels[places], self.labels[places], ids, records)
 
 

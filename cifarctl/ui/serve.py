@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cifarctl import events
 from cifarctl.tally import Tally
+from cifarctl.ui.canary import canary_line, canary_rows
 from cifarctl.ui.learn import LearnPanel, learn_line
 from cifarctl.ui.widgets import (
     Every,
@@ -96,6 +97,7 @@ class ServeView:
                 f"p50 {milliseconds(latency.percentile(0.5))}    p99 {milliseconds(latency.percentile(0.99))}",
             ),
             ("model", f"version {self.version} ({_running(start)})    swaps {tally.swaps}"),
+            *(canary_rows(tally, self.version, start.canary) if start.canary else ()),
             ("stream", self._stream()),
             ("commits", self._commits(start)),
             ("dead letters", letters),
@@ -103,7 +105,7 @@ class ServeView:
         parts: list[RenderableType] = [facts(rows)]
         if start.online:
             parts += [Rule("learner", style="dim", align="left"), facts(self.panel.rows())]
-        parts += [Rule(style="dim"), self._log.render()]
+        parts += [Rule(style="dim"), self._log.render(3 if start.canary else 4)]
         title = f"{name} --online" if start.online else name
         return frame(title, *parts, subtitle=f"{start.topic}  {duration(time.monotonic() - self._began)}")
 
@@ -121,11 +123,12 @@ class ServeView:
         if isinstance(event, events.BatchServed) and not self._print_images and self._every():
             tally = self.tally
             buffer = f"  buffer {tally.buffer_size:,}/{tally.buffer_capacity:,}" if tally.buffer_capacity else ""
+            canary = f" canary {tally.canary}" if tally.canary else ""
             yield (
                 f"predicted {tally.predicted:,}  {rate(float(self._rate), 'images')}  "
                 f"accuracy {percent(tally.accuracy)} (recent {percent(tally.recent_accuracy)})  "
                 f"p99 {milliseconds(tally.latencies.percentile(0.99))}  lag {_count(self.status.lag)}  "
-                f"version {self.version}{buffer}"
+                f"version {self.version}{canary}{buffer}"
             )
 
     def _served(self, event: events.BatchServed) -> None:
@@ -159,7 +162,9 @@ class ServeView:
         elif isinstance(event, events.Assigned):
             yield f"partitions {ranges(event.partitions)} (rebalance {event.rebalances})"
         elif isinstance(event, events.SwapRefused):
-            yield f"version {event.version} refused: {event.reason}"
+            yield f"version {event.version} refused{' as canary' if event.canary else ''}: {event.reason}"
+        elif isinstance(event, events.CanaryMoved):
+            yield canary_line(event, self.tally, self.started.canary if self.started else 0.0)
         else:
             line = learn_line(event)
             if line is not None:

@@ -80,7 +80,7 @@ def history_table(moves: Sequence[Move]) -> RenderableType:
         return "no alias has been moved yet"
     table = _table("when (UTC)", "alias", "move", "who", "why")
     for move in moves:
-        steps = "rejected" if move.action == "reject" else f"{move.from_version or '–'} → {move.to_version}"
+        steps = "rejected" if move.action == "reject" else f"{move.from_version or '–'} → {move.to_version or '–'}"
         back = " back" if move.action == "rollback" else ""
         table.add_row(move.time[5:16].replace("T", " "), move.alias, steps + back, move.who, Text(move.why))
     return table

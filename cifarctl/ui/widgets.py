@@ -103,10 +103,11 @@ class Log:
         """Remember one line."""
         self._lines.append(f"{time.strftime('%H:%M:%S', time.localtime(self._now()))}  {line}")
 
-    def render(self) -> RenderableType:
-        """Always the same height, so that nothing jumps."""
-        empty = [""] * ((self._lines.maxlen or 0) - len(self._lines))
-        rows = [*self._lines, *empty]
+    def render(self, height: int | None = None) -> RenderableType:
+        """Always the same height, so that nothing jumps; that of all lines unless told otherwise."""
+        height = height or self._lines.maxlen or 0
+        newest = list(self._lines)[-height:]
+        rows = [*newest, *[""] * (height - len(newest))]
         return Text("\n".join(rows), no_wrap=True, overflow="ellipsis", style="dim")
 
 
