@@ -329,7 +329,7 @@ def test_a_canary_of_a_learner_that_had_promoted_it_is_withdrawn(
         left = home.copy(tmp_path / "left")  # as if it were killed now
         show(learner, part(inverted, 100, 125), "b")
         decided = home.registry.history("production")[-1]
-    left.registry.promote(2, who="learner", why=decided.why, at=decided.at)
+    left.registry.carry_out(decided)
     with open_learner(left, begin=learned(left), canary=canary) as learner:
         assert shown(left) is None
         show(learner, part(inverted, 100, 125), "b")

@@ -19,9 +19,10 @@ from cifarctl.data import Images, synthetic
 from cifarctl.errors import RegistryError, SettingsError, Superseded, VersionNotFound
 from cifarctl.flows import learner as module
 from cifarctl.flows.evaluate import evaluate
-from cifarctl.flows.learner import CHECKPOINT, FEWEST_AFTER_DRIFT, GRID, QUICK_UPDATES, Learner
+from cifarctl.flows.learner import CHECKPOINT, GRID, QUICK_UPDATES, Learner
 from cifarctl.flows.publish import publish, publish_like
 from cifarctl.models.architectures.mixture import Mixture
+from cifarctl.online.concept import FEWEST_LABELLED
 from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import Begin, Continual, Snapshot, Start, Strategy
 from cifarctl.registry import Alias, Move
@@ -487,7 +488,7 @@ def test_after_a_drift_recent_means_since_the_drift(home: Home, clean: Images, i
     assert len(calm.arrived) == 100
     # Looked at after 225, 250, ... images: the drift is learned from as soon as there are enough of the new ones.
     begun = drift.at - drift.since
-    looked = next(at for at in range(225, 300, GRID) if at >= drift.at and at - begun >= FEWEST_AFTER_DRIFT)
+    looked = next(at for at in range(225, 300, GRID) if at >= drift.at and at - begun >= FEWEST_LABELLED)
     assert abs(len(first.recent) - (looked - begun) * 3 // 4) <= 1
     assert abs(len(first.arrived) - (looked - begun)) < GRID
     assert abs(begun - 200) <= 15
@@ -905,6 +906,17 @@ def test_whoever_moves_the_alias_during_an_update_wins(home: Home, inverted: Ima
         assert list(learner.follow_alias()) == [events.ChampionChanged(3, other)]
 
 
+def test_a_refusal_that_somebody_else_precedes_is_not_recorded(home: Home, clean: Images) -> None:
+    """It is one of a challenger of what was in production then."""
+    other = republish(home.registry)
+    with open_learner(home, begin=same, update_every=50) as learner:
+        home.registry.promote(other, who="somebody", why="by hand")
+        (result,) = of(events.RetrainResult, show(learner, part(clean, 0, 100), "a"))
+        assert "not recorded: alias production names version 2" in result.reasons[-1]
+        assert [move.action for move in home.registry.history()] == ["promote", "promote"]
+        assert list(learner.follow_alias()) == [events.ChampionChanged(1, other)]
+
+
 def test_another_alias_can_be_learned_for(home: Home, inverted: Images) -> None:
     home.registry.promote(1, alias="canary", who="test", why="first")
     with open_learner(home, alias="canary", begin=learned(home)) as learner:
@@ -938,7 +950,7 @@ def test_a_decision_is_committed_before_it_is_carried_out(home: Home, inverted: 
         committed.append(move)
 
     with open_learner(home, begin=learned(home), epoch=3) as learner:
-        learner.commit = commit
+        learner.decisions.commit = commit
         with pytest.raises(Superseded):
             live(learner, part(inverted, 0, 400), "inverted")
     assert [move.action for move in committed] == ["reject"]

@@ -18,10 +18,11 @@ from cifarctl import events, models
 from cifarctl.data import Images, synthetic
 from cifarctl.flows import learner as module
 from cifarctl.flows.evaluate import evaluate
-from cifarctl.flows.learner import FEWEST_AFTER_DRIFT, Learner
+from cifarctl.flows.learner import Learner
 from cifarctl.flows.shown import Shown
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.statistics import SOURCE, adapted
+from cifarctl.online.concept import FEWEST_LABELLED
 from cifarctl.online.estimate import likely_right, threshold
 from cifarctl.online.gate import LIKELY_GAIN, Guard, Pairs, decide, follow
 from cifarctl.registry.loading import load
@@ -207,7 +208,7 @@ def test_labels_of_images_from_before_the_drift_say_nothing_of_it(home: Home) ->
         assert (of(events.DriftDetected, found), of(events.RolledBack, found)) == ([], [])
         status = learner.status()
         assert (status.labelled, status.accuracy) == (200, None)
-        more = [f"prompt-{number}" for number in range(FEWEST_AFTER_DRIFT)]
+        more = [f"prompt-{number}" for number in range(FEWEST_LABELLED)]
         list(
             learner.learn(more, inverted.take(torch.arange(200, 200 + len(more))), numbers=range(400, 400 + len(more)))
         )

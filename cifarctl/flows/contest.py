@@ -15,11 +15,12 @@ from torch.nn import functional
 
 from cifarctl import events
 from cifarctl.data import Images, Scenario, augment
-from cifarctl.flows.learner import ARRIVED, JUDGED, Learner, start_of
+from cifarctl.flows.learner import JUDGED, Learner, start_of
 from cifarctl.flows.publish import publish_like
 from cifarctl.models.predictor import Predictor, autocast, choose_precision
 from cifarctl.models.preprocess import normalise
 from cifarctl.online.buffer import ReplayBuffer, Ring
+from cifarctl.online.concept import ARRIVED
 from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import strategy
 from cifarctl.registry import Registry

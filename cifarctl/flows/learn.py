@@ -495,7 +495,7 @@ def _learning(
         def commit(move: Move) -> None:
             seat.commit(move, examples.saved, source, on_step)
 
-        learner.commit = commit
+        learner.decisions.commit = commit
         yield examples
 
 
