@@ -20,7 +20,7 @@ from processes import PATIENCE_S, Flow, Site, ids, site, trained, until  # noqa:
 
 from cifarctl import events
 from cifarctl.errors import NotEnoughData
-from cifarctl.flows import learn
+from cifarctl.flows import learn, retrain
 from cifarctl.flows.late_labels import LateLabels
 from cifarctl.flows.pace import AHEAD_MS, Pace
 from cifarctl.online.join import Join, Place, Store
@@ -591,7 +591,7 @@ def test_retrain_learns_from_labels_that_come_after_or_before_their_images(site:
     site.send(40)  # and some that bring theirs
     site.send(20, produce__unlabelled=1.0)
     chosen = site.settings(**(BRISK | {"online__min_examples": 250}))
-    told = site._keep(Flow(lambda stop: learn.once(chosen, stop)))
+    told = site._keep(Flow(lambda stop: retrain.once(chosen, stop)))
     result = told.result()
     results = told.of(events.RetrainResult)
     assert results[-1].examples == 150 + 60 + 40
@@ -640,7 +640,7 @@ def test_images_that_never_get_a_label_hold_back_for_a_time_only(site: Site, wai
     topic.await_records(40)
     chosen = site.settings(**(BRISK | {"online__label_wait": wait}))
     with pytest.raises(NotEnoughData):
-        site._keep(Flow(lambda stop: learn.once(chosen, stop))).result()
+        site._keep(Flow(lambda stop: retrain.once(chosen, stop))).result()
     assert sum(max(0, offset) for offset in learner_offsets(site, "images").values()) == (0 if held_back else 40)
 
 

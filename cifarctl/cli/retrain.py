@@ -37,6 +37,7 @@ def retrain(
     from cifarctl.errors import NotEnoughData, QualityGateError
     from cifarctl.events import RetrainResult
     from cifarctl.flows import learn
+    from cifarctl.flows.retrain import once, rehearse
     from cifarctl.tally import Tally
     from cifarctl.ui.learn import RetrainView
 
@@ -51,7 +52,7 @@ def retrain(
         result: RetrainResult | None = None
         failure: NotEnoughData | None = None
         try:
-            learned = (learn.rehearse if dry_run else learn.once)(settings, stop, since_ms=since_ms)
+            learned = (rehearse if dry_run else once)(settings, stop, since_ms=since_ms)
             for event in run.output.show(learned, RetrainView()):
                 if isinstance(event, RetrainResult):
                     result = event

@@ -1,0 +1,229 @@
+"""What a learner reads: images joined with their labels, and positions that are committed after a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count, groupby, repeat
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cifarctl import events
+from cifarctl.data import Images
+from cifarctl.flows.learner import Learner
+from cifarctl.flows.overload import Overload
+from cifarctl.flows.pace import Pace
+from cifarctl.flows.served import Served
+from cifarctl.flows.shown import MOST, Shown
+from cifarctl.online.join import Place
+from cifarctl.online.labels import LabelJoin, Matched
+from cifarctl.settings import Settings
+from cifarctl.stream import clients, codecs, labels
+from cifarctl.stream.codecs import Record
+from cifarctl.stream.predictions import Prediction
+from cifarctl.stream.records import Partition
+from cifarctl.stream.sender import Sender
+from cifarctl.stream.source import Source
+from cifarctl.stream.tail import Tail
+
+READ = 256  # most records at once
+WAIT = 0.2  # seconds to wait for them
+NOTICE_INTERVAL = 60.0  # seconds between two notices of the same kind
+
+
+class Examples:
+    """The learner's way to the stream: joins images with late labels, and commits offsets only after it has saved.
+
+    What is no label goes to the dead letters from here, as nobody else reads all labels and commits; what is no image
+    goes there from `serve`.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        source: Source,
+        join: LabelJoin,
+        answers: Tail[Prediction],
+        gaps: list[str],
+        topics: clients.Topics,
+        settings: Settings,
+        *,
+        since_ms: int = 0,
+        dry: bool = False,
+    ) -> None:
+        """What was produced before `since_ms` is passed over. `dry`: nothing is saved, committed or sent."""
+        self._since_ms, self._dry = since_ms, dry
+        self.learner, self.source, self._answers = learner, source, answers
+        #: What becomes of examples.
+        self.teach: Callable[[Matched], Iterator[events.LearnEvent]] = partial(teach, learner)
+        #: Whether updates are made as they become due.
+        self.updates = True
+        self._gaps = gaps
+        self._topics, self._settings = topics, settings
+        self._join = join
+        # What was learned from before the last restart is read again, where its neighbours were still waiting then.
+        known = learner.buffer.ids
+        self._join.settle(known, repeat(None, len(known)))
+        self._served = Served(settings.online.label_wait)
+        self._overload = Overload(settings.online.update_every)
+        self._pace = Pace()
+        self._positions: dict[Partition, int] = {}  # the next offset to read
+        #: What the last checkpoint holds, as committed.
+        self.saved: dict[Partition, int] = {}
+        self._shown = Shown.load(learner.reading)
+        self._letters: Sender | None = None
+        self._bad_labels = 0
+        self._told: dict[str, tuple[int, float]] = {}  # of each kind of notice: the count told last, and when
+        self._disk_failure: str | None = None  # as it was told
+        self.unsaved = False
+        source.listen(self._forget, self._forget)
+
+    def status(self) -> events.LearnerStatus:
+        """Where the learner stands, how many images wait for their label, and what was served."""
+        return replace(self.learner.status(), waiting=len(self._join), served=self._served.record())
+
+    def read(self) -> Iterator[events.LearnEvent]:
+        """Show the learner the next labelled images, and those that have met their label now."""
+        if self.updates:  # else all there is has to be read first
+            yield from self._overload.update(self.source.lag(), time.monotonic())
+        self.learner.behind = self._overload.rare
+        records = self.source.read(READ, WAIT)
+        for record in records:
+            self._positions[record.topic, record.partition] = record.offset + 1
+        self.unsaved = self.unsaved or bool(records)
+        if self._since_ms:
+            records = [record for record in records if record.timestamp_ms >= self._since_ms]
+        yield from self._take_images([record for record in records if record.topic == self._topics.images])
+        yield from self._take_labels([record for record in records if record.topic == self._topics.labels])
+        self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
+        self._served.answers(self._answers.read())
+        yield from self._losses()
+        while self._gaps:
+            yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
+
+    def save(self) -> None:
+        """Checkpoint, then commit, but not beyond what still waits for its other half.
+
+        After a crash, records between the two are read twice and known by their ids. When the broker does not answer,
+        `unsaved` stays.
+        """
+        if self._dry:
+            return
+        self.learner.save(self._shown.dump(self._join.numbers(MOST)))
+        if self._letters is not None:
+            delivered = self._letters.flush(self._settings.kafka.timeout_s)
+            self._letters.raise_failed()
+            if not delivered:
+                return
+        low = self._join.low_water(self._too_late_ms())
+        offsets = {partition: min(offset, low.get(partition, offset)) for partition, offset in self._positions.items()}
+        self.unsaved = not self.source.commit(offsets)
+        if not self.unsaved:
+            self._shown.committed(offsets)
+            self.saved = offsets
+
+    def _take_images(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
+        batch, _ = codecs.decode(
+            records,
+            classes=len(self.learner.classes),
+            json_mean=self._settings.serve.json_mean,
+            json_std=self._settings.serve.json_std,
+        )
+        takes = self._overload.takes
+        # In the order of their arrival, however they were cut into batches: decisions depend on it.
+        skipped = [record for image_id, record in zip(batch.ids, batch.records, strict=True) if not takes(image_id)]
+        if skipped:
+            batch = batch.only(takes)
+        for known, places in groupby(range(len(batch.ids)), lambda place: batch.labels[place] >= 0):
+            now = list(places)
+            run = slice(now[0], now[-1] + 1)
+            ids, pixels = batch.ids[run], batch.pixels[run]
+            if known:
+                self._join.settle(ids, batch.labels[run].tolist())
+                for record in batch.records[run]:
+                    self._shown.add(record)
+                yield from self.teach(Matched(ids, pixels, batch.labels[run], None))
+            else:
+                yield from self._take_unlabelled(ids, pixels, batch.records[run])
+
+        for record in skipped:
+            self._shown.add(record)
+
+    def _take_unlabelled(
+        self, ids: Sequence[str], pixels: NDArray[np.uint8], records: Sequence[Record]
+    ) -> Iterator[events.LearnEvent]:
+        new = [self._shown.add(record) for record in records]
+        number = count(self.learner.seen)
+        numbers = [
+            next(number) if is_new else self._shown.number(image_id, self.learner.seen)
+            for image_id, is_new in zip(ids, new, strict=True)
+        ]
+        yield from self.learner.see(torch.from_numpy(pixels[new]), updates=self.updates)
+        yield from self.teach(self._join.add_images(ids, pixels, numbers, map(_place, records)))
+
+    def _take_labels(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
+        batch, letters = labels.decode(records, classes=len(self.learner.classes))
+        for letter in () if self._dry else letters:
+            if self._letters is None:
+                self._letters = Sender(self._settings.kafka)
+            self._letters.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
+        self._bad_labels += len(letters)
+        self._served.labels(zip(batch.ids, batch.labels.tolist(), strict=True))
+        if not all(map(self._overload.takes, batch.ids)):
+            batch = batch.only(self._overload.takes)
+        yield from self.teach(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)))
+
+    def _too_late_ms(self) -> int | None:
+        """What was produced before this time has waited long enough; None while its label may be still unread."""
+        lag = self.source.lag()
+        if lag is None or lag > READ:
+            return None
+        return int((time.time() - self._settings.online.label_wait) * 1000)
+
+    def _losses(self) -> Iterator[events.Notice]:
+        """Says what does not become an example, now and then."""
+        topic, failure = self._topics.labels, self._join.disk_failure
+        if failure != self._disk_failure:
+            self._disk_failure = failure
+            yield events.Notice(
+                f"images that wait for their labels go to the disk no more ({failure}): those that were there are "
+                "given up, and online.label_wait_mb is all the room until the learner is started again"
+            )
+        room = "online.label_wait_disk_mb" if failure is None else "without the disk, online.label_wait_mb"
+        for number, story in (
+            (self._bad_labels, f"messages on {topic} are no labels; they go to {self._topics.dead_letters}"),
+            (
+                self._join.conflicting_labels,
+                "labels contradict the first one of the same image, which counts",
+            ),
+            (
+                self._join.displaced_images,
+                f"images were given up before their label came: {room} is too small for online.label_wait",
+            ),
+        ):
+            told, at = self._told.get(story, (0, -NOTICE_INTERVAL))
+            if number > told and time.monotonic() - at >= NOTICE_INTERVAL:
+                self._told[story] = number, time.monotonic()
+                yield events.Notice(f"{number:,} {story}")
+
+    def _forget(self, partitions: frozenset[Partition]) -> None:
+        """Whoever has these partitions now reads on from where we have committed."""
+        self._shown.keep(self._join.numbers(MOST))
+        self._join.forget(partitions)
+        for partition in partitions:
+            self._positions.pop(partition, None)
+            self.saved.pop(partition, None)
+
+
+def teach(learner: Learner, found: Matched, *, updates: bool = True) -> Iterator[events.LearnEvent]:
+    """Let the learner learn from images that have met their labels."""
+    images = Images(torch.from_numpy(found.pixels), torch.from_numpy(found.labels))
+    return learner.learn(found.ids, images, numbers=found.numbers, updates=updates)
+
+
+def _place(record: Record) -> Place:
+    return Place(record.topic, record.partition, record.offset, record.timestamp_ms)

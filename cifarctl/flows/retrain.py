@@ -1,0 +1,208 @@
+"""Learning by hand: from what has arrived, once; or by whoever is at work."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from cifarctl import events
+from cifarctl.errors import BrokerError, NotEnoughData, RegistryBusy
+from cifarctl.flows.examples import Examples, teach
+from cifarctl.flows.learn import STATUS_INTERVAL
+from cifarctl.flows.learner import Learner
+from cifarctl.flows.seat import RegistrySeat, Seat, open_seat
+from cifarctl.flows.tenure import Material, Stopped, tenure
+from cifarctl.online.labels import Matched
+from cifarctl.registry import Registry
+from cifarctl.registry.requests import Requests
+from cifarctl.settings import Settings
+
+ANSWER_INTERVAL = 0.2  # seconds between two looks for an answer
+PARTS = 4  # of the examples that `retrain` learns from by hand
+
+
+def rehearse(settings: Settings, stop: threading.Event, *, since_ms: int | None = None) -> Iterator[events.LearnEvent]:
+    """As `once`, on a copy of the registry and without committing: what would come of it; nothing is changed.
+
+    Raises:
+        NotEnoughData: fewer than `online.min_examples` examples.
+        RegistryBusy: a learner is at work, which reads the same messages.
+    """
+    folder = settings.registry.dir
+    with open_seat(settings) as seat:
+        if seat.taken:
+            raise RegistryBusy(
+                f"a learner works on {folder}; stop it first, or leave out --dry-run and it is asked to learn"
+            )
+    with tempfile.TemporaryDirectory(prefix="cifarctl-rehearsal-") as temporary:
+        copy = Path(temporary) / "registry"
+        if folder.is_dir():
+            shutil.copytree(folder, copy)
+        registry = settings.registry.model_copy(update={"dir": copy})
+        for event in once(settings.model_copy(update={"registry": registry}), stop, since_ms=since_ms, dry=True):
+            if isinstance(event, events.RetrainResult):
+                event = replace(event, challenger=event.challenger | {"version": None})
+            yield event
+
+
+def once(
+    settings: Settings, stop: threading.Event, *, since_ms: int | None = None, dry: bool = False
+) -> Iterator[events.LearnEvent]:
+    """Learn from the labelled examples that have arrived since the last time; ends with a RetrainResult.
+
+    They are taken in their order in `PARTS` parts, with an update after each, so that what has been learned from the
+    ones before predicts the next and is judged by that. Where it has not won its trial by the end, the trial goes on
+    the next time. Where another learner is at work, it is asked to learn from what it has got now. With `since_ms`
+    (epoch milliseconds) they are those produced since then, and it begins anew from the version in production, whatever
+    was learned before. `dry`: nothing is saved, committed or sent.
+
+    Raises:
+        NotEnoughData: fewer than `online.min_examples` of them; they are kept for the next time.
+        RegistryBusy: another learner was at work, and has ended without an answer; or is, and should begin anew.
+        Superseded: another learner has taken over.
+    """
+
+    def step() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        seat = RegistrySeat(Registry(settings.registry)) if dry else stack.enter_context(open_seat(settings))
+        if seat.taken or not seat.wait(settings.kafka.timeout_s):
+            if since_ms is not None:
+                raise RegistryBusy(
+                    f"a learner works on {settings.registry.dir} and goes on from what it has learned: stop it first, "
+                    "or leave out --since and it is asked to learn"
+                )
+            yield from _ask(settings, seat, stop)
+            return
+        stack.enter_context(suppress(Stopped))
+        material = Material.of(settings)
+        examples = stack.enter_context(tenure(settings, material, seat, step, since_ms=since_ms, dry=dry))
+        learner = examples.learner
+        yield learner.started()
+        held = _Held(learner, settings.online.buffer_size)
+        examples.teach, examples.updates = held.take, False
+        yield from _catch_up(examples, settings, stop)
+        if stop.is_set():
+            return
+        if held.count < settings.online.min_examples:
+            yield from held.learn(0)
+            examples.save()
+            yield from _refuse(learner.not_enough(held.count))
+            return
+        results: list[events.RetrainResult] = []
+        for event in held.learn(PARTS):
+            if isinstance(event, events.RetrainResult):
+                results.append(event)
+            yield event
+        examples.save()
+        first = results[0]
+        won = next((result for result in results if result.outcome == "promoted"), results[-1])
+        promoted = learner.champion != first.champion["version"]
+        decisive = won if promoted else results[-1]
+        result = replace(
+            decisive,
+            outcome="promoted" if promoted else "rejected",
+            examples=held.count,
+            champion=decisive.champion | {"version": first.champion["version"]},
+            challenger=decisive.challenger | {"version": learner.champion if promoted else None},
+            seconds=time.perf_counter() - began,
+        )
+        requests = Requests(settings.registry.dir)
+        for name in requests.claim():  # others who have asked meanwhile
+            requests.answer(name, asdict(result))
+        yield result
+
+
+def _refuse(result: events.RetrainResult) -> Iterator[events.LearnEvent]:
+    """Tell that there are too few examples, and how many, before the error that says so: scripts read it."""
+    yield result
+    raise NotEnoughData(f"{result.reasons[0]}; stream more, or lower online.min_examples")
+
+
+def _ask(settings: Settings, seat: Seat, stop: threading.Event) -> Iterator[events.LearnEvent]:
+    """Let the learner that is at work learn; ends with its RetrainResult, or without one when `stop` is set."""
+    requests = Requests(settings.registry.dir)
+    name = requests.ask()
+    yield events.Notice("a learner is at work on this registry: it is asked to learn now")
+    try:
+        while not stop.wait(ANSWER_INTERVAL):
+            if (found := requests.fetch(name)) is not None:
+                result = events.RetrainResult(**found)
+                yield from _refuse(result) if result.outcome == "not_enough_data" else [result]
+                return
+            if seat.held or not seat.taken:
+                raise RegistryBusy("the learner that was at work has ended without an answer: try again")
+    finally:
+        requests.withdraw(name)
+
+
+class _Held:
+    """Examples that wait until their number is known; of more than `most` the oldest are taken in at once."""
+
+    def __init__(self, learner: Learner, most: int) -> None:
+        self._learner, self._most = learner, most
+        self._waiting: deque[Matched] = deque()
+        self._ids: set[str] = set(learner.buffer.ids)
+        self._before = learner.fresh
+        self._new = self._size = 0
+
+    @property
+    def count(self) -> int:
+        """Examples since the last update, each id once."""
+        return self._before + self._new
+
+    def take(self, found: Matched) -> Iterator[events.LearnEvent]:
+        """Keep examples."""
+        self._new += len(set(found.ids) - self._ids)
+        self._ids.update(found.ids)
+        self._waiting.append(found)
+        self._size += len(found.ids)
+        while self._size > self._most:
+            oldest = self._waiting.popleft()
+            self._size -= len(oldest.ids)
+            yield from teach(self._learner, oldest, updates=False)
+
+    def learn(self, parts: int) -> Iterator[events.LearnEvent]:
+        """Take in all that wait, with an update after each of so many parts, of none with none."""
+        part = -(-self._size // parts) if parts and self._size else self._size + 1
+        left = part
+        for found in self._waiting:
+            start = 0
+            while start < len(found.ids):
+                now = slice(start, start + left)
+                numbers = None if found.numbers is None else found.numbers[now]
+                some = Matched(found.ids[now], found.pixels[now], found.labels[now], numbers)
+                yield from teach(self._learner, some, updates=False)
+                start, left = start + len(some.ids), left - len(some.ids)
+                if not left:
+                    left = part
+                    yield from self._learner.update("by hand")
+        if parts and (left < part or not self._size):
+            yield from self._learner.update("by hand")
+
+
+def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
+    """Read all that has arrived."""
+    shown, answered = 0.0, time.monotonic()
+    while not examples.source.caught_up and not stop.is_set():
+        yield from examples.read()
+        if examples.source.last_error is None:
+            answered = time.monotonic()
+        elif time.monotonic() - answered > settings.kafka.timeout_s:
+            raise BrokerError(
+                f"{settings.kafka.bootstrap_servers} has stopped answering ({examples.source.last_error}); "
+                "try again when kafka.bootstrap_servers can be reached"
+            )
+        if time.monotonic() - shown >= STATUS_INTERVAL:
+            shown = time.monotonic()
+            yield examples.status()

@@ -1,0 +1,118 @@
+"""A learner at work: what it learns from, what it reads, and the seat that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from cifarctl import data
+from cifarctl.data import Images
+from cifarctl.errors import DataError
+from cifarctl.flows.examples import Examples
+from cifarctl.flows.learner import Learner
+from cifarctl.flows.seat import Seat
+from cifarctl.online.labels import LabelJoin
+from cifarctl.registry import Move, Registry
+from cifarctl.settings import Settings
+from cifarctl.stream import clients, positions
+from cifarctl.stream.predictions import prediction_reader
+from cifarctl.stream.source import Source
+
+
+class Stopped(Exception):
+    """Raised from within an update when the learner is told to stop."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a learner has of the data set: a sample of the training images, and the images that no training reads."""
+
+    reference: Images
+    validation: Images
+    classes: tuple[str, ...]
+    split: str  # hash of the split
+
+    @classmethod
+    def of(cls, settings: Settings) -> Material:
+        """Load it.
+
+        Raises:
+            DataError: the data set is absent, altered or unusable.
+        """
+        dataset = data.load(settings.data)
+        split = data.split(dataset.train.labels, settings.data.split, settings.data.split_seed)
+        generator = torch.Generator().manual_seed(settings.online.seed)
+        chosen = split.train[torch.randperm(len(split.train), generator=generator)[: settings.online.reference_size]]
+        train = dataset.train
+        return cls(train.take(chosen), train.take(split.validation), dataset.classes, split.sha256)
+
+    def check(self, learner: Learner) -> None:
+        """Refuse a learner whose champion was trained on other images.
+
+        Raises:
+            DataError: says what to set.
+        """
+        if learner.classes != self.classes:
+            raise DataError(
+                f"version {learner.champion} knows the classes {', '.join(learner.classes[:3])}, ..., the data set has "
+                f"{', '.join(self.classes[:3])}, ...; set data.source and data.dir as for its training"
+            )
+        if learner.split != self.split:
+            raise DataError(
+                f"version {learner.champion} was trained on another split of the images, so it may have seen "
+                "the validation images; set data.source, data.split and data.split_seed as for its training"
+            )
+
+
+@contextmanager
+def tenure(
+    settings: Settings,
+    material: Material,
+    seat: Seat,
+    on_step: Callable[[], None],
+    *,
+    since_ms: int | None = None,
+    dry: bool = False,
+    canary: bool = False,
+) -> Iterator[Examples]:
+    """A tenure of the seat, which is held."""
+    topics = clients.Topics.of(settings.kafka.topic_prefix)
+    clients.ensure_topics(settings.kafka, [topics.images, topics.labels, topics.dead_letters])
+    learner = Learner(
+        Registry(settings.registry),
+        settings.online,
+        settings.serve.alias,
+        reference=material.reference,
+        validation=material.validation,
+        epoch=seat.take(on_step),
+        afresh=since_ms is not None,
+        canary=canary,
+        on_step=on_step,
+    )
+    material.check(learner)
+    group = f"{settings.kafka.group_id}.learner"
+    gaps: list[str] = []  # to learn from what is left is all that can be done about them
+    wanted = [topics.images, topics.labels]
+    start = None if since_ms is None else positions.since(settings.kafka, wanted, since_ms)
+    with (
+        closing(learner),
+        Source(settings.kafka, wanted, group_id=group, on_gap=gaps.append, start=start) as source,
+        prediction_reader(settings.kafka, since_s=settings.online.label_wait) as answers,
+        # Beside the checkpoints, which is on a disk: folders of temporary files are in memory on many machines.
+        LabelJoin(
+            wait_s=settings.online.label_wait,
+            max_mb=settings.online.label_wait_mb,
+            disk_mb=settings.online.label_wait_disk_mb,
+            folder=learner.folder,
+        ) as join,
+    ):
+        examples = Examples(learner, source, join, answers, gaps, topics, settings, since_ms=since_ms or 0, dry=dry)
+
+        def commit(move: Move) -> None:
+            seat.commit(move, examples.saved, source, on_step)
+
+        learner.decisions.commit = commit
+        yield examples
