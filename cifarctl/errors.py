@@ -10,6 +10,7 @@
     │   └── RegistryBusy             another process holds a lock of the registry
     ├── Superseded               4   another learner has taken over from this one
     ├── BrokerError              5   Kafka cannot be reached or refuses
+    │   └── BrokerAway               nobody answers, which may pass
     ├── QualityGateError         6   a required quality was not met
     ├── NotEnoughData            7   too few labelled examples to learn from
     └── TrainingDiverged         1   the loss is no longer finite
@@ -69,6 +70,10 @@ class BrokerError(CifarctlError):
     """Kafka cannot be reached, refuses, or is not installed."""
 
     exit_code = 5
+
+
+class BrokerAway(BrokerError):
+    """No broker answers at the moment."""
 
 
 class QualityGateError(CifarctlError):

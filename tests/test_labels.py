@@ -20,7 +20,7 @@ from processes import PATIENCE_S, Flow, Site, ids, site, trained, until  # noqa:
 
 from cifarctl import events
 from cifarctl.errors import NotEnoughData
-from cifarctl.flows import learn, retrain
+from cifarctl.flows import examples, learn, retrain
 from cifarctl.flows.late_labels import LateLabels
 from cifarctl.flows.pace import AHEAD_MS, Pace
 from cifarctl.online.join import Join, Place, Store
@@ -669,7 +669,7 @@ def test_a_backlog_that_does_not_fit_into_memory_is_joined_all_the_same(
 
     Nor is it with a disk, on which all images have room, but not the labels.
     """
-    monkeypatch.setattr(learn, "READ", 32)  # a batch of each partition fits in beside what makes it hold back
+    monkeypatch.setattr(examples, "READ", 32)  # a batch of each partition fits in beside what makes it hold back
     count, began_ms = 1500, int(time.time() * 1000) - 10_000
     clients.ensure_topics(site.kafka, [site.topics.images, site.topics.labels])
     pixels = site.stream_images().pixels.numpy()

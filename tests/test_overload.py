@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarctl.flows.budget import SAVED_S, Budget
+from cifarctl.flows.budget import OWED_S, SAVED_S, Budget
 from cifarctl.flows.overload import PATIENCE_S, SAMPLE, SPARSEST, TOLD_S, Overload
 
 ENOUGH = 100
@@ -70,7 +71,7 @@ def test_a_sample_is_a_part_of_the_larger_ones(every: int) -> None:
     assert 0.5 < len(chosen) / (len(IDS) / every) < 1.5
 
 
-@given(st.floats(0.05, 2.0), st.lists(st.floats(0.0, 0.5), min_size=1, max_size=50))
+@given(st.floats(0.05, 2.0), st.lists(st.floats(0.0, OWED_S), min_size=1, max_size=50))
 def test_a_budget_is_kept(share: float, works: list[float]) -> None:
     """Over any time that begins at rest: the share of it, and what could be saved before."""
     now = used = 0.0
@@ -84,6 +85,24 @@ def test_a_budget_is_kept(share: float, works: list[float]) -> None:
         now, used = now + work, used + work
         budget.keep()
         assert used <= share * now + SAVED_S + 1e-6
+
+
+def test_what_was_not_asked_for_in_time_is_forgiven() -> None:
+    """A reader of a stream that has computed for an hour is not put to sleep for hours."""
+    now, slept, used = 0.0, 0.0, 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now, slept
+        now, slept = now + seconds, slept + seconds
+
+    budget = Budget(0.1, clock=lambda: now, used=lambda: used, sleep=sleep)
+    now = used = 3600.0
+    budget.keep()
+    assert 0 < slept <= OWED_S / 0.1 + 1
+
+
+def test_without_a_share_nobody_sleeps() -> None:
+    Budget(None, used=lambda: 1e9, sleep=lambda seconds: pytest.fail(f"slept for {seconds} s")).keep()
 
 
 def test_who_stays_within_the_budget_never_sleeps() -> None:

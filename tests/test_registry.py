@@ -337,10 +337,14 @@ def test_a_decision_on_what_has_moved_since_is_not_carried_out(registry: Registr
 def test_epochs_rise_whatever_becomes_of_their_file(registry: Registry) -> None:
     publish(registry, 2)
     promote(registry, 1)
-    assert [registry.begin_epoch(), registry.begin_epoch(), registry.begin_epoch(after=6)] == [1, 2, 7]
+    for after, epoch in ((0, 1), (0, 2), (6, 7)):
+        assert registry.next_epoch(after) == epoch
+        registry.begin_epoch(epoch)
+    registry.begin_epoch(3)  # over by now
     registry.carry_out(decided(registry, 2, epoch=7))
     (registry.dir / "learner" / "epoch").unlink()
-    assert registry.begin_epoch() == 8
+    assert registry.next_epoch() == 8
+    registry.begin_epoch(8)
     with registry.in_epoch(8):
         pass
     with pytest.raises(Superseded, match="epoch 7 is over, this is epoch 8"), registry.in_epoch(7):
@@ -382,7 +386,7 @@ def test_aliases_have_histories_of_their_own(registry: Registry) -> None:
 def test_an_alias_that_was_taken_away_names_nothing(registry: Registry) -> None:
     publish(registry, 3)
     promote(registry, 1)
-    promote(registry, 2, alias="canary", epoch=5)
+    promote(registry, 2, alias="canary")
     assert remove(registry, "canary")
     assert not remove(registry, "canary")
     assert (registry.alias("canary"), list(registry.aliases())) == (None, ["production"])
@@ -397,20 +401,21 @@ def test_an_alias_that_was_taken_away_names_nothing(registry: Registry) -> None:
 
 def test_an_alias_that_comes_back_begins_anew_but_its_generations_never_come_again(registry: Registry) -> None:
     publish(registry, 3)
-    promote(registry, 1, epoch=5)
+    promote(registry, 2)
+    registry.carry_out(decided(registry, 1, epoch=5))
     remove(registry)
-    with pytest.raises(AliasConflict, match="epoch 4 is over"):
-        promote(registry, 2, epoch=4)
     with pytest.raises(AliasConflict, match="is not set at generation 0, not 1"):
         promote(registry, 2, expected_generation=1)
-    assert promote(registry, 2, expected_generation=0).generation == 3
+    assert promote(registry, 2, expected_generation=0).generation == 4
     with pytest.raises(AliasConflict):
         promote(registry, 3, expected_generation=0)
     with pytest.raises(RegistryError, match="nothing to go back to"):
         rollback(registry)
+    with pytest.raises(AliasConflict, match="epoch 4 is over"):
+        registry.carry_out(decided(registry, 3, epoch=4))
     promote(registry, 3)
     assert rollback(registry).version == 2
-    assert [move.to_version for move in registry.history()] == [1, None, 2, 3, 2]
+    assert [move.to_version for move in registry.history()] == [2, 1, None, 2, 3, 2]
 
 
 @pytest.mark.parametrize("name", ["latest", "v7", "Production", ""])

@@ -122,7 +122,7 @@ def test_one_holds_the_seat_and_the_next_one_gets_it(
     first.close()
     assert second.wait(PATIENCE_S)
     assert second.take(patient) == 2
-    assert log(kafka) == [{"began": 1}, {"began": 2}]
+    assert [entry["began"] for entry in log(kafka)] == [1, 2]
 
 
 @pytest.mark.apache
@@ -181,7 +181,24 @@ def test_offsets_are_committed_with_the_decision_or_not_at_all(
     with pytest.raises(Superseded):
         seat.commit(promotion(registry, epoch), {(topics.images, 0): 3}, stranger, patient)
     assert browse.committed(kafka, topics.images, group) == {0: 2}
-    assert [entry.get("action") for entry in log(kafka)] == [None, "promote"]
+    assert [entry.get("decided", {}).get("action") for entry in log(kafka)] == [None, "promote"]
+
+
+@pytest.mark.apache
+def test_decisions_about_another_registry_are_none_of_ours(
+    registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    other = Registry(RegistrySettings(dir=tmp_path / "other"))
+    for _ in range(2):
+        other.publish(draft(), b"weights")
+    other.promote(1, who="test", why="first")
+    first, second = opened(KafkaSeat(registry, kafka)), opened(KafkaSeat(other, kafka))
+    topics = clients.Topics.of(kafka.topic_prefix)
+    clients.ensure_topics(kafka, [topics.images, topics.learner])
+    source = opened(Source(kafka, [topics.images], group_id=f"{kafka.group_id}.learner"))
+    first.commit(promotion(registry, first.take(patient)), {}, source, patient)
+    assert second.take(patient) == 1
+    assert other.resolve("production") == 1
 
 
 @pytest.mark.apache
@@ -206,7 +223,7 @@ def test_a_learner_that_was_suspended_stands_by_when_it_wakes(site: Site) -> Non
     site.send(400, drift="invert@0-1000000")
     standby.until(lambda: "promoted version" in standby.out)
     active.signal(signal.SIGCONT)
-    active.until(lambda: "it stands by, and goes on" in active.out)
+    active.until(lambda: "once the seat is held" in active.out)
     assert "promoted version" not in active.out
 
     epochs = {move.epoch for move in site.registry.history() if move.who == "learner"}

@@ -128,6 +128,7 @@ STATUS = events.LearnerStatus(
     learning_rate=1e-3,
     drift="calm",
     until_update=321,
+    served=(events.ServedRecord(2, 20, 0.6), events.ServedRecord(3, 480, 0.701)),
 )
 DRIFT = events.DriftDetected(at=5678, detector="adwin", since=64, error_before=0.25, error_after=0.61)
 STARTED = events.RetrainStarted(examples=400, trigger="drift", strategy="replay", learning_rate=4e-3)
@@ -518,7 +519,7 @@ EXPECTED_LINES: list[tuple[AnyView, Any, str]] = [
     (ServeView(), events.LearnerDown("killed", 1, 2.0), "learner down: killed; starts again in 2 s (restart 1)"),
     (ServeView(), events.Waiting("nobody there"), "waiting: nobody there"),
     (ServeView(), events.Notice("look"), "note: look"),
-    (RetrainView(), STATUS, "labelled 1,234  buffer 1,500/2,000  accuracy 71.2 %  next update in 321"),
+    (RetrainView(), STATUS, "accuracy 71.2 %  served: version 3 70.1 % of 480    version 2 60.0 % of 20  next update"),
     (RetrainView(), PROMOTED, "promoted version 8"),
     (ProduceView(), events.ProduceStarted("t.images", 9, None, 0.2, "raw", ""), "to t.images (raw) at 0.2/s, until"),
     (ProduceView(), events.ProduceStarted("t.images", 9, 50, 0, "raw", ""), "at full speed, 50 messages"),

@@ -21,22 +21,28 @@ class CanaryAlias:
     `serve` lets that version answer a share of the stream. No decision depends on any of this.
     """
 
-    def __init__(self, registry: Registry, alias: str, *, wanted: bool) -> None:
-        """For what is on trial against the version that `alias` names; only where it is `wanted` one is shown."""
-        self._registry, self._alias, self.wanted = registry, canary_of(alias), wanted
+    def __init__(self, registry: Registry, alias: str, *, wanted: bool, epoch: int | None) -> None:
+        """For what is on trial against the version that `alias` names; only where it is `wanted` one is shown.
+
+        `epoch` is the learner's: what one of a newer epoch shows is left alone.
+        """
+        self._registry, self._alias, self.wanted, self._epoch = registry, canary_of(alias), wanted, epoch
         self._newest: int | None = None  # that has ever been shown
-        self._generation: int | None = None  # of the alias, as long as it names that one
+        self._shown = False  # whether the alias names it
 
     def take_over(self, model: nn.Module | None, champion: int) -> None:
         """What another learner has left: it stays where `version_of` knows it, and is withdrawn otherwise."""
         alias = self._registry.alias(self._alias)
+        moves = self._registry.history(self._alias)
         if self.wanted:
-            named = [move.to_version for move in self._registry.history(self._alias)]
-            self._newest = next((version for version in reversed(named) if version is not None), None)
-        if alias is not None:
-            self._generation = alias.generation
-            if model is None or self.version_of(model, champion) != alias.version:
-                self.withdraw("left by a learner that was killed")
+            self._newest = next((move.to_version for move in reversed(moves) if move.to_version is not None), None)
+        if alias is None or moves[-1].who != WHO:  # somebody's own
+            return
+        self._shown = True
+        if model is None or self.version_of(model, champion) != alias.version:
+            self.withdraw("left by a learner that was killed")
+        else:
+            self.show(alias.version, "taken over from a learner that was killed")
 
     def version_of(self, model: nn.Module, champion: int) -> int | None:
         """The version shown last if it is this very model, on trial against `champion`, so need not be published again.
@@ -54,12 +60,13 @@ class CanaryAlias:
 
     def show(self, version: int, why: str) -> None:
         """Let `serve` have that version answer its share, instead of the one before."""
-        moved = self._registry.promote(version, alias=self._alias, who=WHO, why=why)
-        self._newest, self._generation = version, moved.generation
+        with suppress(AliasConflict):
+            self._registry.promote(version, alias=self._alias, who=WHO, why=why, epoch=self._epoch)
+            self._newest, self._shown = version, True
 
     def withdraw(self, why: str) -> None:
         """Let nobody be answered by it any more; what another learner shows by now is left alone."""
-        if self._generation is not None:
+        if self._shown:
             with suppress(AliasConflict):
-                self._registry.remove_alias(self._alias, who=WHO, why=why, expected_generation=self._generation)
-            self._generation = None
+                self._registry.remove_alias(self._alias, who=WHO, why=why, epoch=self._epoch)
+            self._shown = False

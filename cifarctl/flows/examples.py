@@ -70,6 +70,7 @@ class Examples:
         self._join.settle(known, repeat(None, len(known)))
         self._served = Served(settings.online.label_wait)
         self._overload = Overload(settings.online.update_every)
+        self._overload.rare = learner.behind
         self._pace = Pace()
         self._positions: dict[Partition, int] = {}  # the next offset to read
         #: What the last checkpoint holds, as committed.
@@ -173,8 +174,8 @@ class Examples:
             self._letters.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
         self._bad_labels += len(letters)
         self._served.labels(zip(batch.ids, batch.labels.tolist(), strict=True))
-        if not all(map(self._overload.takes, batch.ids)):
-            batch = batch.only(self._overload.takes)
+        if self._overload.every > 1:
+            batch = batch.only(lambda image_id: self._overload.takes(image_id) or self._join.waits(image_id))
         yield from self.teach(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)))
 
     def _too_late_ms(self) -> int | None:

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from cifarctl import events
-from cifarctl.errors import CifarctlError, RegistryError, Superseded
+from cifarctl.errors import BrokerAway, CifarctlError, RegistryError, Superseded
 from cifarctl.flows.budget import Budget
 from cifarctl.flows.learner import Learner
 from cifarctl.flows.seat import Seat, open_seat
@@ -23,6 +23,7 @@ from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
 
 WAIT = 0.2  # seconds to wait for the seat
+PAUSE = 1.0  # seconds before another attempt
 JOINING = 5.0  # seconds until it is clear that another learner has the seat
 SAVE_INTERVAL = 5.0  # seconds between checkpoints while examples arrive
 STATUS_INTERVAL = 0.5  # seconds between two LearnerStatus events, which are also the heartbeat
@@ -37,8 +38,8 @@ def follow(
         BrokerError, RegistryError, DataError: what the learner needs is not there.
     """
     material = Material.of(settings)
+    budget = Budget(settings.online.cpu_budget)
     with open_seat(settings) as seat:
-        budget = Budget(settings.online.cpu_budget) if settings.online.cpu_budget else None
 
         def look() -> None:
             on_step()
@@ -48,34 +49,46 @@ def follow(
 
         def step() -> None:
             look()
-            if budget is not None:
-                budget.keep(look)
+            budget.keep(look)
 
-        began, told = time.monotonic(), False
+        began, told, worked = time.monotonic(), False, False
         while not stop.is_set():
             on_step()
-            if not seat.wait(WAIT):
-                if not told and time.monotonic() - began >= JOINING:
+            try:
+                if seat.wait(WAIT):
+                    worked = True
+                    yield from _work(settings, material, seat, budget, stop, look, step)
+                elif not told and time.monotonic() - began >= JOINING:
                     told = True
                     if seat.trouble is not None:
                         yield events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer ({seat.trouble})")
                     else:
                         yield events.Notice("another learner is at work: this one stands by")
-                continue
-            try:
-                yield from _work(settings, material, seat, stop, step)
             except Stopped:  # in the middle of an update: it is made again from the last checkpoint
                 return
             except Superseded as reason:
-                yield events.Notice(f"{reason}: it stands by, and goes on from the last checkpoint")
+                yield events.Notice(f"{reason}: from the last checkpoint again, once the seat is held")
                 began, told = time.monotonic(), False
+                stop.wait(PAUSE)
+            except BrokerAway as error:
+                if not worked:  # there may be no broker at all
+                    raise
+                yield events.Waiting(str(error))
+                stop.wait(PAUSE)
 
 
 def _work(
-    settings: Settings, material: Material, seat: Seat, stop: threading.Event, step: Callable[[], None]
+    settings: Settings,
+    material: Material,
+    seat: Seat,
+    budget: Budget,
+    stop: threading.Event,
+    look: Callable[[], None],
+    step: Callable[[], None],
 ) -> Iterator[events.LearnEvent]:
-    """Learn as long as the seat is held and `stop` is not set."""
-    with tenure(settings, material, seat, step, canary=settings.serve.canary > 0) as examples:
+    """Learn as long as the seat is held and `stop` is not set; `look` is called while it waits, `step` as it learns."""
+    canary = settings.serve.canary > 0
+    with tenure(settings, material, seat, on_wait=look, on_step=step, canary=canary) as examples:
         learner, source = examples.learner, examples.source
         yield learner.started()
         yield examples.status()
@@ -85,6 +98,8 @@ def _work(
         while not stop.is_set():
             updates = learner.updates
             yield from examples.read()
+            with suppress(Stopped):  # what has been read is saved below
+                budget.keep(look)
             _require(seat)
             yield from learner.follow_alias()
             yield from _answer(requests, learner)
@@ -113,7 +128,7 @@ def _require(seat: Seat) -> None:
 def _answer(requests: Requests, learner: Learner) -> Iterator[events.LearnEvent]:
     """Learn now, once for all who have asked for it."""
     try:
-        names = requests.claim()
+        names = requests.waiting()
         if not names:
             return
         result = learner.not_enough(learner.fresh)
@@ -146,29 +161,32 @@ def run_process(settings: Settings, pipe: Connection) -> None:
 
     threading.Thread(target=follow_parent, daemon=True).start()
     beat = time.monotonic()
+    writing = threading.Lock()
+
+    def say(event: events.LearnEvent | None) -> None:
+        with writing:
+            pipe.send(event)
 
     def heartbeat() -> None:
         nonlocal beat
         if time.monotonic() - beat >= STATUS_INTERVAL:
             beat = time.monotonic()
-            pipe.send(None)
+            say(None)
 
     working = threading.Event()
 
     def say_starting() -> None:  # loading images may take minutes, and is no hanging
         with suppress(OSError):
             while not working.wait(STATUS_INTERVAL):
-                pipe.send(None)
+                say(None)
 
     starting = threading.Thread(target=say_starting, daemon=True)
     starting.start()
     code, last_words = 0, None
     try:
         for event in follow(settings, stop, heartbeat):
-            if not working.is_set():  # two threads must not write into the pipe at once
-                working.set()
-                starting.join()
-            pipe.send(event)
+            working.set()
+            say(event)
     except OSError:
         pass  # the parent has gone
     except CifarctlError as error:
@@ -179,6 +197,6 @@ def run_process(settings: Settings, pipe: Connection) -> None:
     starting.join()
     with suppress(OSError):
         if last_words:
-            pipe.send(events.Notice(f"learner: {last_words}"))
+            say(events.Notice(f"learner: {last_words}"))
         pipe.close()
     raise SystemExit(code)

@@ -106,7 +106,7 @@ class Learner:
         judging = min(len(validation), settings.validation_size)
         self._validation = validation.take(torch.arange(judging))
         self._apart = validation.take(torch.arange(judging, min(len(validation), judging + APART)))
-        self._canary = CanaryAlias(registry, alias, wanted=canary)
+        self._canary = CanaryAlias(registry, alias, wanted=canary, epoch=epoch)
         self._on_step, self._clock = on_step, clock
         self._begin = strategy(settings.strategy)
         self._generator = torch.Generator().manual_seed(settings.seed)
@@ -705,10 +705,9 @@ class Learner:
             "reading": dict(reading or {}),
             "behind": self.behind,
         }
-        with nullcontext() if self._epoch is None else self.registry.in_epoch(self._epoch):
-            checkpoint.save(
-                self.folder / CHECKPOINT, tensors, {"of": self._identity(), "buffer": state, "learner": own}
-            )
+        state = {"of": self._identity(), "buffer": state, "learner": own}
+        allowed = nullcontext() if self._epoch is None else self.registry.in_epoch(self._epoch)
+        checkpoint.save(self.folder / CHECKPOINT, tensors, state, allowed)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on with the learner that takes it over."""

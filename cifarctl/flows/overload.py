@@ -17,7 +17,7 @@ class Overload:
     """Goes by the lag: messages that have not been read.
 
     A lag that is large but shrinks is only a backlog. A sample is chosen by id, so that images and their late labels
-    agree in it, and each is a part of the larger ones.
+    agree in it, and each is a part of the larger ones; the label of an image that waits for it is always wanted.
     """
 
     def __init__(self, enough: int) -> None:

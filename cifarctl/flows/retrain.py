@@ -25,6 +25,7 @@ from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
 
 ANSWER_INTERVAL = 0.2  # seconds between two looks for an answer
+JOIN_S = 30.0  # for a seat that nobody else is after; a broker's first group takes a while
 PARTS = 4  # of the examples that `retrain` learns from by hand
 
 
@@ -76,7 +77,7 @@ def once(
     began = time.perf_counter()
     with ExitStack() as stack:
         seat = RegistrySeat(Registry(settings.registry)) if dry else stack.enter_context(open_seat(settings))
-        if seat.taken or not seat.wait(settings.kafka.timeout_s):
+        if seat.taken or not seat.wait(JOIN_S):
             if since_ms is not None:
                 raise RegistryBusy(
                     f"a learner works on {settings.registry.dir} and goes on from what it has learned: stop it first, "
@@ -86,7 +87,9 @@ def once(
             return
         stack.enter_context(suppress(Stopped))
         material = Material.of(settings)
-        examples = stack.enter_context(tenure(settings, material, seat, step, since_ms=since_ms, dry=dry))
+        examples = stack.enter_context(
+            tenure(settings, material, seat, on_wait=step, on_step=step, since_ms=since_ms, dry=dry)
+        )
         learner = examples.learner
         yield learner.started()
         held = _Held(learner, settings.online.buffer_size)
@@ -118,7 +121,7 @@ def once(
             seconds=time.perf_counter() - began,
         )
         requests = Requests(settings.registry.dir)
-        for name in requests.claim():  # others who have asked meanwhile
+        for name in requests.waiting():  # others who have asked meanwhile
             requests.answer(name, asdict(result))
         yield result
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from cifarctl.errors import AliasConflict, RegistryError
+from cifarctl.errors import AliasConflict, VersionNotFound
 from cifarctl.registry import Move, Registry
 from cifarctl.registry.files import make_directory, os_errors
 from cifarctl.settings import KafkaSettings, Settings
@@ -97,7 +96,9 @@ class RegistrySeat:
 
     def take(self, on_wait: Callable[[], None]) -> int:  # noqa: ARG002
         """See Seat."""
-        return self._registry.begin_epoch()
+        epoch = self._registry.next_epoch()
+        self._registry.begin_epoch(epoch)
+        return epoch
 
     def commit(self, move: Move, offsets: Mapping[Partition, int], source: Source, on_wait: Callable[[], None]) -> None:
         """See Seat; there is nobody else who could decide."""
@@ -135,21 +136,42 @@ class KafkaSeat:
 
     def take(self, on_wait: Callable[[], None]) -> int:
         """See Seat; carries out what the one before has decided last."""
-        log = self._seat.take(on_wait)
-        if log and (last := _move(log[-1])) is not None:
-            with suppress(AliasConflict, RegistryError):  # somebody has moved the alias since, or removed the version
+        own = [entry for value in self._seat.take(on_wait) if (entry := self._read(value)) is not None]
+        if own and isinstance(last := own[-1], Move):
+            with suppress(AliasConflict, VersionNotFound):  # somebody has moved the alias since, or removed the version
                 self._registry.carry_out(last)
-        epoch = self._registry.begin_epoch(after=max((_epoch(value) for value in log[-1:]), default=0))
-        self._seat.commit(json.dumps({"began": epoch}).encode(), on_wait)
+        epoch = self._registry.next_epoch(after=max(map(_epoch, own), default=0))
+        self._write({"began": epoch}, on_wait)  # only who can do that has the seat
+        self._registry.begin_epoch(epoch)
         return epoch
 
     def commit(self, move: Move, offsets: Mapping[Partition, int], source: Source, on_wait: Callable[[], None]) -> None:
         """See Seat."""
-        self._seat.commit(move.model_dump_json().encode(), on_wait, offsets, source)
+        self._write({"decided": move.model_dump(mode="json")}, on_wait, offsets, source)
 
     def close(self) -> None:
         """Leave the seat to the next one."""
         self._seat.close()
+
+    def _write(
+        self,
+        entry: dict[str, Any],
+        on_wait: Callable[[], None],
+        offsets: Mapping[Partition, int] | None = None,
+        source: Source | None = None,
+    ) -> None:
+        content = {"registry": self._registry.identity()} | entry
+        self._seat.commit(json.dumps(content).encode(), on_wait, offsets, source)
+
+    def _read(self, value: bytes) -> Move | int | None:
+        """A decision, or the epoch of a tenure that began; None of anything else and of other registries."""
+        try:
+            entry = json.loads(value)
+            if entry["registry"] != self._registry.identity():
+                return None
+            return int(entry["began"]) if "began" in entry else Move.model_validate(entry["decided"])
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 @contextmanager
@@ -168,18 +190,5 @@ def open_seat(settings: Settings) -> Iterator[Seat]:
         found.close()
 
 
-def _move(value: bytes) -> Move | None:
-    try:
-        return Move.model_validate_json(value)
-    except ValidationError:
-        return None
-
-
-def _epoch(value: bytes) -> int:
-    """The epoch of a decision or of the beginning of a tenure; 0 of anything else."""
-    if (move := _move(value)) is not None:
-        return move.epoch or 0
-    try:
-        return int(json.loads(value)["began"])
-    except (ValueError, KeyError, TypeError):
-        return 0
+def _epoch(entry: Move | int) -> int:
+    return entry if isinstance(entry, int) else entry.epoch or 0

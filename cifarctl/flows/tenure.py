@@ -72,8 +72,9 @@ def tenure(
     settings: Settings,
     material: Material,
     seat: Seat,
-    on_step: Callable[[], None],
     *,
+    on_wait: Callable[[], None],
+    on_step: Callable[[], None],
     since_ms: int | None = None,
     dry: bool = False,
     canary: bool = False,
@@ -87,7 +88,7 @@ def tenure(
         settings.serve.alias,
         reference=material.reference,
         validation=material.validation,
-        epoch=seat.take(on_step),
+        epoch=seat.take(on_wait),
         afresh=since_ms is not None,
         canary=canary,
         on_step=on_step,
@@ -112,7 +113,7 @@ def tenure(
         examples = Examples(learner, source, join, answers, gaps, topics, settings, since_ms=since_ms or 0, dry=dry)
 
         def commit(move: Move) -> None:
-            seat.commit(move, examples.saved, source, on_step)
+            seat.commit(move, examples.saved, source, on_wait)
 
         learner.decisions.commit = commit
         yield examples

@@ -109,6 +109,10 @@ class LabelJoin:
         """Which number each image that waits came with, by id, oldest first; of the newest `most`."""
         return self._images.numbers(most)
 
+    def waits(self, image_id: str) -> bool:
+        """Whether that image waits for its label."""
+        return image_id in self._images
+
     def add_images(
         self, ids: Sequence[str], pixels: NDArray[np.uint8], numbers: Sequence[int], places: Iterable[Place | None]
     ) -> Matched:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,20 @@ from cifarctl.registry.files import os_errors, replace_file
 _STATE = "state"
 
 
-def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Replace `path` by these tensors and this JSON-able state, all or nothing.
+def save(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+    allowed: AbstractContextManager[object] | None = None,
+) -> None:
+    """Replace `path` by these tensors and this JSON-able state, all or nothing; within `allowed`, if that lets it.
 
     Raises:
         RegistryError: the file cannot be written.
     """
     # Cloned because safetensors refuses tensors that share memory.
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    replace_file(path, safetensors.save(own, metadata={_STATE: json.dumps(state)}))
+    replace_file(path, safetensors.save(own, metadata={_STATE: json.dumps(state)}), allowed)
 
 
 def discard(path: Path) -> None:

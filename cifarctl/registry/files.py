@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from cifarctl.errors import RegistryError
@@ -77,8 +77,10 @@ def write_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[object] | None = None) -> None:
     """Put `content` at `path` atomically and durably, with the folders above it.
+
+    The rename alone happens within `allowed`: what takes long does not keep others from what that guards.
 
     Raises:
         RegistryError: it cannot be written; what was at `path` is still there.
@@ -88,7 +90,8 @@ def replace_file(path: Path, content: bytes) -> None:
     with os_errors(path):
         try:
             write_file(temporary, content)
-            temporary.replace(path)
+            with allowed or nullcontext():
+                temporary.replace(path)
         finally:
             with suppress(OSError):  # the failure that led here is the one to tell
                 temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from cifarctl.registry.files import make_directory, os_errors, replace_file, tok
 
 ASKED = ".asked"
 ANSWERED = ".json"
-KEPT_S = 3600.0  # seconds after which a request that nobody has claimed goes, and an answer that nobody has fetched
+KEPT_S = 3600.0  # seconds after which a request that nobody has answered goes, and an answer that nobody has fetched
 
 
 class Requests:
@@ -38,8 +38,8 @@ class Requests:
             for end in (ASKED, ANSWERED):
                 (self._folder / (name + end)).unlink(missing_ok=True)
 
-    def claim(self) -> list[str]:
-        """Names of the requests that wait, which nobody else gets then; what is older than an hour goes.
+    def waiting(self) -> list[str]:
+        """Names of the requests that wait, until they are answered; what is older than an hour goes.
 
         Raises:
             RegistryError: the folder cannot be read or written.
@@ -48,20 +48,21 @@ class Requests:
         with os_errors(self._folder):
             for path in sorted(self._folder.glob("retrain-*")):
                 with suppress(FileNotFoundError):  # fetched or withdrawn just now
-                    old = time.time() - path.stat().st_mtime > KEPT_S
-                    if old or path.name.endswith(ASKED):
+                    if time.time() - path.stat().st_mtime > KEPT_S:
                         path.unlink()
-                    if not old and path.name.endswith(ASKED):
+                    elif path.name.endswith(ASKED):
                         names.append(path.name.removesuffix(ASKED))
         return names
 
     def answer(self, name: str, result: dict[str, Any]) -> None:
-        """Answer a request that was claimed by a JSON-able result.
+        """Answer a request by a JSON-able result; it does not wait any more.
 
         Raises:
             RegistryError: the folder cannot be written.
         """
         replace_file(self._folder / (name + ANSWERED), json.dumps(result).encode())
+        with os_errors(self._folder):
+            (self._folder / (name + ASKED)).unlink(missing_ok=True)
 
     def fetch(self, name: str) -> dict[str, Any] | None:
         """The answer to a request, once; None as long as there is none."""

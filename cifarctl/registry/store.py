@@ -65,7 +65,7 @@ PLOTS = "plots"
 LATEST = "latest"
 VALIDATION = "validation"
 LEARNER = "learner"
-EPOCH = "epoch"
+EPOCH, IDENTITY = "epoch", "registry-id"
 
 _FOLDER = re.compile(r"[0-9]{6,18}")
 _TOMBSTONE = re.compile(r"([0-9]{6,18})\.deleted")
@@ -231,8 +231,9 @@ class Registry:
         who: str,
         why: str,
         expected_generation: int | None = None,
+        epoch: int | None = None,
     ) -> Alias:
-        """Point an alias at a version; one that is there already stays as it is.
+        """Point an alias at a version; one that is there already, with no newer epoch, stays as it is.
 
         Args:
             version: number, or anything that `resolve` takes.
@@ -240,18 +241,19 @@ class Registry:
             who: who moves it, for the history.
             why: the reason, for the history.
             expected_generation: the generation that the decision was based on; 0 = the alias did not exist.
+            epoch: of the learner that does it; an alias never takes one older than it has.
 
         Raises:
             VersionNotFound: there is no such version.
-            AliasConflict: the alias has another generation.
+            AliasConflict: the alias has another generation, or a newer epoch.
         """
         check_alias_name(alias)
         with self._lock():
             target = self.resolve(version)
-            current = self._expect(alias, expected_generation)
-            if isinstance(current, Alias) and current.version == target:
+            current = self._expect(alias, expected_generation, epoch)
+            if isinstance(current, Alias) and current.version == target and epoch in {None, current.epoch}:
                 return current
-            return self._point("promote", alias, current, target, who, why)
+            return self._point("promote", alias, current, target, who, why, epoch)
 
     def rollback(self, *, alias: str = "production", who: str, why: str) -> Alias:
         """Point an alias one step back through what it pointed at; again, one step further.
@@ -272,18 +274,18 @@ class Registry:
                 )
             return self._point("rollback", alias, current, target, who, why)
 
-    def remove_alias(self, alias: str, *, who: str, why: str, expected_generation: int | None = None) -> bool:
+    def remove_alias(self, alias: str, *, who: str, why: str, epoch: int | None = None) -> bool:
         """Take an alias away, so that it names nothing; whether there was one. Its history stays.
 
         Raises:
-            AliasConflict: the alias has another generation.
+            AliasConflict: the alias has a newer epoch.
         """
         check_alias_name(alias)
         with self._lock():
-            current = self._expect(alias, expected_generation)
+            current = self._expect(alias, None, epoch)
             if isinstance(current, Alias):
-                mark = Mark(version=None, **self._next(alias, current, None))
-                self._move("remove", current, mark, who, why)
+                mark = Mark(version=None, **self._next(alias, current, epoch))
+                self._move("remove", current, mark, who, why, epoch)
         return isinstance(current, Alias)
 
     def carry_out(self, move: Move) -> Alias:
@@ -311,13 +313,24 @@ class Registry:
             version = self.resolve(move.to_version)
             return self._point(move.action, move.alias, current, version, move.who, move.why, move.epoch, move.at)
 
-    def begin_epoch(self, after: int = 0) -> int:
-        """A number above `after` and above that of every learner before: that of the learner that begins now."""
+    def next_epoch(self, after: int = 0) -> int:
+        """A number above `after` and above that of every learner so far."""
+        return max(after, self._epoch(), *(found.epoch or 0 for found in self.aliases().values()), 0) + 1
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let nothing count any more that a learner of an older epoch writes."""
         with self._lock():
-            epoch = max(after, self._epoch(), *(found.epoch or 0 for found in self.aliases().values()), 0) + 1
-            make_directory(self.dir / LEARNER)
-            replace_file(self.dir / LEARNER / EPOCH, b"%d\n" % epoch)
-            return epoch
+            if epoch > self._epoch():
+                replace_file(self.dir / LEARNER / EPOCH, b"%d\n" % epoch)
+
+    def identity(self) -> str:
+        """A name that this registry has kept since it was first asked for."""
+        path = self.dir / LEARNER / IDENTITY
+        with self._lock():
+            if not path.exists():
+                replace_file(path, token("registry-").encode())
+            with os_errors(path):
+                return path.read_text()
 
     @contextmanager
     def in_epoch(self, epoch: int) -> Iterator[None]:

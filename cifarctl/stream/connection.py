@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaError, KafkaException
 from pydantic import SecretStr
 
-from cifarctl.errors import BrokerError, SettingsError
+from cifarctl.errors import BrokerAway, BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
 
 T = TypeVar("T")
@@ -341,7 +341,8 @@ def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError) -> Bro
         cause = f"{address} answers {error.name()} ({words})"
         remedy = REMEDIES.get(code, "`cifarctl doctor` checks broker and topics")
     remedy = remedy.format_map(dict(settings)) if code in REMEDIES else remedy
-    return BrokerError(" ".join(f"{doing}: {cause}; {remedy}".split()))
+    kind = BrokerAway if code in UNREACHABLE else BrokerError
+    return kind(" ".join(f"{doing}: {cause}; {remedy}".split()))
 
 
 def _words(error: KafkaError) -> str:

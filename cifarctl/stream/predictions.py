@@ -118,6 +118,9 @@ def decode_prediction(value: bytes | None) -> Prediction:
         produced_at=None if produced is None else _field(body, "produced_at", int),
         predicted_at=_field(body, "predicted_at", int),
     )
+    for name in ("label_predicted", "model_version"):
+        if not 0 <= getattr(prediction, name) < 2**31:
+            raise ValueError(f"prediction.{name} is {getattr(prediction, name)}")
     if not 0 <= prediction.confidence <= 1:
         raise ValueError(f"prediction.confidence is {prediction.confidence}, not 0 to 1")
     return prediction

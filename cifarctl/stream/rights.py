@@ -82,7 +82,7 @@ def _needed(settings: KafkaSettings) -> _Needed:
             names.dead_letters: ("Write",),
             names.learner: ("Read", "Write"),
         },
-        groups=(settings.group_id, f"{settings.group_id}.learner", f"{settings.group_id}.active-learner"),
+        groups=(settings.group_id, f"{settings.group_id}.learner", f"{settings.topic_prefix}.active-learner"),
     )
 
 

@@ -6,6 +6,7 @@ Kafka fences transactions (KIP-98): under one transactional id, which whoever ta
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,12 +22,12 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import browse, clients, connection, limited
 from cifarctl.stream.records import Partition
 from cifarctl.stream.sender import Sender
+from cifarctl.stream.sink import HOPELESS, OPEN_TIMEOUT_S
 from cifarctl.stream.source import OVERTIME_S, Source
 
 READ = 1000  # most records at once, of a log that is read for the membership only
 WAIT_S = 0.2
 ABORT_S = 2.0
-REFUSED = connection.UNAUTHENTICATED | connection.FORBIDDEN | {KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
 
 
 class Seat:
@@ -40,7 +41,8 @@ class Seat:
         """Nothing is joined before the first `wait`."""
         self._settings = settings
         self._topic = clients.Topics.of(settings.topic_prefix).learner
-        self._group = f"{settings.group_id}.active-learner"
+        self._group = f"{settings.topic_prefix}.active-learner"  # as the topic: one seat, whatever group reads images
+        self._admin: AdminClient | None = None
         self._held, self._closing = threading.Event(), threading.Event()
         self._failure: CifarctlError | None = None
         #: What keeps the broker from answering, None while all is well.
@@ -56,12 +58,12 @@ class Seat:
             BrokerError: no answer, or no permission to ask.
         """
         with connection.broker_errors(self._settings, f"cannot describe the group {self._group}"):
-            admin: AdminClient = connection.create(AdminClient, self._settings, {}, None)
+            if self._admin is None:
+                self._admin = connection.create(AdminClient, self._settings, {}, None)
+            describe = self._admin.describe_consumer_groups
 
             def ask() -> bool:
-                (answer,) = admin.describe_consumer_groups(
-                    [self._group], request_timeout=self._settings.timeout_s
-                ).values()
+                (answer,) = describe([self._group], request_timeout=self._settings.timeout_s).values()
                 return bool(answer.result().members)
 
             try:
@@ -98,15 +100,14 @@ class Seat:
         `on_wait` is called while the broker does not answer, and may raise.
 
         Raises:
-            BrokerError: the broker refuses.
+            BrokerError: the broker refuses, or opens no transaction within half a minute.
             Superseded: somebody else has taken the seat meanwhile.
         """
         self._drop()
-        self._sender = Sender(
-            self._settings, transactional_id=f"{self._settings.group_id}.learner", options={"linger.ms": 0}
-        )
+        self._sender = Sender(self._settings, transactional_id=self._topic, options={"linger.ms": 0})
         with self._undone():
-            self._repeat(partial(self._sender.producer.init_transactions, self._settings.timeout_s), on_wait)
+            begin = partial(self._sender.producer.init_transactions, self._settings.timeout_s)
+            self._repeat(begin, on_wait, patience_s=OPEN_TIMEOUT_S)
         return [record.value for record in browse.read(self._settings, self._topic) if record.value is not None]
 
     def commit(
@@ -153,8 +154,9 @@ class Seat:
             self._failure = error
             self._held.clear()
 
-    def _repeat(self, call: Callable[[], object], on_wait: Callable[[], None]) -> None:
-        """Make a call again as long as it fails for reasons that pass."""
+    def _repeat(self, call: Callable[[], object], on_wait: Callable[[], None], patience_s: float = math.inf) -> None:
+        """Make a call again as long as it fails for reasons that pass, and `patience_s` lasts."""
+        deadline = time.monotonic() + patience_s
         while True:
             try:
                 limited.begin(call).result(self._settings.timeout_s + OVERTIME_S)
@@ -164,6 +166,9 @@ class Seat:
                 passing = reason.retriable() or reason.code() in connection.TRANSIENT
                 if reason.fatal() or reason.txn_requires_abort() or not passing:
                     raise
+                if time.monotonic() >= deadline:
+                    doing = f"no transaction within {patience_s:g} s"
+                    raise connection.explain(self._settings, doing, reason) from None
             on_wait()
             time.sleep(connection.RETRY_S)
 
@@ -175,7 +180,7 @@ class Seat:
         except KafkaException as error:
             reason = error.args[0]
             self._drop()
-            if reason.code() in REFUSED:
+            if reason.code() in HOPELESS:
                 raise connection.explain(self._settings, f"cannot write to {self._topic}", reason) from None
             raise Superseded(f"decisions of this learner do not count any more: {reason.str()}") from None
         except FutureTimeout:

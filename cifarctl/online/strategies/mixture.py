@@ -43,7 +43,8 @@ REFERENCE_IMAGES = 1000  # for statistics
 HELPS = 0.1  # nats a label that a change of colours must help before it is believed
 MEMORY = 0.9965  # of class frequencies and renamings, a label: half of it is left after 200
 PRIOR_WEIGHT = 10.0  # labels of each class that are imagined beforehand
-RENAMING_WEIGHT = 20.0
+RENAMING_WEIGHT = 5.0  # labels of each class that are imagined to go by its own name
+RENAMING_DOUBT = 1.0  # and those that go by any name
 FEWEST = 50  # images below which they have no statistics, and no share of them is right
 SURE = 2.0  # errors of an estimate by which a change of colours must do better to be believed without labels
 KINDS = ("plain", "prior", "renamed")
@@ -94,7 +95,8 @@ class _Pool:
             said = self._mixture(names).plain(self._normalised(images.pixels))
         for place, label in enumerate(images.labels.tolist()):
             plain = said[:, place]  # (members, classes)
-            given = kinds(plain, self._prior(), self._renaming())[:, :, label].tolist()
+            renaming = self._renaming()
+            given = kinds(plain, self._prior(), renaming)[:, :, label].tolist()
             self._weights.update(
                 {
                     f"{kind} {name}": probability
@@ -107,7 +109,7 @@ class _Pool:
             self._labels *= MEMORY
             self._labels[label] += 1
             self._renamed *= MEMORY
-            self._renamed[:, label] += answer
+            self._renamed[:, label] += answer * renaming[:, label] / (answer @ renaming[:, label])
             for name, member in self._members.items():
                 member.heard += self._heard(name)
 
@@ -116,6 +118,7 @@ class _Pool:
         self._proposals += 1
         if lesson.drifted:
             self._keep()
+            self._renamed.zero_()  # names are as likely to have changed as anything else
         base = self._members["base"].model
         reference = self._normalised(sample(lesson.reference, REFERENCE_IMAGES, lesson.generator).pixels)
         window = self._normalised(lesson.arrived)
@@ -302,8 +305,12 @@ class _Pool:
         return counted * len(counted) / counted.sum()
 
     def _renaming(self) -> torch.Tensor:
-        """Which label (columns) each class (rows) goes by, (classes, classes)."""
-        counted = self._renamed + RENAMING_WEIGHT * torch.eye(len(self._labels))
+        """Which label (columns) each class (rows) goes by, (classes, classes).
+
+        Confusions of an observer (Dawid and Skene 1979), by online expectation-maximisation (Cappé and Moulines 2009).
+        """
+        classes = len(self._labels)
+        counted = self._renamed + RENAMING_WEIGHT * torch.eye(classes) + RENAMING_DOUBT / classes
         return counted / counted.sum(dim=1, keepdim=True)
 
 
