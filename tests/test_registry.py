@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, Superseded, VersionNotFound
 from cifarctl.registry import Alias, Move, Registry
 from cifarctl.registry.history import Action
+from cifarctl.registry.requests import Requests
 from cifarctl.settings import RegistrySettings
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -791,3 +792,18 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 TestLife = Life.TestCase
+
+
+def test_a_request_waits_until_it_is_answered_whoever_looks(tmp_path: Path) -> None:
+    """A learner that dies over it leaves it to the next one."""
+    requests = Requests(tmp_path)
+    first, second = requests.ask(), requests.ask()
+    assert sorted(requests.waiting()) == sorted(Requests(tmp_path).waiting()) == sorted([first, second])
+    assert requests.fetch(first) is None
+    requests.answer(first, {"outcome": "promoted"})
+    assert requests.waiting() == [second]
+    assert requests.fetch(first) == {"outcome": "promoted"}
+    assert requests.fetch(first) is None
+    requests.withdraw(second)
+    assert requests.waiting() == []
+    assert list((tmp_path / "learner" / "requests").iterdir()) == []
