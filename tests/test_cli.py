@@ -557,12 +557,13 @@ def test_the_document_of_eval(home: Home, tmp_path: Path) -> None:
         (events.ProduceResult, "sent failed seconds messages_per_second labels_sent labels_failed"),
         (
             events.ServeResult,
-            "predicted dead_lettered labelled accuracy seconds messages_per_second latency_ms model_versions swaps",
+            "predicted dead_lettered labelled accuracy seconds messages_per_second latency_ms model_versions swaps "
+            "by_version",
         ),
         (
             events.OnlineServeResult,
             "predicted dead_lettered labelled accuracy seconds messages_per_second latency_ms model_versions swaps "
-            "buffer retrains promotions rollbacks",
+            "by_version buffer retrains promotions rollbacks",
         ),
         (events.RetrainResult, "outcome examples champion challenger reasons seconds"),
         (events.EvaluateResult, "version accuracy loss ece per_class confusion"),
