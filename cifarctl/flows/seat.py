@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
@@ -153,6 +154,10 @@ class KafkaSeat:
         """Leave the seat to the next one."""
         self._seat.close()
 
+    @cached_property
+    def _name(self) -> str:
+        return self._registry.identity()
+
     def _write(
         self,
         entry: dict[str, Any],
@@ -160,14 +165,14 @@ class KafkaSeat:
         offsets: Mapping[Partition, int] | None = None,
         source: Source | None = None,
     ) -> None:
-        content = {"registry": self._registry.identity()} | entry
+        content = {"registry": self._name} | entry
         self._seat.commit(json.dumps(content).encode(), on_wait, offsets, source)
 
     def _read(self, value: bytes) -> Move | int | None:
         """A decision, or the epoch of a tenure that began; None of anything else and of other registries."""
         try:
             entry = json.loads(value)
-            if entry["registry"] != self._registry.identity():
+            if entry["registry"] != self._name:
                 return None
             return int(entry["began"]) if "began" in entry else Move.model_validate(entry["decided"])
         except (ValueError, KeyError, TypeError):
