@@ -134,11 +134,12 @@ class Examples:
             json_mean=self._settings.serve.json_mean,
             json_std=self._settings.serve.json_std,
         )
-        takes = self._overload.takes
+        skipped: list[Record] = []
+        if self._overload.every > 1:
+            taken = np.array([self._overload.takes(image_id) for image_id in batch.ids], dtype=np.bool_)
+            skipped = [batch.records[place] for place in np.flatnonzero(~taken)]
+            batch = batch.take(np.flatnonzero(taken))
         # In the order of their arrival, however they were cut into batches: decisions depend on it.
-        skipped = [record for image_id, record in zip(batch.ids, batch.records, strict=True) if not takes(image_id)]
-        if skipped:
-            batch = batch.only(takes)
         for known, places in groupby(range(len(batch.ids)), lambda place: batch.labels[place] >= 0):
             now = list(places)
             run = slice(now[0], now[-1] + 1)

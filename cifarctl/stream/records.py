@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -63,12 +62,6 @@ class Decoded:
     labels: npt.NDArray[np.int64]
     ids: list[str]
     records: list[Record]
-
-    def only(self, wanted: Callable[[str], bool]) -> Decoded:
-        """Those whose ids are wanted."""
-        return self.take(
-            np.array([place for place, image_id in enumerate(self.ids) if wanted(image_id)], dtype=np.intp)
-        )
 
     def take(self, places: npt.NDArray[np.intp]) -> Decoded:
         """The images in those places (P,)."""
