@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
@@ -468,6 +468,7 @@ def test_the_training_dashboard_fits_whatever_happens(stream: list[Any], named_l
 
 
 @given(st.lists(st.sampled_from([*STAGES, *TRAINING, *SERVING, *LEARNING, TRAIN_STARTED, CANARY_STARTED]), max_size=30))
+@example([*STAGES[:1], CANARY_STARTED, STATUS])
 @settings(max_examples=40)
 def test_the_demo_dashboard_fits_whatever_happens(stream: list[Any]) -> None:
     play(DemoView(), stream)

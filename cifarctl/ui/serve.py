@@ -76,6 +76,7 @@ class ServeView:
         if start is None:
             return frame(name, Text("loading the model …"))
         latency = tally.latencies
+        canary = canary_rows(tally, self.version, start.canary) if start.canary else []
         letters = Text(f"{tally.dead_lettered:,}", style="bold red" if tally.dead_lettered else "")
         rows: list[tuple[str, RenderableType]] = [
             (
@@ -97,7 +98,7 @@ class ServeView:
                 f"p50 {milliseconds(latency.percentile(0.5))}    p99 {milliseconds(latency.percentile(0.99))}",
             ),
             ("model", f"version {self.version} ({_running(start)})    swaps {tally.swaps}"),
-            *(canary_rows(tally, self.version, start.canary) if start.canary else ()),
+            *canary,
             ("stream", self._stream()),
             ("commits", self._commits(start)),
             ("dead letters", letters),
@@ -105,7 +106,7 @@ class ServeView:
         parts: list[RenderableType] = [facts(rows)]
         if start.online:
             parts += [Rule("learner", style="dim", align="left"), facts(self.panel.rows())]
-        parts += [Rule(style="dim"), self._log.render(3 if start.canary else 4)]
+        parts += [Rule(style="dim"), self._log.render(4 - len(canary))]
         title = f"{name} --online" if start.online else name
         return frame(title, *parts, subtitle=f"{start.topic}  {duration(time.monotonic() - self._began)}")
 
