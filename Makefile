@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+BESIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 OLDEST := 3.10
 BEFORE := 3.14
 SUITABLE := import sys; number = lambda text: tuple(map(int, text.split("."))); \
@@ -27,8 +28,8 @@ help: ## list these habits
 demo: $(STAMP)embedded ## show the whole loop on an embedded broker, in a few minutes
 	$(RUN) cifarctl demo $(ARGS)
 
-test: $(STAMP)test ## run the tests
-	$(RUN) pytest $(ARGS)
+test: $(STAMP)test ## run the tests, some side by side
+	$(RUN) pytest $(BESIDE) $(ARGS)
 
 check: lint types test ## everything that has to pass
 

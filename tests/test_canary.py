@@ -17,12 +17,14 @@ from test_learner import (
     BATCH,
     NEVER,
     Outcome,
+    Series,
     _same_arithmetic,
     blind,
     broken,
     clean,
     cut,
     inverted,
+    inverting,
     known,
     lead,
     learned,
@@ -243,13 +245,18 @@ def test_after_a_rollback_the_next_snapshot_is_on_trial_again(
     clean: Images,
     inverted: Images,
 ) -> None:
-    lineages = iter([learned(home), nudging])
-    with open_learner(home, begin=lambda start: next(lineages)(start), update_every=50, canary=True) as learner:
+    def begin(start: Start) -> Strategy:
+        return Series((inverting(home), inverting(home, 0.4)), later=(start.snapshot,))
+
+    with open_learner(home, begin=begin, update_every=50, canary=True) as learner:
         show(learner, part(inverted, 0, 150), "inverted")
         until(events.RolledBack, learner, part(clean, 0, 100), "clean")
         list(learner.update("by hand"))
         canary = load(home.registry, CANARY).manifest
         assert (learner.champion, canary.parent, canary.model) == (1, 1, home.registry.manifest(1).model)
+        shadow = learner.status().shadow
+        assert shadow is not None
+        assert (shadow.version, shadow.images) == (None, 0)
 
 
 def test_a_damaged_canary_is_not_promoted_but_published_again(home: Home, inverted: Images) -> None:

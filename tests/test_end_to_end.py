@@ -87,7 +87,8 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
     correct = [answer.correct for answer in predictions(answers)]
     assert result["accuracy"] == pytest.approx(np.mean([bool(right) for right in correct]))
     assert 0 < result["buffer"]["size"] <= result["buffer"]["capacity"] == 400
-    assert result["retrains"] >= result["promotions"] >= 1
+    assert result["retrains"] >= 1
+    assert result["promotions"] >= 1  # perhaps more: weights that shift are promoted between updates
     assert result["swaps"] >= 1
     assert committed(site) == sent["sent"]
 

@@ -23,7 +23,7 @@ from cifarctl.registry.loading import load
 from cifarctl.ui.contest import ContestView, contest_tables
 
 DRIFT = "invert@100-200"
-QUICK = ("--set=online.update_every=60", "--set=online.min_examples=30", "--set=online.steps=20")
+QUICK = tuple(f"--set=online.{value}" for value in ("update_every=60", "min_examples=30", "steps=20", "batch_size=32"))
 
 
 def evaluate(home: Home, *words: str) -> Any:

@@ -74,6 +74,9 @@ def test_make_names_the_remedy_where_python_is_too_old(tmp_path: Path) -> None:
     assert not (tmp_path / "venv").exists()
 
 
+BESIDE = "--numprocesses auto --maxprocesses 4 --dist worksteal"
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_installs_once_and_passes_words_on(tmp_path: Path) -> None:
     """With stand-ins for the environment's programs that only write down how they were called."""
@@ -95,8 +98,8 @@ def test_make_installs_once_and_passes_words_on(tmp_path: Path) -> None:
         "python -m ruff format --check .",
         "lint-imports ",
         "python -m mypy",
-        "python -m pytest",
-        "python -m pytest -k a or b",
+        f"python -m pytest {BESIDE}",
+        f"python -m pytest {BESIDE} -k a or b",
         "python -m cifarctl demo --json",
     ]
 

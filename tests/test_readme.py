@@ -52,6 +52,7 @@ def environment(kafka: KafkaSettings, tmp_path: Path) -> dict[str, str]:  # noqa
         "CIFARCTL_KAFKA__TOPIC_PREFIX": kafka.topic_prefix,
         "CIFARCTL_KAFKA__GROUP_ID": kafka.group_id,
         "CIFARCTL_KAFKA__SESSION_TIMEOUT_MS": "1500",
+        "CIFARCTL_ONLINE__STEPS": "5",
         "OMP_NUM_THREADS": "1",
     }
 

@@ -745,6 +745,29 @@ def test_what_has_been_put_away_takes_over_again_where_its_concept_returns() -> 
     assert set(says(after.model, images).argmax(dim=1).tolist()) == {3}
 
 
+def test_what_was_put_away_is_still_there_after_a_step_back() -> None:
+    lineage = begin("mixture", blank())
+    concept(lineage, 3)
+    concept(lineage, 5, drifted=True)
+    before = kept(lineage)
+    lineage.strategy.step_back()
+    lineage.strategy.observe(labelled(3))
+    assert lineage.strategy.revise() is None  # nothing more of what it has proposed
+    images = normalise(CLEAN.pixels, MEAN, STD)
+    after = lineage.strategy.propose(replace(lineage.lesson(labelled(5)), reference=labelled(5), steps=0))
+    assert kept(lineage) == before
+    assert set(says(after.model, images).argmax(dim=1).tolist()) == {3}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "mixture"])
+def test_a_single_model_steps_back_to_the_first(name: str) -> None:
+    first = network()
+    lineage = begin(name, first)
+    lineage.learn(NEGATIVE)
+    lineage.strategy.step_back()
+    assert_same(lineage.learn(CLEAN, steps=0).model.state_dict(), state_of(first))
+
+
 def test_never_more_than_four_are_kept() -> None:
     lineage, most = begin("mixture", blank()), 0
     for number in range(16):

@@ -627,7 +627,7 @@ class Learner:
             self._watch = None
             yield events.Notice(f"version {watch.previous} does better, but is not gone back to: {error}")
             return
-        self._start_from(restored, generation)
+        self._go_back_to(restored, generation)
         yield events.RolledBack(old, watch.previous, reason)
 
     # --- beginning, remembering
@@ -641,6 +641,20 @@ class Learner:
         self._base_version = base.manifest.version
         self._base = self._judged if base is champion else self._measured(base.predictor())
         self._lineage = self._lineage_of(champion)
+        self._put_on_trial()
+
+    def _go_back_to(self, champion: LoadedModel, generation: int) -> None:
+        """Let the version before serve again; a lineage that began with it keeps what it knows of other concepts."""
+        if champion.manifest.version != self._began:
+            self._start_from(champion, generation)
+            return
+        self._lineage.step_back()
+        self._champion, self._judged = champion, self._measured(champion.predictor())
+        self.decisions.made = generation
+        self._put_on_trial()
+
+    def _put_on_trial(self) -> None:
+        """Let the lineage follow no longer: none of its snapshots serves before another trial is won."""
         self._challenger = self._snapshot = None
         self._following = False
         self._watch = None

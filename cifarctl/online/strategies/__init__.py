@@ -70,6 +70,9 @@ class Strategy(Protocol):
     def revise(self) -> Snapshot | None:
         """The next snapshot, where there is one without learning; asked for every few labelled images."""
 
+    def step_back(self) -> None:
+        """Give up what was proposed: what the lineage began with does better now. What else it knows may be kept."""
+
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and JSON-able state from which `load` makes the same lineage again."""
 
@@ -100,6 +103,10 @@ class Continual:
     def revise(self) -> Snapshot | None:
         """See Strategy; a model changes by learning only."""
         return None
+
+    def step_back(self) -> None:
+        """See Strategy."""
+        self._model = self._start.snapshot.model
 
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """See Strategy."""

@@ -89,6 +89,10 @@ class _DarkExperience:
         """See Strategy; a model changes by learning only."""
         return None
 
+    def step_back(self) -> None:
+        """See Strategy; what is remembered stays."""
+        self._model = self._start.snapshot.model
+
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """See Strategy."""
         held = min(self._seen, CAPACITY)

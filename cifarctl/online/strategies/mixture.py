@@ -141,6 +141,10 @@ class _Pool:
         shifted = sum(abs(share - self._shown.get(name, 0.0)) for name, share in now.items()) / 2
         return self._snapshot() if self._shown and shifted > SHIFTED else None
 
+    def step_back(self) -> None:
+        """See Strategy: the members stay, as another concept may be theirs, and their weights follow what comes."""
+        self._shown = {}
+
     def _snapshot(self) -> Snapshot:
         self._shown = {name: self._heard(name) for name in self._members}
         self._members[max(self._shown, key=self._shown.__getitem__)].last = self._proposals
