@@ -16,6 +16,7 @@ Precision = Literal["bfloat16", "float32"]
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 PASSES = 4
+MEASURED = 32  # images of such a pass at most
 
 
 def choose_device(name: str, setting: str) -> torch.device:
@@ -54,13 +55,13 @@ def choose_precision(
     """`wanted`, or for auto the faster of the two by a short measurement on random images.
 
     On one thread, so that other work on the machine does not decide. bfloat16 must win by a fifth: on processors
-    without bfloat16 instructions it is emulated and slower. The model's parameters, the random generators and the
-    number of threads are left as they were.
+    without bfloat16 instructions it is emulated, ten times as slow, and more images would tell nothing new. The
+    model's parameters, the random generators and the number of threads are left as they were.
     """
     if wanted != "auto":
         return wanted
     with torch.random.fork_rng(devices=[]):
-        images = torch.rand(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+        images = torch.rand(min(batch, MEASURED), 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     was_training, threads = model.training, torch.get_num_threads()
     model.eval()  # a forward pass in training mode would move batch-norm statistics
     torch.set_num_threads(1)
