@@ -412,6 +412,34 @@ class EvaluateResult:
     confusion: list[list[int]] = field(repr=False)
 
 
+# --- registry compare
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A version's figures on the images of a Comparison; `metrics` are those of its manifest."""
+
+    version: int
+    model: str
+    parameters: int
+    accuracy: float
+    loss: float
+    ece: float
+    per_class: dict[str, float | None]
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """JSON of `registry compare`: two versions on the same `images`, some of which only one of them gets right."""
+
+    images: int
+    versions: list[Compared]
+    only_first_right: int
+    only_second_right: int
+    p_value: float
+
+
 # --- eval --stream
 
 

@@ -135,7 +135,7 @@ def test_all_commands_are_there() -> None:
         "doctor", "config",
     }  # fmt: skip
     assert {path[1] for path in commands() if path[:1] == ("registry",) and len(path) == 2} == {
-        "list", "show", "promote", "rollback", "remove-alias", "history", "gc", "verify", "import",
+        "list", "show", "compare", "promote", "rollback", "remove-alias", "history", "gc", "verify", "import",
     }  # fmt: skip
     assert {path[1] for path in commands() if path[:1] == ("dead-letters",) and len(path) == 2} == {"list", "replay"}
 

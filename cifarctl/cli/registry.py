@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
         rich_markup_mode=None,
     )
     command(group, "list")(list_versions)
-    for function in (show, promote, rollback, history, gc, verify):
+    for function in (show, compare, promote, rollback, history, gc, verify):
         command(group)(function)
     command(group, "remove-alias")(remove_alias)
     command(group, "import")(import_model)
@@ -72,6 +72,15 @@ def show(run: Run, version: Version) -> None:
     manifest = registry.manifest(registry.resolve(version))
     document = manifest.model_dump(mode="json")
     run.output.result(document, manifest_table(document, registry.path(manifest.version)))
+
+
+def compare(run: Run, first: Version, second: Version) -> None:
+    """Compare two versions on the validation images: figures, classes, and whether the difference may be chance."""
+    from cifarctl.flows.compare import compare_versions
+    from cifarctl.ui.tables import comparison
+
+    result = compare_versions(_open(run), first, second)
+    run.output.result(result, comparison(result))
 
 
 def promote(run: Run, version: Version, alias: Alias = "production", why: Why = "by hand") -> None:

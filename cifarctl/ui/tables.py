@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cifarctl.events import EvaluateResult
+from cifarctl.events import Comparison, EvaluateResult
 from cifarctl.ui.widgets import bar, percent
 
 if TYPE_CHECKING:
     from cifarctl.registry import Move
     from cifarctl.settings import Effective
+
+SIGNIFICANT = 0.05  # below which a difference is not put down to chance
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -132,6 +134,39 @@ def evaluation(result: EvaluateResult) -> RenderableType:
     for name, share in result.per_class.items():
         accuracies.add_row(name, percent(share), bar(share or 0.0, 20))
     return Group(accuracies, table, head)  # last: a small terminal shows the end
+
+
+def comparison(result: Comparison) -> RenderableType:
+    """Two versions side by side, what is better in bold, and the verdict."""
+    first, second = result.versions
+    table = _table("", f"version {first.version}", f"version {second.version}", "")
+    table.add_row("model", *(f"{version.model}, {version.parameters:,}" for version in result.versions), "parameters")
+
+    def add(name: str, pair: Sequence[float | None], told: str, show: Callable[[float | None], str]) -> None:
+        one, other = pair
+        if one is None or other is None:
+            return
+        best = (max if told == "accuracy" else min)(one, other)
+        cells = [Text(show(value), style="bold" if value == best and one != other else "") for value in pair]
+        table.add_row(name, *cells, told)
+
+    add("validation", (first.accuracy, second.accuracy), "accuracy", percent)
+    add("", (first.loss, second.loss), "loss", "{:.4f}".format)
+    add("", (first.ece, second.ece), "calibration error", "{:.4f}".format)
+    tested = [version.metrics.get("test_accuracy") for version in result.versions]
+    add("test", tested, "accuracy", percent)
+    for name, share in first.per_class.items():
+        add(name, (share, second.per_class[name]), "accuracy", percent)
+    better = first if result.only_first_right > result.only_second_right else second
+    more, fewer = sorted((result.only_first_right, result.only_second_right), reverse=True)
+    verdict = "as good as each other" if more == fewer else f"version {better.version} is better"
+    if more != fewer and result.p_value >= SIGNIFICANT:
+        verdict = "the difference may be chance"
+    return Group(
+        table,
+        f"of {result.images:,} validation images version {first.version} alone gets {result.only_first_right:,} right, "
+        f"version {second.version} alone {result.only_second_right:,}: {verdict} (McNemar, p = {result.p_value:.2g})",
+    )
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -1,0 +1,77 @@
+"""Two versions on the same validation images: by how much one is better, and whether that may be chance."""
+
+from __future__ import annotations
+
+from scipy import stats
+
+from cifarctl.data import Images
+from cifarctl.errors import RegistryError
+from cifarctl.events import Compared, Comparison
+from cifarctl.flows.evaluate import measure
+from cifarctl.registry import Registry, validation
+from cifarctl.registry.loading import LoadedModel, load
+
+
+def compare_versions(registry: Registry, first: str, second: str) -> Comparison:
+    """The figures of both on the validation images in the registry, in float32.
+
+    `p_value` is that of McNemar's test in its exact form (McNemar 1947, Note on the Sampling Error of the Difference
+    Between Correlated Proportions or Percentages): how often images that only one of the two gets right would be shared
+    out between them as unevenly as that if they were equally good.
+
+    Raises:
+        VersionNotFound: one of them does not exist.
+        RegistryError: they cannot be loaded, or there are no images that say anything of both.
+    """
+    pair = load(registry, first), load(registry, second)
+    images = _common(registry, *pair)
+    answers = [version.predictor()(images.pixels) for version in pair]
+    right = [answer.argmax(dim=1) == images.labels for answer in answers]
+    only_first, only_second = (int((one & ~other).sum()) for one, other in (right, right[::-1]))
+    apart = only_first + only_second
+    compared = []
+    for version, answer in zip(pair, answers, strict=True):
+        manifest, metrics = version.manifest, measure(answer, images.labels)
+        compared.append(
+            Compared(
+                version=manifest.version,
+                model=manifest.model,
+                parameters=sum(parameter.numel() for parameter in version.model.parameters()),
+                accuracy=metrics.accuracy,
+                loss=metrics.loss,
+                ece=metrics.ece,
+                per_class=dict(zip(manifest.classes, metrics.per_class, strict=True)),
+                metrics=manifest.metrics,
+            )
+        )
+    return Comparison(
+        images=len(images),
+        versions=compared,
+        only_first_right=only_first,
+        only_second_right=only_second,
+        p_value=float(stats.binomtest(only_first, apart).pvalue) if apart else 1.0,
+    )
+
+
+def _common(registry: Registry, first: LoadedModel, second: LoadedModel) -> Images:
+    """The validation images of both, which neither has been trained on."""
+    one, other = first.manifest, second.manifest
+    if one.classes != other.classes:
+        raise RegistryError(f"versions {one.version} and {other.version} know different classes")
+    if one.split.sha256 != other.split.sha256:
+        raise RegistryError(
+            f"versions {one.version} and {other.version} come of different splits of the images (data.split, "
+            "data.split_seed, data.dir): no validation images are new to both"
+        )
+    for manifest in (one, other):
+        if "validation" in manifest.split.seen:
+            raise RegistryError(
+                f"version {manifest.version} was trained on the validation images (train --full): on these nothing can "
+                f"be compared; its test accuracy is in `cifarctl registry show {manifest.version}`"
+            )
+    found = validation.load(registry, one.split.sha256)
+    if found is None:
+        raise RegistryError(
+            "the registry has no validation images of these versions; `cifarctl eval` with the data set puts them there"
+        )
+    return Images(*found)
