@@ -64,6 +64,30 @@ class EpochDone:
     images_per_second: float
 
 
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """A test image (3, 32, 32) uint8 that a model got wrong, and how sure it was."""
+
+    pixels: NDArray[np.uint8]
+    label: int
+    predicted: int
+    confidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrainReport:
+    """What there is to draw of a training run: its epochs, and what its model does on the test images.
+
+    `confusion[i][j]` counts images of class i predicted as j; `mistakes` are those it was surest of, the surest first.
+    """
+
+    epochs: Sequence[EpochDone]
+    classes: tuple[str, ...]
+    test_accuracy: float
+    confusion: list[list[int]]
+    mistakes: Sequence[Mistake]
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """JSON of `train`."""

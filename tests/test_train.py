@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ def stop_at_step(step: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return stop
 
 
+def told(registry: Registry, version: int) -> list[dict[str, Any]]:
+    """The lines of a version's metrics.jsonl."""
+    (file,) = (path for path in registry.plots(version) if path.name == "metrics.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def checkpoints(registry: Registry) -> list[Path]:
     return sorted((registry.dir / "training").glob("*.safetensors"))
 
@@ -105,6 +112,37 @@ def test_the_events_of_a_run(images: tuple[Dataset, Split], registry: Registry, 
     assert (result.version, result.model, result.epochs, result.train_images) == (1, "net", 3, 350)
     assert result.validation_accuracy == epochs[-1].validation_accuracy
     assert result.images_per_second > 0
+
+
+def test_a_version_comes_with_its_figures_and_with_what_is_drawn_of_them(
+    images: tuple[Dataset, Split], registry: Registry
+) -> None:
+    reports: list[events.TrainReport] = []
+
+    def illustrate(report: events.TrainReport) -> dict[str, bytes]:
+        reports.append(report)
+        return {"picture.png": b"a picture"}
+
+    found = list(flow(images, registry, illustrate=illustrate))
+    result, (report,) = result_of(found), reports
+    epochs = [event for event in found if isinstance(event, events.EpochDone)]
+    assert told(registry, result.version) == [asdict(event) for event in epochs] == [*map(asdict, report.epochs)]
+    assert [path.name for path in registry.plots(result.version)] == ["metrics.jsonl", "picture.png"]
+    assert registry.plots(result.version)[1].read_bytes() == b"a picture"
+
+    test, classes = images[0].test, len(images[0].classes)
+    answers = load(registry, result.version).predictor()(test.pixels)
+    assert report.test_accuracy == result.test_accuracy
+    assert sum(map(sum, report.confusion)) == len(test)
+    assert sum(report.confusion[label][label] for label in range(classes)) == round(result.test_accuracy * len(test))
+    confidences = [mistake.confidence for mistake in report.mistakes]
+    assert confidences == sorted(confidences, reverse=True)
+    wrong = answers[answers.argmax(dim=1) != test.labels].amax(dim=1).sort(descending=True).values
+    assert confidences == pytest.approx(wrong[:25].tolist(), abs=1e-6)
+    for mistake in report.mistakes:
+        (place,) = (test.pixels == torch.from_numpy(mistake.pixels)).flatten(1).all(dim=1).nonzero().flatten().tolist()
+        assert (mistake.label, mistake.predicted) == (int(test.labels[place]), int(answers[place].argmax()))
+        assert mistake.label != mistake.predicted
 
 
 def test_the_manifest_tells_what_the_version_is(images: tuple[Dataset, Split], registry: Registry) -> None:
@@ -237,9 +275,8 @@ def test_a_resumed_run_ends_as_if_it_had_never_been_interrupted(
     note(found)
     result = result_of(found)
     assert same(weights(registry, result.version), uninterrupted[0])
-    # An epoch in whose last batch the interruption came is not told; all others are, and as they would have been.
-    untold = {step // BATCHES for step in steps if step % BATCHES == 0}
-    assert losses == {epoch: loss for epoch, loss in enumerate(uninterrupted[1], 1) if epoch not in untold}
+    assert losses == dict(enumerate(uninterrupted[1], 1))
+    assert [(line["epoch"], line["loss"]) for line in told(registry, result.version)] == list(losses.items())
     assert isinstance(found[0], events.TrainStarted)
     assert found[0].first_epoch == sum(steps) // BATCHES + 1
     assert checkpoints(registry) == []

@@ -9,12 +9,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console, RenderableType
 
 from cifarctl import events
@@ -22,6 +24,7 @@ from cifarctl.flows.demo import STAGES as TITLES
 from cifarctl.ui.demo import DemoView, demo_summary
 from cifarctl.ui.learn import RetrainView, outcome
 from cifarctl.ui.output import Output, to_json
+from cifarctl.ui.plots import training_pictures
 from cifarctl.ui.produce import ProduceView, produce_summary
 from cifarctl.ui.serve import ServeView, serve_summary
 from cifarctl.ui.tables import (
@@ -689,9 +692,11 @@ def test_tables_show_their_rows() -> None:
     assert "would be removed" in "\n".join(text_of(removed_table(removed, dry_run=True)))
     text = "\n".join(text_of(config_table(explain({"train.epochs": "3"})), width=200))
     assert re.search(r"train\.epochs +3 +option", text)
-    text = "\n".join(text_of(manifest_table({"version": 3, "canary": [1], "model": "net"}, "r/3"), width=200))  # type: ignore[arg-type]
+    folder, manifest = Path("r/3"), {"version": 3, "canary": [1], "model": "net"}
+    text = "\n".join(text_of(manifest_table(manifest, folder, [folder / "plots" / "confusion.png"]), width=200))
     assert "canary" not in text
     assert re.search(r"model +net", text)
+    assert re.search(r"plots +plots/confusion\.png", text)
 
 
 # --- widgets
@@ -868,3 +873,21 @@ def test_every_event_is_frozen() -> None:
     for kind in events.Event.__args__:  # type: ignore[attr-defined]
         assert kind.__dataclass_params__.frozen, kind
         assert fields(kind)
+
+
+# --- pictures
+
+EPOCHS = [events.EpochDone(1, 2.1, 0.3, 4.0, 900.0), events.EpochDone(2, 1.4, 0.5, 4.0, 900.0)]
+MISTAKE = events.Mistake(np.zeros((3, 32, 32), dtype=np.uint8), 0, 1, 0.9)
+
+
+@pytest.mark.parametrize("epochs", [[], EPOCHS[:1], EPOCHS, [events.EpochDone(1, 2.1, None, 4.0, 900.0)]], ids=len)
+@pytest.mark.parametrize("mistakes", [0, 1, 25])
+def test_a_training_run_is_drawn_whatever_came_of_it(epochs: list[events.EpochDone], mistakes: int) -> None:
+    report = events.TrainReport(epochs, ("cat", "dog"), 0.5, [[1, 1], [0, 0]], [MISTAKE] * mistakes)
+    pictures = training_pictures(report)
+    assert pictures.keys() == {"learning-curve.png", "confusion.png", "mistakes.png"}
+    for picture in pictures.values():
+        with Image.open(io.BytesIO(picture)) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 200

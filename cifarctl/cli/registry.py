@@ -65,13 +65,14 @@ def list_versions(run: Run) -> None:
 
 
 def show(run: Run, version: Version) -> None:
-    """Show the manifest of a version."""
+    """Show the manifest of a version, and where its pictures are."""
     from cifarctl.ui.tables import manifest_table
 
     registry = _open(run)
     manifest = registry.manifest(registry.resolve(version))
     document = manifest.model_dump(mode="json")
-    run.output.result(document, manifest_table(document, registry.path(manifest.version)))
+    folder, plots = registry.path(manifest.version), registry.plots(manifest.version)
+    run.output.result(document | {"plots": list(map(str, plots))}, manifest_table(document, folder, plots))
 
 
 def compare(run: Run, first: Version, second: Version) -> None:

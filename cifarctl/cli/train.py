@@ -29,6 +29,7 @@ def train(
     from cifarctl.events import TrainResult
     from cifarctl.flows.train import train as train_flow
     from cifarctl.registry import Registry
+    from cifarctl.ui.plots import training_pictures
     from cifarctl.ui.train import TrainView, train_summary
 
     dataset, split = load_data(run, settings.data)
@@ -43,6 +44,7 @@ def train(
             resume=resume,
             promote=promote,
             stop=stop,
+            illustrate=training_pictures,
         )
         result = run.output.drain(stream, TrainView())
         if isinstance(result, TrainResult):

@@ -7,8 +7,8 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn import functional
 from cifarctl import events, models
 from cifarctl.data import Dataset, Images, Split, augment
 from cifarctl.errors import AliasConflict, RegistryError, TrainingDiverged
-from cifarctl.flows.evaluate import evaluate
+from cifarctl.flows.evaluate import Metrics, evaluate, measure
 from cifarctl.flows.publish import publish, split_record
 from cifarctl.models.predictor import Precision, Predictor, autocast, choose_device, choose_precision
 from cifarctl.models.preprocess import normalise
@@ -29,6 +29,7 @@ from cifarctl.registry.loading import load
 from cifarctl.settings import DataSettings, TrainSettings
 
 PROGRESS_INTERVAL = 0.1  # seconds between two TrainProgress events
+MISTAKES = 25  # that a report shows
 WARM_UP = 0.25  # share of the steps in which the learning rate rises
 
 
@@ -53,11 +54,13 @@ def train(
     resume: bool = False,
     promote: bool | None = None,
     stop: threading.Event | None = None,
+    illustrate: Callable[[events.TrainReport], Mapping[str, bytes]] = lambda _: {},
 ) -> Iterator[events.TrainEvent]:
     """Train a model, publish it, and promote it where it is better (`promote` None) or as told.
 
     `full` trains on every training image, validation and stream included. When `stop` is set the run leaves
-    its checkpoint and ends without a result; `resume` continues it, bit for bit on the same machine.
+    its checkpoint and ends without a result; `resume` continues it, bit for bit on the same machine. The version is
+    published with the figures of each epoch, a line of JSON each, and with the pictures that `illustrate` draws.
 
     Raises:
         TrainingDiverged: the loss is not finite; the last good checkpoint stays.
@@ -96,21 +99,29 @@ def train(
         seconds = time.perf_counter() - began
         run.seconds += seconds
         run.require_finite(epoch)
+        if whole := run.step == epoch * run.batches:
+            run.epochs.append(
+                events.EpochDone(
+                    epoch=epoch,
+                    loss=run.mean_loss,
+                    validation_accuracy=evaluate(run.predictor(), validation).accuracy if validation else None,
+                    seconds=seconds,
+                    images_per_second=(run.step - before) * run.batch_size / seconds,
+                )
+            )
         run.save(path)
+        if whole:
+            yield run.epochs[-1]
         if stop is not None and stop.is_set():
             yield events.Notice(f"interrupted in epoch {epoch}; continue with the same command and --resume")
             return
-        yield events.EpochDone(
-            epoch=epoch,
-            loss=run.mean_loss,
-            validation_accuracy=evaluate(run.predictor(), validation).accuracy if validation else None,
-            seconds=seconds,
-            images_per_second=(run.step - before) * run.batch_size / seconds,
-        )
 
     predictor = run.predictor()
     accuracy = evaluate(predictor, validation).accuracy if validation else None
-    test = evaluate(predictor, dataset.test)
+    answers = predictor(dataset.test.pixels)
+    test = measure(answers, dataset.test.labels)
+    report = _report(run.epochs, dataset, answers, test)
+    lines = "".join(f"{json.dumps(asdict(done))}\n" for done in run.epochs)
     manifest = publish(
         registry,
         run.model,
@@ -123,6 +134,7 @@ def train(
         metrics={"validation_accuracy": accuracy, "test_accuracy": test.accuracy, "test_loss": test.loss},
         parent=None,
         origin="train",
+        files={"metrics.jsonl": lines.encode(), **illustrate(report)},
     )
     held_out = dataset.train.take(split.validation)
     validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)  # before anybody serves it
@@ -158,6 +170,7 @@ class _Run:
     global_state: torch.Tensor  # of torch's own generator, which layers such as dropout draw from
     batch_size: int
     batches: int
+    epochs: list[events.EpochDone] = field(default_factory=list)
     step: int = 0
     seconds: float = 0.0
     loss_sum: float = 0.0
@@ -285,6 +298,7 @@ class _Run:
             "precision": self.precision,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
+            "epochs": [asdict(done) for done in self.epochs],
         }
         checkpoint.save(path, tensors, state)
 
@@ -313,7 +327,30 @@ class _Run:
         self.global_state = tensors["global_generator"]
         self.step, self.seconds = state["step"], state["seconds"]
         self.precision = state["precision"]
+        self.epochs = [events.EpochDone(**done) for done in state["epochs"]]
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
+
+
+def _report(
+    epochs: Sequence[events.EpochDone], dataset: Dataset, answers: torch.Tensor, test: Metrics
+) -> events.TrainReport:
+    """What there is to draw; `answers` (N, classes) are the probabilities of the test images."""
+    images = dataset.test
+    confidence, predicted = answers.max(dim=1)
+    wrong = (predicted != images.labels).nonzero().flatten()
+    surest = wrong[confidence[wrong].argsort(descending=True, stable=True)[:MISTAKES]]
+    return events.TrainReport(
+        epochs=epochs,
+        classes=dataset.classes,
+        test_accuracy=test.accuracy,
+        confusion=test.confusion.tolist(),
+        mistakes=[
+            events.Mistake(
+                images.pixels[index].numpy(), int(images.labels[index]), int(predicted[index]), float(confidence[index])
+            )
+            for index in surest.tolist()
+        ],
+    )
 
 
 def _normalisation(images: Images) -> Normalisation:

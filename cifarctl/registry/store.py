@@ -151,6 +151,11 @@ class Registry:
         found = [int(name) for name in entries(self._versions) if _is_folder(name)]
         return sorted(number for number in found if (self._versions / _folder(number)).is_dir())
 
+    def plots(self, version: int) -> list[Path]:
+        """Figures and pictures that were published with a version, by name."""
+        folder = self.path(version) / PLOTS
+        return [folder / name for name in entries(folder)]
+
     def versions(self) -> list[Manifest]:
         """The manifests of all versions, ascending.
 

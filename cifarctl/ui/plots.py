@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifarctl.errors import SettingsError
-from cifarctl.events import EvaluateResult, StreamResult
+from cifarctl.events import EpochDone, EvaluateResult, Mistake, StreamResult, TrainReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+DPI = 130
 
 
 def draw_confusion(result: EvaluateResult, path: Path) -> None:
@@ -19,40 +23,105 @@ def draw_confusion(result: EvaluateResult, path: Path) -> None:
         SettingsError: the ending of the name is that of no picture.
         OSError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    title = f"version {result.version}: accuracy {result.accuracy:.1%}"
+    figure = _confusion(list(result.per_class), result.confusion, title)
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats:
+        raise SettingsError(f"--confusion {path}: the name must end in one of {', '.join(sorted(formats))}")
+    figure.savefig(path, dpi=DPI)
 
-    classes = list(result.per_class)
-    shares = [[count / max(1, sum(row)) for count in row] for row in result.confusion]
+
+def training_pictures(report: TrainReport) -> dict[str, bytes]:
+    """The learning curve of a training run, and its model's confusions and surest mistakes on the test images."""
+    title = f"test accuracy {report.test_accuracy:.1%}"
+    figures = {
+        "learning-curve.png": _learning_curve(report.epochs),
+        "confusion.png": _confusion(report.classes, report.confusion, title),
+        "mistakes.png": _mistakes(report.mistakes, report.classes),
+    }
+    return {name: _png(figure) for name, figure in figures.items()}
+
+
+def _learning_curve(epochs: Sequence[EpochDone]) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(8, 4.5)
+    loss = figure.add_subplot()
+    numbers = [done.epoch for done in epochs]
+    loss.plot(numbers, [done.loss for done in epochs], color="0.45", marker=".", label="training loss (left)")
+    loss.set_xlabel("epoch")
+    loss.set_ylabel("training loss")
+    loss.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss.spines[["top"]].set_visible(False)
+    handles, names = loss.get_legend_handles_labels()
+    judged = [(done.epoch, done.validation_accuracy) for done in epochs if done.validation_accuracy is not None]
+    if judged:
+        accuracy = loss.twinx()
+        accuracy.plot(*zip(*judged, strict=True), color="tab:blue", marker=".", label="validation accuracy (right)")
+        accuracy.set_ylabel("validation accuracy")
+        accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        accuracy.spines[["top"]].set_visible(False)
+        more, their = accuracy.get_legend_handles_labels()
+        handles, names = handles + more, names + their
+    loss.legend(handles, names, loc="center right", frameon=False)
+    seconds = sum(done.seconds for done in epochs)
+    loss.set_title(f"{len(epochs)} epochs, {seconds:,.0f} s", loc="left")
+    return figure
+
+
+def _mistakes(mistakes: Sequence[Mistake], classes: Sequence[str]) -> Figure:
+    columns = 5
+    rows = max(1, -(-len(mistakes) // columns))
+    figure = _figure(1.9 * columns, 2.2 * rows + 0.4)
+    figure.suptitle("the surest mistakes on the test images" if mistakes else "no mistake on the test images")
+    for place, mistake in enumerate(mistakes, 1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(mistake.pixels.transpose(1, 2, 0), interpolation="nearest")
+        axes.set_axis_off()
+        said = f"{classes[mistake.predicted]} {mistake.confidence:.0%}\nis {classes[mistake.label]}"
+        axes.set_title(said, fontsize=9)
+    return figure
+
+
+def _confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]], title: str) -> Figure:
+    shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
     side = max(4.5, 0.62 * len(classes) + 2)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"version {result.version}: accuracy {result.accuracy:.1%}")
+    axes.set_title(title)
     if len(classes) <= 20:  # with more, numbers in the cells cannot be read
-        for i, row in enumerate(result.confusion):
+        for i, row in enumerate(confusion):
             for j, count in enumerate(row):
                 colour = "white" if shares[i][j] > 0.5 else "black"
                 axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=8)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
-    formats = figure.canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in formats:
-        raise SettingsError(f"--confusion {path}: the name must end in one of {', '.join(sorted(formats))}")
-    figure.savefig(path, dpi=130)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of so many inches that needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
 
 
 def stream_figure(result: StreamResult) -> Figure:
     """The accuracy of the last 200 images over the stream, one line a strategy (seed 0), phases marked."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(11, 5)
     axes = figure.add_subplot()
     first = [one for one in result.results if one.seed == 0]
     styles = {"frozen": ("0.45", "--"), "oracle": ("black", ":")}

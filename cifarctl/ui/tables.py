@@ -65,14 +65,15 @@ def versions_table(versions: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
-def manifest_table(manifest: Mapping[str, Any], path: Path) -> RenderableType:
+def manifest_table(manifest: Mapping[str, Any], folder: Path, plots: Sequence[Path]) -> RenderableType:
     """One version."""
     table = _table("field", "value")
     for name, value in manifest.items():
         if name == "canary":
             continue
         table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value)))
-    table.add_row("folder", Text(str(path)))
+    table.add_row("folder", Text(str(folder)))
+    table.add_row("plots", Text("\n".join(str(plot.relative_to(folder)) for plot in plots)))
     return table
 
 
