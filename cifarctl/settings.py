@@ -236,6 +236,9 @@ class OnlineSettings(Section):
     follow_relabelling: bool = Field(
         False, description="follow labels that change over unmoved images, which look the same as poisoned ones"
     )
+    allow_full: bool = Field(
+        False, description="learn from a version of train --full, which knows the images that it is judged by"
+    )
     label_wait: PositiveFloat = Field(
         600.0, description="seconds that an image waits for its label on the labels topic, or a label for its image"
     )

@@ -118,8 +118,13 @@ def cifarctl(*arguments: str | Path) -> Result:
         torch.set_num_threads(threads)  # serve and retrain set it for themselves
 
 
-def republish(registry: Registry, change: Callable[[torch.nn.Module], object] = lambda model: None) -> int:
-    """Publish the first version once more, its model changed by `change`; the number of the new one."""
+def republish(
+    registry: Registry, change: Callable[[torch.nn.Module], object] = lambda model: None, **split: Any
+) -> int:
+    """Publish the first version once more, its model changed by `change`; the number of the new one.
+
+    `split`: what it says otherwise of the images that it was trained on.
+    """
     loaded = load(registry, 1)
     with torch.no_grad():
         change(loaded.model)
@@ -131,12 +136,15 @@ def republish(registry: Registry, change: Callable[[torch.nn.Module], object] = 
         arguments=manifest.arguments,
         normalisation=manifest.normalisation,
         classes=manifest.classes,
-        split=manifest.split,
+        split=manifest.split.model_copy(update=split),
         settings=manifest.settings,
         metrics=manifest.metrics,
         parent=1,
         origin="train",
     ).version
+
+
+ALL = ("train", "validation", "stream")  # what a version of train --full has seen
 
 
 def spoil(model: torch.nn.Module) -> None:

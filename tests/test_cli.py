@@ -22,7 +22,7 @@ import pytest
 import torch
 import typer.main
 from fixtures_broker import broker, kafka  # noqa: F401 - fixtures
-from helpers import Home, cifarctl, open_registry, republish, small_data, small_train, spoil
+from helpers import ALL, Home, cifarctl, open_registry, republish, small_data, small_train, spoil
 from PIL import Image
 from torch import nn
 from torch.nn import functional
@@ -339,6 +339,20 @@ def test_a_version_for_other_classes(home: Home, tmp_path: Path) -> None:
         f"--set=data.dir={folder}",
     )  # fmt: skip
     assert "version 1 knows the classes disc" in message
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("command", [["serve", "--online"], ["retrain"]], ids=" ".join)
+def test_nothing_is_learned_from_a_version_of_all_images(
+    home: Home,
+    kafka: KafkaSettings,  # noqa: F811
+    command: list[str],
+) -> None:
+    home.registry.promote(republish(home.registry, seen=ALL), who="somebody", why="by hand")
+    message = fails(3, *command, "--json", *home.options, *to_kafka(kafka))
+    assert message.startswith("version 2 was trained on train, validation, stream images")
+    assert "`cifarctl train --promote` without --full" in message
+    assert "online.allow_full" in message
 
 
 # --- 4: registry and model files

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias, TypeVar
 
 import pytest
 import torch
-from helpers import Home, republish, spoil, tagged, tags
+from helpers import ALL, Home, republish, spoil, tagged, tags
 from torch import nn
 
 from cifarctl import events, models
 from cifarctl.data import Images, synthetic
-from cifarctl.errors import RegistryError, SettingsError, Superseded, VersionNotFound
+from cifarctl.errors import DataError, RegistryError, SettingsError, Superseded, VersionNotFound
 from cifarctl.flows import learner as module
 from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.learner import CHECKPOINT, GRID, QUICK_UPDATES, Learner
@@ -847,6 +847,23 @@ def test_what_was_withdrawn_by_hand_is_not_proposed_again(home: Home, inverted: 
     assert {result.outcome for result in of(events.RetrainResult, found)} == {"rejected"}
     assert home.registry.resolve("production") == 1
     assert home.registry.numbers() == [1, 2, 3]
+
+
+def test_nothing_is_learned_from_a_version_that_knows_what_it_is_judged_by(home: Home, clean: Images) -> None:
+    """At the start it is refused; where somebody promotes it later the learner stays with the one before."""
+    full = republish(home.registry, seen=ALL)
+    with open_learner(home) as learner:
+        home.registry.promote(full, who="somebody", why="by hand")
+        (notice,) = learner.follow_alias()
+        assert isinstance(notice, events.Notice)
+        assert "stays with version 1" in notice.message
+        assert "without --full" in notice.message
+        assert list(learner.follow_alias()) == []
+        assert learner.champion == 1
+    with pytest.raises(DataError, match=rf"version {full} was trained on train, validation, stream images"):
+        open_learner(home)
+    with open_learner(home, allow_full=True) as learner:
+        assert learner.champion == full
 
 
 def test_an_alias_that_went_away_and_came_back_changes_nothing(home: Home) -> None:

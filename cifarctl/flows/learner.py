@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cifarctl import events, models
 from cifarctl.data import Images
-from cifarctl.errors import AliasConflict, IntegrityError, RegistryError
+from cifarctl.errors import AliasConflict, DataError, IntegrityError, RegistryError
 from cifarctl.flows.canary import CanaryAlias
 from cifarctl.flows.decisions import Decisions
 from cifarctl.flows.judged import Judged
@@ -24,6 +24,7 @@ from cifarctl.flows.publish import publish_like
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
 from cifarctl.models.preprocess import Channels, normalise
 from cifarctl.online import prior
+from cifarctl.online.base import require_unseen
 from cifarctl.online.buffer import ReplayBuffer, Ring
 from cifarctl.online.concept import ARRIVED, FEWEST_LABELLED, Concept, Sign
 from cifarctl.online.fit import Lesson, sample
@@ -93,6 +94,7 @@ class Learner:
 
         Raises:
             VersionNotFound: there is no champion to learn from.
+            DataError: it has been trained on what it would be judged by.
         """
         self._champion: LoadedModel  # what `_start_from` sets
         self._began: int  # the version that the lineage began with
@@ -133,6 +135,7 @@ class Learner:
         self._refused = 0  # generation of an alias move that could not be followed
         self._precision: Precision | None = None  # measured with the first update
         version = load(registry, self.decisions.version)
+        require_unseen(version.manifest, settings)
         self.concept = Concept(settings.detector, version.manifest.classes, settings.seed)
         self._start_from(version, self.decisions.made)
         self.buffer = ReplayBuffer(
@@ -324,7 +327,8 @@ class Learner:
             loaded = load(self.registry, version)
             if loaded.manifest.classes != self.classes:
                 raise IntegrityError(f"version {version} has other classes")
-        except RegistryError as error:
+            require_unseen(loaded.manifest, self.settings)
+        except (RegistryError, DataError) as error:
             if self._refused != generation:
                 self._refused = generation
                 self._canary.withdraw("somebody has moved the alias")
