@@ -6,6 +6,7 @@
     ├── RegistryError            4   the registry or a model file is unusable
     │   ├── VersionNotFound          no such version or alias
     │   ├── IntegrityError           a model file fails one of the checks of loading
+    │   ├── UntrustedCode            a version needs code that nobody has allowed to be run
     │   ├── AliasConflict            somebody else moved the alias first
     │   └── RegistryBusy             another process holds a lock of the registry
     ├── Superseded               4   another learner has taken over from this one
@@ -50,6 +51,10 @@ class VersionNotFound(RegistryError):
 
 class IntegrityError(RegistryError):
     """A model file fails one of the checks of loading."""
+
+
+class UntrustedCode(RegistryError):
+    """A version needs code that nobody has allowed to be run."""
 
 
 class AliasConflict(RegistryError):

@@ -85,7 +85,9 @@ class DataSettings(Section):
 class TrainSettings(Section):
     """Offline training."""
 
-    model: str = Field("net", description="architecture: a module of cifarctl/models/architectures")
+    model: str = Field(
+        "net", description="architecture: net, net-bn, torchvision:NAME, or one of your own as package.module:NAME"
+    )
     epochs: PositiveInt = Field(10, description="passes over the training images")
     batch_size: PositiveInt = Field(128, description="images a step")
     learning_rate: PositiveFloat = Field(8e-3, description="peak of the one-cycle schedule (AdamW)")
@@ -270,8 +272,22 @@ class RegistrySettings(Section):
     keep_hours: Annotated[float, Field(ge=0)] = Field(
         24.0, description="gc keeps what an alias named within so many hours"
     )
+    trusted_models: str = Field(
+        "",
+        description="architectures of your own whose code may be run to load a version: package.module:NAME, "
+        "comma-separated",
+    )
     max_model_mb: PositiveInt = Field(512, description="largest model file that is loaded, in MiB")
     lock_timeout: PositiveFloat = Field(30.0, description="seconds to wait for another writer of the registry")
+
+    @property
+    def trusted(self) -> list[str]:
+        """`trusted_models`, one by one."""
+        return [path.strip() for path in self.trusted_models.split(",") if path.strip()]
+
+    def trusting(self, model: str) -> RegistrySettings:
+        """The same for somebody who has named this architecture himself."""
+        return self.model_copy(update={"trusted_models": ",".join([*self.trusted, model])})
 
 
 class Settings(BaseSettings):

@@ -173,7 +173,7 @@ def import_model(
 
     settings = run.settings()
     dataset, split = load_data(run, settings.data)
-    registry = Registry(settings.registry)
+    registry = Registry(settings.registry.trusting(model))
     manifest = import_weights(registry, file, model, dataset, split, settings.data, settings.serve)
     if promote:
         registry.promote(manifest.version, who="cli", why=f"imported from {file.name}")

@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 def train(
     run: Run,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    model: Annotated[str | None, typer.Option(help="Architecture.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Architecture: net, net-bn, torchvision:NAME or your.module:NAME.")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Train on all images, validation and stream included.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run of the same options.")] = False,
     promote: Annotated[
@@ -37,7 +39,7 @@ def train(
         stream = train_flow(
             dataset,
             split,
-            Registry(settings.registry),
+            Registry(settings.registry.trusting(settings.train.model)),
             settings.train,
             settings.data,
             full=full,

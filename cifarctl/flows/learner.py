@@ -35,7 +35,7 @@ from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
 from cifarctl.registry import Registry, checkpoint
 from cifarctl.registry.history import Action, Move
-from cifarctl.registry.loading import LoadedModel, canary, load
+from cifarctl.registry.loading import LoadedModel, canary, load, require_trusted
 from cifarctl.settings import OnlineSettings
 
 JUDGED = 500  # recent labelled images by which it is judged whether inputs or class frequencies have moved
@@ -789,9 +789,11 @@ class Learner:
         self.concept.load_champion(_within("concept/", tensors), own["concept"])
         self._lineage.load(_within("lineage/", tensors), own["lineage"])
         if own["snapshot"] is not None:
-            model = models.build(own["snapshot"]["architecture"], own["snapshot"]["arguments"])
+            architecture, arguments = own["snapshot"]["architecture"], own["snapshot"]["arguments"]
+            require_trusted(self.registry, architecture, arguments)
+            model = models.build(architecture, arguments)
             model.load_state_dict(_within("snapshot/", tensors))
-            self._snapshot = Snapshot(own["snapshot"]["architecture"], own["snapshot"]["arguments"], model.eval())
+            self._snapshot = Snapshot(architecture, arguments, model.eval())
             self._challenger = self._measured(Predictor(model, *self._normalisation))
         self._pairs, self._following = Pairs(*own["pairs"]), own["following"]
         if own["watch"] is not None:

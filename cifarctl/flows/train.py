@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from cifarctl import events, models
 from cifarctl.data import Dataset, Images, Split, augment
-from cifarctl.errors import AliasConflict, RegistryError, TrainingDiverged
+from cifarctl.errors import AliasConflict, RegistryError, TrainingDiverged, UntrustedCode
 from cifarctl.flows.evaluate import Metrics, evaluate, measure
 from cifarctl.flows.publish import publish, split_record
 from cifarctl.models.predictor import Precision, Predictor, autocast, choose_device, choose_precision
@@ -371,7 +371,7 @@ def _checkpoint_path(registry: Registry, settings: TrainSettings, split: dict[st
     """Where the run of these settings over these images keeps its checkpoint."""
     text = json.dumps([settings.model_dump(mode="json"), split], sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return registry.dir / "training" / f"{settings.model}-{name}.safetensors"
+    return registry.dir / "training" / f"{settings.model.replace(':', '-')}-{name}.safetensors"
 
 
 def _promote(
@@ -406,6 +406,8 @@ def _better(
         return False, "trained on the validation images too, so it cannot be compared; --promote forces it"
     try:
         old = load(registry, current)
+    except UntrustedCode as error:
+        return False, f"production version {current} cannot be compared with: {error}; --promote forces it"
     except RegistryError as error:
         return True, f"production version {current} cannot be loaded: {error}"
     if old.manifest.classes != new.classes:

@@ -1,4 +1,7 @@
-"""Architectures by name. A new one joins by one file in ``architectures/`` with a ``build`` function."""
+"""Architectures by name. A new one of ours joins by one file in ``architectures/`` with a ``build`` function.
+
+Names with a colon are those of other packages: see ``foreign``.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import Any
 from torch import nn
 
 from cifarctl.errors import SettingsError
-from cifarctl.models import architectures
+from cifarctl.models import architectures, foreign
 
 
 def names() -> list[str]:
-    """Names of all architectures: those of their modules, with hyphens."""
+    """Names of our own architectures: those of their modules, with hyphens."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(architectures.__path__))
 
 
@@ -23,8 +26,13 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     Raises:
         SettingsError: no architecture of that name, or it does not take these arguments.
     """
+    if ":" in name:
+        return foreign.build(name, arguments)
     if name not in names():
-        raise SettingsError(f"train.model = {name}: no such architecture; there are {', '.join(names())}")
+        raise SettingsError(
+            f"train.model = {name}: no such architecture; there are {', '.join(names())}, torchvision:NAME "
+            "and your.module:NAME"
+        )
     module = importlib.import_module(f"{architectures.__name__}.{name.replace('-', '_')}")
     try:
         model: nn.Module = module.build(**arguments)

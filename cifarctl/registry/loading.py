@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from safetensors import torch as safetensors
 from torch import nn
 
 from cifarctl import models
-from cifarctl.errors import IntegrityError, SettingsError
+from cifarctl.errors import IntegrityError, SettingsError, UntrustedCode
 from cifarctl.models.backends import Network
+from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Precision, Predictor
 from cifarctl.models.preprocess import normalise
 from cifarctl.registry.manifest import Canary, Manifest, Normalisation
@@ -76,17 +78,20 @@ def canary(model: nn.Module, normalisation: Normalisation, seed: int = CANARY_SE
 def load(registry: Registry, reference: str | int) -> LoadedModel:
     """The model that `reference` means, built anew from its file and checked.
 
-    In this order: size cap, sha256 of the bytes that are then used, safetensors (never pickle), architecture,
-    exact names, shapes and types of all tensors, all values finite, and the logits of the manifest's canary.
+    In this order: size cap, sha256 of the bytes that are then used, whether code may be run that is neither ours nor
+    torchvision's, safetensors (never pickle), architecture, exact names, shapes and types of all tensors, all values
+    finite, and the logits of the manifest's canary.
     Torch's random generators are left as they were.
 
     Raises:
         VersionNotFound: there is no such version.
         IntegrityError: a check failed; the message names the version and the cause.
+        UntrustedCode: its architecture is somebody's own, and `registry.trusted_models` does not name it.
         RegistryError: a file cannot be read.
     """
     version = registry.resolve(reference)
     manifest, weights = registry.read_weights(version)
+    require_trusted(registry, manifest.model, manifest.arguments)
     try:
         tensors = safetensors.load(weights)
     except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type that torch has not
@@ -97,6 +102,20 @@ def load(registry: Registry, reference: str | int) -> LoadedModel:
     model.eval()
     _check_canary(model, manifest)
     return LoadedModel(model, manifest)
+
+
+def require_trusted(registry: Registry, model: str, arguments: Mapping[str, Any]) -> None:
+    """See that to build this architecture runs no code but ours, torchvision's and what is trusted.
+
+    Raises:
+        UntrustedCode: it would; the message says what to set.
+    """
+    for path in own_code(model, arguments):
+        if path not in registry.trusted_models:
+            raise UntrustedCode(
+                f"{model}: the code of {path} is not run before registry.trusted_models = {path} allows it "
+                f"(CIFARCTL_REGISTRY__TRUSTED_MODELS={path})"
+            )
 
 
 def _build(manifest: Manifest) -> nn.Module:

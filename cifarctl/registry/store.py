@@ -110,6 +110,11 @@ class Registry:
         """The registry's folder."""
         return self._settings.dir
 
+    @property
+    def trusted_models(self) -> frozenset[str]:
+        """Import paths of people's own architectures whose code may be run."""
+        return frozenset(self._settings.trusted)
+
     def publish(self, draft: Draft, weights: bytes, files: Mapping[str, bytes] = _NO_FILES) -> Manifest:
         """Make a new version of `draft` and the content of its model file; `files` go to ``plots/<name>``.
 

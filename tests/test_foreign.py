@@ -1,0 +1,154 @@
+"""Architectures from elsewhere: torchvision's made to fit small images, people's own, and whose code may be run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import cifarctl, small_data, small_train
+from torch import nn
+
+from cifarctl import models
+from cifarctl.errors import SettingsError
+from cifarctl.models.foreign import own_code
+
+OWN = """
+from torch import nn
+
+with open({marker!r}, "a") as marker:
+    marker.write("x")
+
+class Small(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(196, classes))
+
+class Wide(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.layer = nn.Linear(3072, classes + 1)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+
+class Deaf(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+
+    def forward(self, images):
+        raise ValueError("I hear nothing")
+
+def text(classes):
+    return "a network"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Path]:
+    """A module `own_networks` in the present folder; the file returned grows whenever its code is run."""
+    marker = tmp_path / "marker"
+    (tmp_path / "own_networks.py").write_text(OWN.format(marker=str(marker)))
+    path = list(sys.path)
+    yield marker
+    sys.path[:] = path
+    sys.modules.pop("own_networks", None)
+
+
+# --- torchvision
+
+
+def first_convolution(model: nn.Module) -> nn.Conv2d:
+    return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121"])
+def test_a_network_of_torchvision_looks_at_small_images_in_full(name: str) -> None:
+    torch.manual_seed(0)
+    model = models.build(f"torchvision:{name}", {"classes": 7})
+    assert model.training
+    assert (first_convolution(model).stride, first_convolution(model).kernel_size) == ((1, 1), (3, 3))
+    sizes: list[torch.Size] = []
+    pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
+    first_convolution(model).register_forward_hook(lambda _, __, answer: sizes.append(answer.shape[2:]))
+    with torch.no_grad():
+        assert model(torch.zeros(3, 3, 32, 32)).shape == (3, 7)
+    assert sizes == [torch.Size((32, 32))]
+    assert pools == []
+
+
+def test_what_begins_otherwise_is_left_as_it_is() -> None:
+    stem = first_convolution(models.build("torchvision:convnext_tiny", {"classes": 2}))
+    assert (stem.kernel_size, stem.stride) == ((4, 4), (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "story"),
+    [
+        ("torchvision:resnet19", r"no such architecture; there are .*resnet18"),
+        ("torchvision:", "no such architecture"),
+        ("torchvision:fcn_resnet50", "no such architecture"),  # no classifier
+        ("torchvision:alexnet", "cannot take images of 32 × 32"),
+    ],
+)
+def test_what_torchvision_has_not_is_refused(name: str, story: str) -> None:
+    with pytest.raises(SettingsError, match=rf"train\.model = {name}: .*{story}"):
+        models.build(name, {"classes": 2})
+
+
+# --- people's own
+
+
+def test_an_own_network_is_found_in_the_present_folder(own: Path) -> None:
+    assert models.build("own_networks:Small", {"classes": 3})(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "story"),
+    [
+        ("own_networks:None_such", "no attribute 'None_such'"),
+        ("no_such_package:Small", "No module named 'no_such_package'"),
+        ("own_networks:", r"\(AttributeError\)"),
+        (":Small", r"\(ValueError\)"),
+        ("own_networks:text", "it makes a str, not a torch.nn.Module"),
+        ("own_networks:Wide", r"its answer has the shape \(2, 4\), not \(2, 3\)"),
+        ("own_networks:Deaf", r"cannot take images of 32 × 32 \(I hear nothing\)"),
+    ],
+)
+def test_an_own_network_that_is_of_no_use_is_refused(own: Path, name: str, story: str) -> None:
+    with pytest.raises(SettingsError, match=rf"train\.model = {name}: .*{story}"):
+        models.build(name, {"classes": 3})
+
+
+def test_whose_code_would_be_run() -> None:
+    inner = {"member": "one.place:Net", "arguments": {"classes": 2}, "members": 2, "classes": 2}
+    nested: dict[str, Any] = {"member": "mixture", "arguments": inner, "members": 1, "classes": 2}
+    assert list(own_code("net", {"classes": 2})) == list(own_code("torchvision:resnet18", {"classes": 2})) == []
+    assert list(own_code("one.place:Net", {})) == ["one.place:Net"]
+    assert list(own_code("mixture", inner)) == list(own_code("mixture", nested)) == ["one.place:Net"]
+
+
+def test_the_code_of_a_version_is_run_only_where_it_is_trusted(own: Path, tmp_path: Path) -> None:
+    """Whoever trains has named the code himself; whoever loads has to name it too."""
+    options = [*small_data(500), *small_train(), f"--set=registry.dir={tmp_path / 'registry'}"]
+    trained = cifarctl("train", "--epochs", "1", "--model", "own_networks:Small", "--json", *options)
+    assert trained.exit_code == 0, trained.stderr
+    assert json.loads(trained.stdout)["promoted"]
+    sys.modules.pop("own_networks")
+    runs = own.read_text()
+
+    refused = cifarctl("eval", "--json", *options)
+    assert refused.exit_code == 4
+    assert "registry.trusted_models = own_networks:Small" in refused.stderr
+    challenged = cifarctl("train", "--epochs", "1", "--json", *options)
+    assert challenged.exit_code == 0, challenged.stderr
+    assert not json.loads(challenged.stdout)["promoted"]  # rather than put away what cannot be compared with
+    assert own.read_text() == runs
+
+    allowed = cifarctl("eval", "--json", *options, "--set=registry.trusted_models=other:Net, own_networks:Small")
+    assert allowed.exit_code == 0, allowed.stderr
+    assert json.loads(allowed.stdout)["accuracy"] == json.loads(trained.stdout)["test_accuracy"]
+    assert own.read_text() == runs + "x"
