@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -296,6 +300,52 @@ def test_a_run_that_was_abandoned_between_epochs_resumes(
     found = list(flow(images, registry, resume=True))
     assert [event.epoch for event in found if isinstance(event, events.EpochDone)] == [3]
     assert same(weights(registry, result_of(found).version), uninterrupted[0])
+
+
+# The whole process is killed when something is done for the so-manieth time: an optimiser step, a checkpoint about to
+# be put in place, a version that is published but whose checkpoint is still there.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+def deadly(original, times):
+    def call(*arguments, **options):
+        nonlocal times
+        times -= 1
+        if times == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+    return call
+
+from test_train import QUICK, SMALL, functional, load_data, module, open_registry, torch
+torch.set_num_threads(1)
+place, times, directory, resume = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "resume"
+places = {"step": (functional, "cross_entropy"), "rename": (Path, "replace"), "end": (module.checkpoint, "discard")}
+holder, name = places[place]
+setattr(holder, name, deadly(getattr(holder, name), times))
+list(module.train(*load_data(SMALL), open_registry(directory), QUICK, SMALL, resume=resume))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(
+    "deaths",
+    [[("step", 1)], [("step", 2 * BATCHES + 3)], [("rename", 3)], [("end", 1)], [("step", 4), ("rename", 1)]],
+    ids=lambda deaths: ", ".join(f"{place} {times}" for place, times in deaths),
+)
+def test_a_run_that_was_killed_resumes(
+    deaths: list[tuple[str, int]],
+    images: tuple[Dataset, Split],
+    registry: Registry,
+    uninterrupted: tuple[dict[str, torch.Tensor], list[float]],
+) -> None:
+    for number, (place, times) in enumerate(deaths):
+        words = [place, str(times), str(registry.dir), "resume" if number else "afresh"]
+        dead = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=Path(__file__).parent, timeout=120)
+        assert dead.returncode == -signal.SIGKILL
+    result = result_of(flow(images, registry, resume=True))
+    assert same(weights(registry, result.version), uninterrupted[0])
+    assert [line["loss"] for line in told(registry, result.version)] == uninterrupted[1]
 
 
 def test_a_run_stopped_at_once_resumes(

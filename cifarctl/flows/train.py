@@ -78,7 +78,7 @@ def train(
     if resume:
         run.restore(path)
     else:
-        checkpoint.discard(path)
+        run.save(path)  # from now on there is something to resume
     first_epoch = run.step // run.batches + 1
     yield events.TrainStarted(
         model=settings.model,
@@ -271,7 +271,7 @@ class _Run:
 
     def diverged(self, what: str, epoch: int) -> TrainingDiverged:
         """The error that says what has happened, what is kept and what to do."""
-        kept = "the checkpoint of the last whole epoch is kept" if epoch > 1 else "no checkpoint was written yet"
+        kept = "the checkpoint of the last whole epoch is kept" if epoch > 1 else "nothing was learned before"
         return TrainingDiverged(f"{what}; {kept}; lower train.learning_rate (now {self.settings.learning_rate:g})")
 
     @property
