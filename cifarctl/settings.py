@@ -285,9 +285,9 @@ class RegistrySettings(Section):
         """`trusted_models`, one by one."""
         return [path.strip() for path in self.trusted_models.split(",") if path.strip()]
 
-    def trusting(self, model: str) -> RegistrySettings:
-        """The same for somebody who has named this architecture himself."""
-        return self.model_copy(update={"trusted_models": ",".join([*self.trusted, model])})
+    def trusting(self, *models: str) -> RegistrySettings:
+        """The same for somebody who has named these architectures himself."""
+        return self.model_copy(update={"trusted_models": ",".join([*self.trusted, *models])})
 
 
 class Settings(BaseSettings):

@@ -16,6 +16,7 @@ from torch import nn
 from cifarctl import models
 from cifarctl.errors import SettingsError
 from cifarctl.models.foreign import own_code
+from cifarctl.models.predictor import choose_precision
 
 OWN = """
 from torch import nn
@@ -42,6 +43,14 @@ class Deaf(nn.Module):
     def forward(self, images):
         raise ValueError("I hear nothing")
 
+class Lazy(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.LazyLinear(classes))
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, images):
+        return self[1](self[0](images))
+
 def text(classes):
     return "a network"
 """
@@ -65,19 +74,28 @@ def first_convolution(model: nn.Module) -> nn.Conv2d:
     return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121", "squeezenet1_1"]
+)
 def test_a_network_of_torchvision_looks_at_small_images_in_full(name: str) -> None:
     torch.manual_seed(0)
     model = models.build(f"torchvision:{name}", {"classes": 7})
     assert model.training
     assert (first_convolution(model).stride, first_convolution(model).kernel_size) == ((1, 1), (3, 3))
-    sizes: list[torch.Size] = []
-    pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
-    first_convolution(model).register_forward_hook(lambda _, __, answer: sizes.append(answer.shape[2:]))
+    sizes: list[tuple[int, ...]] = []
+    for layer in [module for module in model.modules() if isinstance(module, nn.Conv2d)][:2]:
+        layer.register_forward_hook(lambda _, given, __: sizes.append(tuple(given[0].shape[2:])))
     with torch.no_grad():
         assert model(torch.zeros(3, 3, 32, 32)).shape == (3, 7)
-    assert sizes == [torch.Size((32, 32))]
-    assert pools == []
+    assert len(sizes) == 2
+    assert all(side >= 30 for size in sizes for side in size)  # some do not pad
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "own_networks:Small"])
+def test_nothing_but_the_number_of_classes_is_handed_on(name: str, own: Path) -> None:
+    """What a manifest from elsewhere says must not steer code that is trusted for something else."""
+    with pytest.raises(SettingsError, match="it takes the number of classes, not classes, weights"):
+        models.build(name, {"classes": 2, "weights": "DEFAULT"})
 
 
 def test_what_begins_otherwise_is_left_as_it_is() -> None:
@@ -91,7 +109,8 @@ def test_what_begins_otherwise_is_left_as_it_is() -> None:
         ("torchvision:resnet19", r"no such architecture; there are .*resnet18"),
         ("torchvision:", "no such architecture"),
         ("torchvision:fcn_resnet50", "no such architecture"),  # no classifier
-        ("torchvision:alexnet", "cannot take images of 32 × 32"),
+        ("torchvision:alexnet", "of no use for images of 32 × 32"),
+        ("torchvision:vit_h_14", "of no use for images of 32 × 32"),
     ],
 )
 def test_what_torchvision_has_not_is_refused(name: str, story: str) -> None:
@@ -102,8 +121,13 @@ def test_what_torchvision_has_not_is_refused(name: str, story: str) -> None:
 # --- people's own
 
 
-def test_an_own_network_is_found_in_the_present_folder(own: Path) -> None:
-    assert models.build("own_networks:Small", {"classes": 3})(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+@pytest.mark.parametrize("name", ["Small", "Lazy"])
+def test_an_own_network_is_found_in_the_present_folder_and_can_be_trained(own: Path, name: str) -> None:
+    model = models.build(f"own_networks:{name}", {"classes": 3})
+    choose_precision("auto", model, torch.device("cpu"), 8, train=True)
+    answers = model.train()(torch.zeros(1, 3, 32, 32))
+    assert answers.shape == (1, 3)
+    answers.sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +139,7 @@ def test_an_own_network_is_found_in_the_present_folder(own: Path) -> None:
         (":Small", r"\(ValueError\)"),
         ("own_networks:text", "it makes a str, not a torch.nn.Module"),
         ("own_networks:Wide", r"its answer has the shape \(2, 4\), not \(2, 3\)"),
-        ("own_networks:Deaf", r"cannot take images of 32 × 32 \(I hear nothing\)"),
+        ("own_networks:Deaf", r"of no use for images of 32 × 32: I hear nothing \(ValueError\)"),
     ],
 )
 def test_an_own_network_that_is_of_no_use_is_refused(own: Path, name: str, story: str) -> None:
@@ -128,6 +152,7 @@ def test_whose_code_would_be_run() -> None:
     nested: dict[str, Any] = {"member": "mixture", "arguments": inner, "members": 1, "classes": 2}
     assert list(own_code("net", {"classes": 2})) == list(own_code("torchvision:resnet18", {"classes": 2})) == []
     assert list(own_code("one.place:Net", {})) == ["one.place:Net"]
+    assert list(own_code("mixture", {"member": "net", "arguments": [1]})) == []
     assert list(own_code("mixture", inner)) == list(own_code("mixture", nested)) == ["one.place:Net"]
 
 
@@ -137,6 +162,7 @@ def test_the_code_of_a_version_is_run_only_where_it_is_trusted(own: Path, tmp_pa
     trained = cifarctl("train", "--epochs", "1", "--model", "own_networks:Small", "--json", *options)
     assert trained.exit_code == 0, trained.stderr
     assert json.loads(trained.stdout)["promoted"]
+    assert "must trust its code: registry.trusted_models = own_networks:Small" in trained.stderr
     sys.modules.pop("own_networks")
     runs = own.read_text()
 

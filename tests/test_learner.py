@@ -866,6 +866,19 @@ def test_nothing_is_learned_from_a_version_that_knows_what_it_is_judged_by(home:
         assert learner.champion == full
 
 
+def test_what_was_imported_may_be_learned_from(home: Home) -> None:
+    """The tutorial's model, say: nobody can tell what it has seen."""
+    first = load(home.registry, 1)
+    seen = first.manifest.split.model_copy(update={"seen": ALL})
+    imported = publish_like(
+        home.registry, first.model, first.manifest.model_copy(update={"split": seen}), settings={}, metrics={},
+        parent=None, origin="import",
+    )  # fmt: skip
+    home.registry.promote(imported.version, who="somebody", why="by hand")
+    with open_learner(home) as learner:
+        assert learner.champion == imported.version
+
+
 def test_an_alias_that_went_away_and_came_back_changes_nothing(home: Home) -> None:
     other = republish(home.registry)
     with open_learner(home) as learner:

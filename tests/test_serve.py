@@ -56,8 +56,8 @@ PREDICTION_FIELDS = {
 IDLE_S = 0.2
 
 
-def publish_another(site: Site, classes: tuple[str, ...] | None = None) -> int:  # noqa: F811
-    """A version that differs from the production one a little, or in its classes."""
+def publish_another(site: Site, classes: tuple[str, ...] | None = None, name: str | None = None) -> int:  # noqa: F811
+    """A version that differs from the production one a little, or in its classes, or says that it is another model."""
     loaded = load(site.registry, "production")
     manifest = loaded.manifest
     with torch.no_grad():
@@ -66,7 +66,7 @@ def publish_another(site: Site, classes: tuple[str, ...] | None = None) -> int: 
     made = publish(
         site.registry,
         loaded.model,
-        name=manifest.model,
+        name=name or manifest.model,
         arguments=manifest.arguments,
         normalisation=manifest.normalisation,
         classes=classes or manifest.classes,
@@ -273,12 +273,21 @@ def test_a_promotion_is_swapped_in_and_a_corrupt_version_refused(site: Site) -> 
     assert (result.model_versions, result.swaps) == ([1, second], 2)
 
 
-def test_a_version_of_other_classes_is_refused_and_coming_back_is_no_swap(site: Site) -> None:  # noqa: F811
-    strange = publish_another(site, classes=tuple("abcdefghij"))
+@pytest.mark.parametrize(
+    ("strange", "reason"),
+    [({"classes": tuple("abcdefghij")}, "classes"), ({"name": "some.place:Net"}, "registry.trusted_models")],
+    ids=["of other classes", "of untrusted code"],
+)
+def test_a_version_that_cannot_serve_is_refused_and_coming_back_is_no_swap(
+    site: Site,  # noqa: F811
+    strange: dict[str, Any],
+    reason: str,
+) -> None:
+    refused = publish_another(site, **strange)
     other = publish_another(site)
     serving = site.serve(serve__alias_interval=0.01)
     serving.until(lambda: serving.of(events.ServeStarted))
-    site.registry.promote(strange, who="somebody", why="by mistake")
+    site.registry.promote(refused, who="somebody", why="by mistake")
     serving.until(lambda: serving.of(events.SwapRefused))
     site.registry.promote(1, who="somebody", why="as it was")
     answers = site.topic("predictions")
@@ -288,7 +297,8 @@ def test_a_version_of_other_classes_is_refused_and_coming_back_is_no_swap(site: 
     site.registry.promote(other, who="somebody", why="on purpose")
     serving.until(lambda: any(swap.new == other for swap in serving.of(events.Swapped)))
     serving.finish()
-    assert "classes" in serving.of(events.SwapRefused)[0].reason
+    (refusal,) = serving.of(events.SwapRefused)
+    assert reason in refusal.reason
     assert serving.of(events.Swapped) == [events.Swapped(1, other)]
 
 

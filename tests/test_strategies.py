@@ -524,6 +524,7 @@ def build(*, classes):
     features = nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU()
     return nn.Sequential(*features, nn.Flatten(), nn.Linear(512, classes))
 """
+FORGETFUL = TINY.replace("nn.Flatten()", "nn.Dropout(), nn.Flatten()")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -531,10 +532,12 @@ def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An architecture with which all is quick; it has statistics beside its parameters."""
     folder = tmp_path_factory.mktemp("architectures")
     (folder / "tiny.py").write_text(TINY)
+    (folder / "forgetful.py").write_text(FORGETFUL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(architectures, "__path__", [*architectures.__path__, str(folder)])
         yield
-    sys.modules.pop(f"{architectures.__name__}.tiny", None)
+    for name in ("tiny", "forgetful"):
+        sys.modules.pop(f"{architectures.__name__}.{name}", None)
 
 
 def network(architecture: str = "tiny") -> nn.Module:
@@ -639,7 +642,7 @@ def test_a_lineage_goes_on_after_a_lesson_that_was_interrupted(name: str) -> Non
     assert bool(says(snapshot.model, normalise(CLEAN.pixels, MEAN, STD)).isfinite().all())
 
 
-@pytest.mark.parametrize("architecture", ["tiny", "net"])
+@pytest.mark.parametrize("architecture", ["tiny", "forgetful", "net"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lineage_that_takes_over_a_dump_goes_on_to_the_last_bit(name: str, architecture: str) -> None:
     original, successor = (begin(name, Snapshot(architecture, ARGUMENTS, network(architecture))) for _ in range(2))

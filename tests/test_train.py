@@ -149,6 +149,15 @@ def test_a_version_comes_with_its_figures_and_with_what_is_drawn_of_them(
         assert mistake.label != mistake.predicted
 
 
+def test_a_model_is_not_lost_where_drawing_fails(images: tuple[Dataset, Split], registry: Registry) -> None:
+    def illustrate(report: events.TrainReport) -> dict[str, bytes]:
+        raise ValueError("no such font")
+
+    found = list(flow(images, registry, QUICK.model_copy(update={"epochs": 1}), illustrate=illustrate))
+    assert any(isinstance(event, events.Notice) and "no such font" in event.message for event in found)
+    assert [path.name for path in registry.plots(result_of(found).version)] == ["metrics.jsonl"]
+
+
 def test_the_manifest_tells_what_the_version_is(images: tuple[Dataset, Split], registry: Registry) -> None:
     result = result_of(flow(images, registry))
     dataset, split = images

@@ -50,7 +50,7 @@ def serve(
     from cifarctl.events import ServeResult
     from cifarctl.flows.serve import serve as serve_flow
     from cifarctl.flows.supervise import LearnerProcess
-    from cifarctl.online.base import require_unseen
+    from cifarctl.online.judgeable import require_judgeable
     from cifarctl.online.strategies import require
     from cifarctl.registry import Registry
     from cifarctl.ui.serve import ServeView, serve_summary
@@ -59,7 +59,7 @@ def serve(
     if online:  # a learner that cannot start would be tried again and again
         require(settings.online.strategy)
         if (alias := registry.alias(settings.serve.alias)) is not None:
-            require_unseen(registry.manifest(alias.version), settings.online)
+            require_judgeable(registry.manifest(alias.version), settings.online)
     if print_images:
         run.output.live = False
     with run.signals() as stop:

@@ -65,9 +65,10 @@ def _common(registry: Registry, first: LoadedModel, second: LoadedModel) -> Imag
         )
     for manifest in (one, other):
         if "validation" in manifest.split.seen:
+            how = "may have been" if manifest.origin == "import" else "was"
             raise RegistryError(
-                f"version {manifest.version} was trained on the validation images (train --full): on these nothing can "
-                f"be compared; its test accuracy is in `cifarctl registry show {manifest.version}`"
+                f"version {manifest.version} {how} trained on the validation images: on these nothing can be compared; "
+                f"its test accuracy is in `cifarctl registry show {manifest.version}`"
             )
     found = validation.load(registry, one.split.sha256)
     if found is None:

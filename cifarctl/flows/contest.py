@@ -17,6 +17,7 @@ from cifarctl import events
 from cifarctl.data import Images, Scenario, augment
 from cifarctl.flows.learner import JUDGED, Learner, start_of
 from cifarctl.flows.publish import publish_like
+from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Predictor, autocast, choose_precision
 from cifarctl.models.preprocess import normalise
 from cifarctl.online.buffer import ReplayBuffer, Ring
@@ -211,8 +212,9 @@ class Gated(_Contestant):
 def gated(base: LoadedModel, settings: OnlineSettings, reference: Images, validation: Images) -> Iterator[Contestant]:
     """The learner under its settings, in a registry that holds the version and goes with the run."""
     with tempfile.TemporaryDirectory(prefix="cifarctl-eval-") as folder:
-        registry = Registry(RegistrySettings(dir=Path(folder)))
         manifest = base.manifest
+        own = own_code(manifest.model, manifest.arguments)  # has been run already
+        registry = Registry(RegistrySettings(dir=Path(folder)).trusting(*own))
         first = publish_like(
             registry, copy.deepcopy(base.model), manifest, settings={}, metrics=manifest.metrics, parent=None,
             origin="import",

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 from cifarctl import events
-from cifarctl.errors import CifarctlError, IntegrityError, SettingsError, VersionNotFound
+from cifarctl.errors import CifarctlError, IntegrityError, SettingsError, UntrustedCode, VersionNotFound
 from cifarctl.flows.inference import Prepared
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
@@ -107,7 +107,7 @@ class AliasFollower:
     def _prepared(self, version: int) -> Ready | events.SwapRefused:
         try:
             return self._ready(version)
-        except (IntegrityError, VersionNotFound, SettingsError) as error:
+        except (IntegrityError, UntrustedCode, VersionNotFound, SettingsError) as error:
             return events.SwapRefused(version, str(error))
         except CifarctlError:
             raise

@@ -24,12 +24,12 @@ from cifarctl.flows.publish import publish_like
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
 from cifarctl.models.preprocess import Channels, normalise
 from cifarctl.online import prior
-from cifarctl.online.base import require_unseen
 from cifarctl.online.buffer import ReplayBuffer, Ring
 from cifarctl.online.concept import ARRIVED, FEWEST_LABELLED, Concept, Sign
 from cifarctl.online.fit import Lesson, sample
 from cifarctl.online.gate import Decision, Guard, Pairs, decide, follow, spend
 from cifarctl.online.inputs import FEWEST, WINDOW, InputMonitor
+from cifarctl.online.judgeable import require_judgeable
 from cifarctl.online.lookalike import Lookalike
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
@@ -135,7 +135,7 @@ class Learner:
         self._refused = 0  # generation of an alias move that could not be followed
         self._precision: Precision | None = None  # measured with the first update
         version = load(registry, self.decisions.version)
-        require_unseen(version.manifest, settings)
+        require_judgeable(version.manifest, settings)
         self.concept = Concept(settings.detector, version.manifest.classes, settings.seed)
         self._start_from(version, self.decisions.made)
         self.buffer = ReplayBuffer(
@@ -324,10 +324,10 @@ class Learner:
             return
         (version, generation), old = moved, self.champion
         try:
+            require_judgeable(self.registry.manifest(version), self.settings)  # before a large file is read for nothing
             loaded = load(self.registry, version)
             if loaded.manifest.classes != self.classes:
                 raise IntegrityError(f"version {version} has other classes")
-            require_unseen(loaded.manifest, self.settings)
         except (RegistryError, DataError) as error:
             if self._refused != generation:
                 self._refused = generation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any, Literal
 
 import torch
@@ -55,7 +56,12 @@ def publish(
         metrics=dict(metrics),
         parent=parent,
         origin=origin,
-        libraries={"python": platform.python_version(), "torch": torch.__version__, "cifarctl": __version__},
+        libraries={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": metadata.version("torchvision"),
+            "cifarctl": __version__,
+        },
         canary=canary(model, normalisation),
     )
     return registry.publish(draft, to_bytes(model), files or {})

@@ -21,6 +21,7 @@ from cifarctl.data import Dataset, Images, Split, augment
 from cifarctl.errors import AliasConflict, RegistryError, TrainingDiverged, UntrustedCode
 from cifarctl.flows.evaluate import Metrics, evaluate, measure
 from cifarctl.flows.publish import publish, split_record
+from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Precision, Predictor, autocast, choose_device, choose_precision
 from cifarctl.models.preprocess import normalise
 from cifarctl.registry import Manifest, Normalisation, Registry, checkpoint
@@ -94,10 +95,11 @@ def train(
     )
 
     for epoch in range(first_epoch, settings.epochs + 1):
-        began, before = time.perf_counter(), run.step
+        began = time.perf_counter()
         yield from run.epoch(epoch, stop)
         seconds = time.perf_counter() - began
         run.seconds += seconds
+        run.epoch_seconds += seconds
         run.require_finite(epoch)
         if whole := run.step == epoch * run.batches:
             run.epochs.append(
@@ -105,10 +107,11 @@ def train(
                     epoch=epoch,
                     loss=run.mean_loss,
                     validation_accuracy=evaluate(run.predictor(), validation).accuracy if validation else None,
-                    seconds=seconds,
-                    images_per_second=(run.step - before) * run.batch_size / seconds,
+                    seconds=run.epoch_seconds,
+                    images_per_second=run.batches * run.batch_size / run.epoch_seconds,
                 )
             )
+            run.epoch_seconds = 0.0
         run.save(path)
         if whole:
             yield run.epochs[-1]
@@ -120,7 +123,11 @@ def train(
     accuracy = evaluate(predictor, validation).accuracy if validation else None
     answers = predictor(dataset.test.pixels)
     test = measure(answers, dataset.test.labels)
-    report = _report(run.epochs, dataset, answers, test)
+    try:
+        pictures = illustrate(_report(run.epochs, dataset, answers, test))
+    except Exception as error:  # noqa: BLE001  whatever it is, it is no reason to lose a trained model
+        pictures = {}
+        yield events.Notice(f"nothing was drawn: {error or type(error).__name__}")
     lines = "".join(f"{json.dumps(asdict(done))}\n" for done in run.epochs)
     manifest = publish(
         registry,
@@ -134,12 +141,14 @@ def train(
         metrics={"validation_accuracy": accuracy, "test_accuracy": test.accuracy, "test_loss": test.loss},
         parent=None,
         origin="train",
-        files={"metrics.jsonl": lines.encode(), **illustrate(report)},
+        files={"metrics.jsonl": lines.encode(), **pictures},
     )
     held_out = dataset.train.take(split.validation)
     validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)  # before anybody serves it
     checkpoint.discard(path)
     promoted, reason = _promote(registry, manifest, validation, promote, run.precision)
+    for code in own_code(settings.model, run.arguments):
+        yield events.Notice(f"whoever loads this version must trust its code: registry.trusted_models = {code}")
     yield events.TrainResult(
         version=manifest.version,
         model=settings.model,
@@ -173,6 +182,7 @@ class _Run:
     epochs: list[events.EpochDone] = field(default_factory=list)
     step: int = 0
     seconds: float = 0.0
+    epoch_seconds: float = 0.0  # of these, those of the present epoch
     loss_sum: float = 0.0
     loss_count: int = 0
 
@@ -295,6 +305,7 @@ class _Run:
         state = {
             "step": self.step,
             "seconds": self.seconds,
+            "epoch_seconds": self.epoch_seconds,
             "precision": self.precision,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
@@ -326,8 +337,9 @@ class _Run:
         self.generator.set_state(tensors["generator"])
         self.global_state = tensors["global_generator"]
         self.step, self.seconds = state["step"], state["seconds"]
+        self.epoch_seconds = state.get("epoch_seconds", 0.0)
         self.precision = state["precision"]
-        self.epochs = [events.EpochDone(**done) for done in state["epochs"]]
+        self.epochs = [events.EpochDone(**done) for done in state.get("epochs", [])]
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
 
 

@@ -15,31 +15,38 @@ from torch import nn
 from cifarctl.errors import SettingsError
 
 TORCHVISION = "torchvision"
-POOLS = ("maxpool", "features.pool0")  # what follows the first convolution and shrinks images once more
 WITHOUT_AUXILIARY = {"googlenet", "inception_v3"}  # whose further outputs are for their own way of training
 
 
-def build(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """The architecture ``torchvision:NAME`` or ``package.module:NAME``, freshly initialised.
+def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The architecture ``torchvision:NAME`` or ``package.module:NAME``, freshly initialised; `arguments`: ``classes``.
 
-    That of torchvision is made to fit images of 32 × 32: see `fit_stem`. One's own is called with the `arguments`
-    (``classes``) and must return a network from (B, 3, 32, 32) to logits (B, classes); its module is looked for as
-    Python does, and in the present folder.
+    That of torchvision is made to fit images of 32 × 32: see `fit_stem`. One's own is called with ``classes`` alone and
+    must return a network from (B, 3, 32, 32) to logits (B, classes); its module is looked for as Python does, and in
+    the present folder.
 
     Raises:
         SettingsError: there is no such architecture, or it is of no use for these images.
     """
+    if arguments.keys() != {"classes"}:  # a manifest from elsewhere must not call trusted code as it likes
+        raise SettingsError(f"train.model = {name}: it takes the number of classes, not {', '.join(arguments)}")
     package, _, rest = name.partition(":")
-    model = _of_torchvision(rest, **arguments) if package == TORCHVISION else _own(package, rest, arguments)
-    training = model.training
+    classes = arguments["classes"]
     try:
-        with torch.inference_mode():
+        model = _of_torchvision(rest, classes) if package == TORCHVISION else _own(package, rest, classes)
+        training = model.training
+        with torch.no_grad():
             shape = tuple(model.eval()(torch.zeros(2, 3, 32, 32)).shape)
+    except SettingsError:
+        raise
     except Exception as error:  # noqa: BLE001  another's code may raise anything
-        raise SettingsError(f"train.model = {name}: it cannot take images of 32 × 32 ({_line(error)})") from None
-    if shape != (2, arguments["classes"]):
+        what = (str(error) or type(error).__name__).splitlines()[0]
         raise SettingsError(
-            f"train.model = {name}: for two images its answer has the shape {shape}, not {(2, arguments['classes'])}"
+            f"train.model = {name}: of no use for images of 32 × 32: {what} ({type(error).__name__})"
+        ) from None
+    if shape != (2, classes):
+        raise SettingsError(
+            f"train.model = {name}: for two images its answer has the shape {shape}, not {(2, classes)}"
         )
     return model.train(training)
 
@@ -49,17 +56,19 @@ def own_code(name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     if ":" in name and not name.startswith(f"{TORCHVISION}:"):
         yield name
     if isinstance(member := arguments.get("member"), str):
-        yield from own_code(member, arguments.get("arguments") or {})
+        inner = arguments.get("arguments")
+        yield from own_code(member, inner if isinstance(inner, Mapping) else {})
 
 
 def fit_stem(model: nn.Module) -> None:
     """Let a network that was made for 224 × 224 see 32 × 32, where it begins by halving them.
 
-    The first convolution keeps the size, a wide one becomes 3 × 3, and the pooling after it goes: the stem that He et
-    al. 2016, Deep Residual Learning for Image Recognition, section 4.2, use on CIFAR-10.
+    The first convolution keeps the size, a wide one becomes 3 × 3, and pooling before the second one goes: the stem
+    that He et al. 2016, Deep Residual Learning for Image Recognition, section 4.2, use on CIFAR-10.
     """
-    name, first = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    if first.stride != (2, 2):
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.MaxPool2d))]
+    name, first = layers[0]
+    if not isinstance(first, nn.Conv2d) or first.stride != (2, 2):
         return
     if first.kernel_size == (3, 3):
         first.stride = (1, 1)
@@ -67,12 +76,12 @@ def fit_stem(model: nn.Module) -> None:
         narrow = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
         nn.init.kaiming_normal_(narrow.weight, mode="fan_out", nonlinearity="relu")
         model.set_submodule(name, narrow)
-    for pool in POOLS:
-        if any(pool == other for other, _ in model.named_modules()):
-            model.set_submodule(pool, nn.Identity())
+    for following, layer in layers[1:2]:
+        if isinstance(layer, nn.MaxPool2d):
+            model.set_submodule(following, nn.Identity())
 
 
-def _of_torchvision(name: str, *, classes: int) -> nn.Module:
+def _of_torchvision(name: str, classes: int) -> nn.Module:
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
@@ -87,22 +96,14 @@ def _of_torchvision(name: str, *, classes: int) -> nn.Module:
     return model
 
 
-def _own(module: str, name: str, arguments: dict[str, Any]) -> nn.Module:
-    path = f"{module}:{name}"
+def _own(module: str, name: str, classes: int) -> nn.Module:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    try:
-        make = importlib.import_module(module)
-        for part in name.split("."):
-            make = getattr(make, part)
-        model = make(**arguments)  # type: ignore[operator]
-    except Exception as error:  # noqa: BLE001  another's code may raise anything
-        raise SettingsError(f"train.model = {path}: {_line(error)} ({type(error).__name__})") from None
+    make: Any = importlib.import_module(module)
+    for part in name.split("."):
+        make = getattr(make, part)
+    model = make(classes=classes)
     if not isinstance(model, nn.Module):
-        raise SettingsError(f"train.model = {path}: it makes a {type(model).__name__}, not a torch.nn.Module")
+        raise TypeError(f"it makes a {type(model).__name__}, not a torch.nn.Module")
     return model
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -61,7 +61,8 @@ def choose_precision(
     if wanted != "auto":
         return wanted
     with torch.random.fork_rng(devices=[]):
-        images = torch.rand(min(batch, MEASURED), 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+        count = min(batch, MEASURED) if device.type == "cpu" else batch
+        images = torch.rand(count, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     was_training, threads = model.training, torch.get_num_threads()
     model.eval()  # a forward pass in training mode would move batch-norm statistics
     torch.set_num_threads(1)
@@ -81,7 +82,8 @@ def _fastest(model: nn.Module, images: torch.Tensor, precision: Precision, *, tr
         with autocast(images.device, precision), torch.set_grad_enabled(train):
             logits = model(images)
         if train:
-            torch.autograd.grad(logits.float().sum(), [p for p in model.parameters() if p.requires_grad])
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            torch.autograd.grad(logits.float().sum(), trained, allow_unused=True)
         if images.device.type == "cuda":
             torch.cuda.synchronize(images.device)
         times.append(time.perf_counter() - start)

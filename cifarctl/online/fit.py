@@ -70,8 +70,19 @@ def fit(
     """A copy of `model` after `lesson.steps` AdamW steps on batches from `draw`, the rate falling to zero.
 
     `draw` gives normalised images (B, 3, 32, 32) and labels (B,); `loss` takes logits (B, classes) float32 and these
-    labels.
+    labels. What layers such as dropout draw follows the lesson's generator, too.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed(lesson.generator))
+        return _fitted(model, lesson, draw, loss)
+
+
+def _fitted(
+    model: nn.Module,
+    lesson: Lesson,
+    draw: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> nn.Module:
     model = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=lesson.learning_rate, weight_decay=1e-2)
     for step in range(lesson.steps):
@@ -85,3 +96,10 @@ def fit(
         loss(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return model.eval()
+
+
+def _seed(generator: torch.Generator) -> int:
+    """A seed that the state of `generator` determines, which stays as it is."""
+    copied = torch.Generator()
+    copied.set_state(generator.get_state())
+    return int(torch.randint(2**62, (1,), generator=copied))

@@ -85,7 +85,7 @@ def _mistakes(mistakes: Sequence[Mistake], classes: Sequence[str]) -> Figure:
 
 def _confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]], title: str) -> Figure:
     shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
-    side = max(4.5, 0.62 * len(classes) + 2)
+    side = min(max(4.5, 0.62 * len(classes) + 2), 20.0)
     figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
