@@ -651,9 +651,9 @@ def test_an_empty_registry_is_listed(tmp_path: Path) -> None:
 
 
 def test_a_version_is_shown(home: Home) -> None:
-    assert document("registry", "show", "production", *home.options) == home.registry.manifest(1).model_dump(
-        mode="json"
-    )
+    plots = {"plots": [str(path) for path in home.registry.plots(1)]}
+    shown = document("registry", "show", "production", *home.options)
+    assert shown == home.registry.manifest(1).model_dump(mode="json") | plots
     text = cifarctl("registry", "show", "1", *home.options).stdout
     assert home.registry.manifest(1).sha256[:20] in text
 

@@ -22,17 +22,18 @@ def told(overload: Overload, lags: list[int | None], start: float = 0.0) -> list
     ]
 
 
-def test_a_lag_makes_updates_rarer_until_it_is_gone() -> None:
+def test_a_lag_makes_updates_wait_until_it_is_gone() -> None:
     overload = Overload(ENOUGH)
-    assert told(overload, [None, ENOUGH, 2 * ENOUGH]) == []
-    assert not overload.rare
+    assert told(overload, [None, ENOUGH]) == []
+    assert not overload.behind
+    assert told(overload, [ENOUGH + 1, 2 * ENOUGH]) == []  # as much as may come during an update
+    assert overload.behind
     (notice,) = told(overload, [2 * ENOUGH + 1])
-    assert notice == "201 messages have not been learned from: updates are made less often"
-    assert overload.rare
-    told(overload, [ENOUGH + 1])
-    assert overload.rare
-    told(overload, [ENOUGH])
-    assert not overload.rare
+    assert notice == "201 messages have not been learned from: updates wait until they are seen"
+    told(overload, [ENOUGH // 2 + 1])
+    assert overload.behind
+    told(overload, [ENOUGH // 2])
+    assert not overload.behind
 
 
 def test_a_lag_that_comes_and_goes_is_told_of_once_in_a_while() -> None:

@@ -184,11 +184,21 @@ class Gated(_Contestant):
 
     def see(self, pixels: torch.Tensor) -> None:
         """See Contestant."""
-        self._hear(self._learner.see(pixels))
+        backlog = self._backlog(len(pixels))
+        self._hear(self._learner.see(pixels[:backlog], updates=False))
+        self._hear(self._learner.see(pixels[backlog:]))
 
     def learn(self, ids: Sequence[str], images: Images) -> None:
         """See Contestant."""
-        self._hear(self._learner.learn(ids, images, numbers=list(map(int, ids))))
+        backlog = self._backlog(len(ids))
+        for part, updates in ((range(backlog), False), (range(backlog, len(ids)), True)):
+            numbers = [int(ids[place]) for place in part]
+            named, taken = [ids[place] for place in part], images.take(torch.tensor(part, dtype=torch.int64))
+            self._hear(self._learner.learn(named, taken, numbers=numbers, updates=updates))
+
+    def _backlog(self, count: int) -> int:
+        """How many of so many that come at once, while it was at work, are caught up with before an update."""
+        return max(0, count - self._learner.settings.update_every)
 
     def _hear(self, told: Iterator[events.LearnEvent]) -> None:
         self._count(told)

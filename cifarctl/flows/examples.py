@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count, groupby, repeat
+from itertools import chain, count, groupby, repeat
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class Examples:
         self._join.settle(known, repeat(None, len(known)))
         self._served = Served(settings.online.label_wait)
         self._overload = Overload(settings.online.update_every)
-        self._overload.rare = learner.behind
+        self._overload.behind = learner.behind
         self._pace = Pace()
         self._positions: dict[Partition, int] = {}  # the next offset to read
         #: What the last checkpoint holds, as committed.
@@ -89,22 +89,29 @@ class Examples:
 
     def read(self) -> Iterator[events.LearnEvent]:
         """Show the learner the next labelled images, and those that have met their label now."""
-        if self.updates:  # else all there is has to be read first
-            yield from self._overload.update(self.source.lag(), time.monotonic())
-        self.learner.behind = self._overload.rare
+        yield from self._look_at_the_lag()
         records = self.source.read(READ, WAIT)
         for record in records:
             self._positions[record.topic, record.partition] = record.offset + 1
         self.unsaved = self.unsaved or bool(records)
         if self._since_ms:
             records = [record for record in records if record.timestamp_ms >= self._since_ms]
-        yield from self._take_images([record for record in records if record.topic == self._topics.images])
-        yield from self._take_labels([record for record in records if record.topic == self._topics.labels])
+        images = [record for record in records if record.topic == self._topics.images]
+        others = [record for record in records if record.topic == self._topics.labels]
+        for event in chain(self._take_images(images), self._take_labels(others)):
+            yield event
+            if isinstance(event, events.RetrainResult):  # which takes its time, in which more has come
+                yield from self._look_at_the_lag()
         self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
         self._served.answers(self._answers.read())
         yield from self._losses()
         while self._gaps:
             yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
+
+    def _look_at_the_lag(self) -> Iterator[events.LearnEvent]:
+        if self.updates:  # else all there is has to be read first
+            yield from self._overload.update(self.source.lag(), time.monotonic())
+        self.learner.behind = self._overload.behind
 
     def save(self) -> None:
         """Checkpoint, then commit, but not beyond what still waits for its other half.

@@ -42,7 +42,6 @@ JUDGED = 500  # recent labelled images by which it is judged whether inputs or c
 ESTIMATED = 300  # validation images that estimates without labels rest on
 STATISTICS = 1000  # training images that these are made to look like the stream by
 APART = 300  # others, by which a lineage may judge itself
-BEHIND = 4  # times as many labelled images between two updates where the learner does not keep up
 WATCH_SHARE = 0.1  # of `online.gate_alpha`: to go back for no reason costs what has been learned
 STARVED = 0.01  # evidence below which a trial begins anew, rather than make up for what a lineage once was
 TIDY_EVERY = 10  # versions after which those that a learner has made and nobody needs are removed
@@ -127,7 +126,7 @@ class Learner:
         #: Of the checkpoint that it has taken over, as `save` was given it.
         self.reading: dict[str, Any] = {}
         self.updates = 0  # made by this process
-        self.behind = False  # more comes than can be learned from: updates are made less often
+        self.behind = False  # what is to come has come long ago: updates wait until it has been shown
         self._trials = 0  # that have begun, each of which has spent its part of the error allowed
         self._watch: _Watch | None = None
         self._challenger: Judged | None = None
@@ -257,7 +256,7 @@ class Learner:
     def due(self) -> str | None:
         """What calls for an update now, if labels do."""
         settings, fresh = self.settings, self.fresh
-        if self.buffer.labelled < min(settings.min_examples, settings.buffer_size):
+        if self.behind or self.buffer.labelled < min(settings.min_examples, settings.buffer_size):
             return None
         if self._drift_pending and self.concept.labelled >= FEWEST_LABELLED:
             return "drift"
@@ -272,7 +271,8 @@ class Learner:
         """What calls for an update although there are next to no labels, if anything does."""
         fresh = self.seen - max(self._updated_arrived, self.concept.began)
         if (
-            not self._lineage.unlabelled
+            self.behind
+            or not self._lineage.unlabelled
             or min(self.fresh, self.concept.labelled) >= FEWEST_LABELLED
             or fresh < (max(FEWEST, self._every // 2) if self._quick_updates else self._every)
             or not (self._quick_updates or self._inputs.moved(self._window()))
@@ -806,8 +806,8 @@ class Learner:
 
     @property
     def _every(self) -> int:
-        """Labelled images between two updates: fewer after a drift, more in long calm or when it falls behind."""
-        every = self.settings.update_every * (BEHIND if self.behind else 1)
+        """Labelled images between two updates: fewer after a drift, more in long calm."""
+        every = self.settings.update_every
         if self._quick_updates:
             return max(1, every // 2)
         return every * 2 if self.concept.labelled > CALM_AFTER else every

@@ -1,4 +1,4 @@
-"""What a learner does about a stream that is faster than it can learn: rarer updates first, then fewer images."""
+"""What a learner does about a stream that is faster than it can learn: it catches up first, then takes fewer images."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from zlib import crc32
 
 from cifarctl import events
 
-SAMPLE = 8  # times the lag that makes updates rarer makes it sample
+SAMPLE = 8  # times the lag that makes updates wait makes it sample
 SPARSEST = 1024
 PATIENCE_S = 15.0  # from one look at whether the lag grows to the next: an update takes a while itself
-TOLD_S = 60.0  # between two notices of rarer updates
+TOLD_S = 60.0  # between two notices that updates wait
 
 
 class Overload:
     """Goes by the lag: messages that have not been read.
 
-    A lag that is large but shrinks is only a backlog. A sample is chosen by id, so that images and their late labels
+    What is learned from images of long ago comes too late, and what serves meanwhile is for a concept that may have
+    passed: so updates wait until the lag is small. To be shown images costs a small part of what an update does. A lag
+    that is large but shrinks is only a backlog. A sample is chosen by id, so that images and their late labels
     agree in it, and each is a part of the larger ones; the label of an image that waits for it is always wanted.
     """
 
     def __init__(self, enough: int) -> None:
-        """A lag above twice `enough` messages makes updates rarer; above eight times, if it grows, samples."""
+        """A lag above `enough` messages makes updates wait until it is half of that; above eight times it samples."""
         self._enough = enough
-        self.rare = False  # updates are made less often
+        self.behind = False  # updates wait
         self.every = 1  # one of so many images is learned from
         self._looked: tuple[float, int] | None = None  # when, and at what lag
         self._told = float("-inf")
@@ -32,11 +34,11 @@ class Overload:
         """Take in the lag, None while it is not known, at `now` seconds; says what changes."""
         if lag is None:
             return
-        if not self._enough < lag <= 2 * self._enough:  # in between it stays as it was
-            if lag > self._enough and not self.rare and now - self._told >= TOLD_S:
-                self._told = now
-                yield events.Notice(f"{lag:,} messages have not been learned from: updates are made less often")
-            self.rare = lag > self._enough
+        if lag > 2 * self._enough and now - self._told >= TOLD_S:
+            self._told = now
+            yield events.Notice(f"{lag:,} messages have not been learned from: updates wait until they are seen")
+        if not self._enough // 2 < lag <= self._enough:  # in between it stays as it was
+            self.behind = lag > self._enough
         if self._looked is None:
             self._looked = now, lag
         at, last = self._looked
