@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
+from fixtures_broker import broker, kafka  # noqa: F401  fixtures
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import Flow, Site, site, trained  # noqa: F401  fixtures among them
 
+from cifarctl import events
+from cifarctl.flows import examples, learn
 from cifarctl.flows.budget import OWED_S, SAVED_S, Budget
 from cifarctl.flows.overload import PATIENCE_S, SAMPLE, SPARSEST, TOLD_S, Overload
+from cifarctl.stream.source import Source
 
 ENOUGH = 100
 IDS = [f"run-{number}" for number in range(4000)]
 
 
-def told(overload: Overload, lags: list[int | None], start: float = 0.0) -> list[str]:
+def told(overload: Overload, lags: Sequence[int | None], start: float = 0.0) -> list[str]:
     """What it says of these lags, one after each look."""
     return [
         notice.message
@@ -24,7 +32,7 @@ def told(overload: Overload, lags: list[int | None], start: float = 0.0) -> list
 
 def test_a_lag_makes_updates_wait_until_it_is_gone() -> None:
     overload = Overload(ENOUGH)
-    assert told(overload, [None, ENOUGH]) == []
+    assert told(overload, [ENOUGH]) == []
     assert not overload.behind
     assert told(overload, [ENOUGH + 1, 2 * ENOUGH]) == []  # as much as may come during an update
     assert overload.behind
@@ -34,6 +42,14 @@ def test_a_lag_makes_updates_wait_until_it_is_gone() -> None:
     assert overload.behind
     told(overload, [ENOUGH // 2])
     assert not overload.behind
+
+
+def test_while_the_lag_is_not_known_updates_wait() -> None:
+    overload, found = Overload(ENOUGH), []
+    for lag in (None, 0):
+        assert told(overload, [lag]) == []
+        found.append(overload.behind)
+    assert found == [True, False]
 
 
 def test_a_lag_that_comes_and_goes_is_told_of_once_in_a_while() -> None:
@@ -116,3 +132,46 @@ def test_who_stays_within_the_budget_never_sleeps() -> None:
     for _ in range(100):
         now += 1.0
         budget.keep()
+
+
+# --- the learner on a stream
+
+EVERY = 60
+QUICK: dict[str, Any] = {
+    "online__update_every": EVERY,
+    "online__min_examples": 30,
+    "online__buffer_size": 400,
+    "online__reference_size": 300,
+    "online__steps": 1,
+    "online__niceness": 0,
+}
+
+
+def learner(site: Site) -> Flow[events.LearnEvent]:  # noqa: F811
+    chosen = site.settings(**QUICK)
+    return site._keep(Flow(lambda stop: learn.follow(chosen, stop)))
+
+
+@pytest.mark.broker
+def test_a_backlog_is_seen_before_anything_is_learned_from_it(site: Site) -> None:  # noqa: F811
+    """The first update comes within the batch with which it is nearly gone."""
+    site.send(900)
+    learning = learner(site)
+    learning.until(lambda: learning.of(events.RetrainStarted))
+    assert learning.of(events.RetrainStarted)[0].examples > 900 - examples.READ - EVERY
+    learning.finish()
+
+
+@pytest.mark.broker
+def test_what_comes_during_an_update_is_seen_before_the_next(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Also where a batch that has been read already would make another one due."""
+
+    def lag(_: Source) -> int:
+        return 2 * EVERY if learning.of(events.RetrainResult) else 0
+
+    monkeypatch.setattr(Source, "lag", lag)
+    site.send(examples.READ)
+    learning = learner(site)
+    learning.until(lambda: any(status.labelled == examples.READ for status in learning.of(events.LearnerStatus)))
+    learning.finish()
+    assert len(learning.of(events.RetrainResult)) == 1

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from cifarctl import events
 from cifarctl.data import Course, Images, Scenario
-from cifarctl.flows.contest import Predicts
+from cifarctl.flows.contest import Predicts, gated
 from cifarctl.flows.prequential import STEP, Run, play, strategies
 from cifarctl.flows.publish import publish_like
 from cifarctl.registry.loading import load
+from cifarctl.settings import OnlineSettings
 from cifarctl.ui.contest import ContestView, contest_tables
 
 DRIFT = "invert@100-200"
@@ -103,6 +104,17 @@ def test_on_a_clock_an_update_takes_effect_when_it_is_through(monkeypatch: pytes
     labels = torch.arange(200) % 10
     expected = torch.where(torch.arange(200) < 6 * STEP, labels == 0, labels == 1)
     assert run.correct.tolist() == expected.tolist()
+
+
+def test_what_has_come_during_an_update_is_caught_up_with_before_the_next(home: Home) -> None:
+    """As the live learner does: of 300 images at once the first 240 are only taken in."""
+    train, split = home.dataset.train, home.split
+    online = OnlineSettings(update_every=60, min_examples=30, steps=1, batch_size=32)
+    stream = train.take(split.stream[:300])
+    with gated(load(home.registry, 1), online, train.take(split.train), train.take(split.validation)) as contestant:
+        contestant.see(stream.pixels)
+        contestant.learn([str(number) for number in range(300)], stream)
+        assert contestant.updates == 1
 
 
 def test_the_figures_of_a_version_left_alone_are_what_it_gets(home: Home) -> None:

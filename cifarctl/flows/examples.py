@@ -89,8 +89,8 @@ class Examples:
 
     def read(self) -> Iterator[events.LearnEvent]:
         """Show the learner the next labelled images, and those that have met their label now."""
-        yield from self._look_at_the_lag()
         records = self.source.read(READ, WAIT)
+        yield from self._look_at_the_lag()
         for record in records:
             self._positions[record.topic, record.partition] = record.offset + 1
         self.unsaved = self.unsaved or bool(records)

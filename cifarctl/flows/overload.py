@@ -33,6 +33,7 @@ class Overload:
     def update(self, lag: int | None, now: float) -> Iterator[events.Notice]:
         """Take in the lag, None while it is not known, at `now` seconds; says what changes."""
         if lag is None:
+            self.behind = True  # it may be large
             return
         if lag > 2 * self._enough and now - self._told >= TOLD_S:
             self._told = now

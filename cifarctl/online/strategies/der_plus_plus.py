@@ -8,17 +8,17 @@ those of the time at which an image came.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from cifarctl.data import Images
 from cifarctl.models.preprocess import normalise
 from cifarctl.online.fit import Lesson, fit, join, sample
-from cifarctl.online.strategies import Snapshot, Start, Strategy
+from cifarctl.online.strategies import Continual, Start, Strategy
 
 ALPHA = 0.3
 BETA = 0.5
@@ -30,23 +30,18 @@ def begin(start: Start) -> Strategy:
     return _DarkExperience(start)
 
 
-class _DarkExperience:
-    unlabelled = False
+class _DarkExperience(Continual):
+    """What is remembered stays when it steps back."""
 
     def __init__(self, start: Start) -> None:
-        self._start = start
-        self._model = copy.deepcopy(start.snapshot.model)
+        super().__init__(start, self._teach)
         self._pixels = torch.zeros((CAPACITY, 3, 32, 32), dtype=torch.uint8)
         self._labels = torch.zeros(CAPACITY, dtype=torch.int64)
         self._logits = torch.zeros((CAPACITY, start.classes))
         self._seen = 0
 
-    def observe(self, images: Images) -> None:
-        """See Strategy; the model answers as now until the next lesson, which shows what may be remembered."""
-
-    def propose(self, lesson: Lesson) -> Snapshot:
-        """See Strategy."""
-        self._remember(lesson)
+    def _teach(self, model: nn.Module, lesson: Lesson) -> nn.Module:
+        self._remember(model, lesson)
         held = min(self._seen, CAPACITY)
         memory = Images(self._pixels[:held], self._labels[:held])
         third = max(1, lesson.batch_size // 3)
@@ -71,12 +66,11 @@ class _DarkExperience:
             matched = functional.mse_loss(logits[:first], dark)
             return new + ALPHA * matched + BETA * functional.cross_entropy(logits[first:second], labels[first:second])
 
-        self._model = fit(self._model, lesson, draw, loss)
-        return Snapshot(self._start.snapshot.architecture, self._start.snapshot.arguments, self._model)
+        return fit(model, lesson, draw, loss)
 
-    def _remember(self, lesson: Lesson) -> None:
+    def _remember(self, model: nn.Module, lesson: Lesson) -> None:
         with torch.inference_mode():
-            logits = self._model(normalise(lesson.new.pixels, lesson.mean, lesson.std)).float()
+            logits = model(normalise(lesson.new.pixels, lesson.mean, lesson.std)).float()
         for pixels, label, answer in zip(lesson.new.pixels, lesson.new.labels, logits, strict=True):
             slot = self._seen
             if self._seen >= CAPACITY:
@@ -85,21 +79,12 @@ class _DarkExperience:
             if slot < CAPACITY:
                 self._pixels[slot], self._labels[slot], self._logits[slot] = pixels, label, answer
 
-    def revise(self) -> Snapshot | None:
-        """See Strategy; a model changes by learning only."""
-        return None
-
-    def step_back(self) -> None:
-        """See Strategy; what is remembered stays."""
-        self._model = self._start.snapshot.model
-
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """See Strategy."""
         held = min(self._seen, CAPACITY)
         memory = {"pixels": self._pixels[:held], "labels": self._labels[:held], "logits": self._logits[:held]}
-        return memory | {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}, {
-            "seen": self._seen
-        }
+        model, state = super().dump()
+        return memory | {f"model.{name}": tensor for name, tensor in model.items()}, state | {"seen": self._seen}
 
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """See Strategy."""
@@ -107,7 +92,5 @@ class _DarkExperience:
         held = len(tensors["labels"])
         self._pixels[:held], self._labels[:held] = tensors["pixels"], tensors["labels"]
         self._logits[:held] = tensors["logits"]
-        self._model = copy.deepcopy(self._model)
-        self._model.load_state_dict(
-            {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-        )
+        model = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        super().load(model, state)
