@@ -6,6 +6,7 @@
     ├── RegistryError            4   the registry or a model file is unusable
     │   ├── VersionNotFound          no such version or alias
     │   ├── IntegrityError           a model file fails one of the checks of loading
+    │   ├── ModelTooLarge            a model is larger than what would be loaded again
     │   ├── UntrustedCode            a version needs code that nobody has allowed to be run
     │   ├── AliasConflict            somebody else moved the alias first
     │   └── RegistryBusy             another process holds a lock of the registry
@@ -14,7 +15,8 @@
     │   └── BrokerAway               nobody answers, which may pass
     ├── QualityGateError         6   a required quality was not met
     ├── NotEnoughData            7   too few labelled examples to learn from
-    └── TrainingDiverged         1   the loss is no longer finite
+    ├── TrainingDiverged         1   the loss is no longer finite
+    └── TeammateLost             1   another process that trains the same model has ended
 
 A message is one line: the cause, then the remedy. Foreign errors are mapped to these where they enter
 (the registry, the data sources, the stream package); ``cifarctl.cli`` turns them into a line and an exit code.
@@ -53,6 +55,10 @@ class IntegrityError(RegistryError):
     """A model file fails one of the checks of loading."""
 
 
+class ModelTooLarge(RegistryError):
+    """A model is larger than what would be loaded again."""
+
+
 class UntrustedCode(RegistryError):
     """A version needs code that nobody has allowed to be run."""
 
@@ -79,6 +85,10 @@ class BrokerError(CifarctlError):
 
 class BrokerAway(BrokerError):
     """No broker answers at the moment."""
+
+
+class TeammateLost(CifarctlError):
+    """One of the processes that train a model together has ended."""
 
 
 class QualityGateError(CifarctlError):

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import pytest
 import torch
-from helpers import ALL, Home, republish, spoil, tagged, tags
+from helpers import ALL, Home, open_registry, republish, spoil, tagged, tags
 from torch import nn
 
 from cifarctl import events, models
@@ -594,6 +594,18 @@ def test_a_trial_is_won_between_two_updates(home: Home, inverted: Images) -> Non
     pairs = part(inverted, 100, 125)  # what both predicted before either had learned from it
     assert result.champion["stream_accuracy"] == pytest.approx(accuracy(home, 1, pairs))
     assert result.challenger["stream_accuracy"] == pytest.approx(accuracy(home, 2, pairs))
+
+
+@pytest.mark.parametrize("canary", [False, True])
+def test_what_could_not_be_loaded_is_not_promoted(home: Home, inverted: Images, canary: bool) -> None:
+    """A pool of three is larger than the registry allows: the learner says so and goes on."""
+    small = Home(open_registry(home.registry.dir, max_model_mb=1), home.dataset, home.split)
+    with open_learner(small, canary=canary) as learner:
+        results = of(events.RetrainResult, show(learner, part(inverted, 0, 250), "a"))
+    refused = [reason for result in results for reason in result.reasons if "not promoted" in reason]
+    assert refused
+    assert all("registry.max_model_mb = 1" in reason for reason in refused)
+    assert small.registry.numbers() == [1]
 
 
 def test_less_error_allowed_makes_a_trial_longer(home: Home, inverted: Images, tmp_path: Path) -> None:

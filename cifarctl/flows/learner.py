@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cifarctl import events, models
 from cifarctl.data import Images
-from cifarctl.errors import AliasConflict, DataError, IntegrityError, RegistryError
+from cifarctl.errors import AliasConflict, DataError, IntegrityError, ModelTooLarge, RegistryError
 from cifarctl.flows.canary import CanaryAlias
 from cifarctl.flows.decisions import Decisions
 from cifarctl.flows.judged import Judged
@@ -528,8 +528,8 @@ class Learner:
                 version = self._promote(reasons, pairs, guard)
             elif self.decisions.again("reject", self._now) is None:
                 self._carry_out("reject", champion, "; ".join(reasons))
-        except AliasConflict as conflict:
-            reasons.append(f"{'not promoted' if decision.promote else 'not recorded'}: {conflict}")
+        except (AliasConflict, ModelTooLarge) as error:
+            reasons.append(f"{'not promoted' if decision.promote else 'not recorded'}: {error}")
         return events.RetrainResult(
             outcome="rejected" if version is None else "promoted",
             examples=examples,
@@ -548,6 +548,7 @@ class Learner:
 
         Raises:
             AliasConflict: somebody else has moved the alias.
+            ModelTooLarge: it could not be loaded.
         """
         previous = self.champion, self._judged
         if (move := self.decisions.again("promote", self._now)) is not None:
@@ -608,11 +609,15 @@ class Learner:
         if decisions.redoing or not decisions.unmoved:
             return
         guard = guard or self._guard(self._challenger)
-        if guard.holds:
-            version = self._published(self._pairs, guard)
-            self._canary.show(version, f"on trial against version {self.champion}: {guard}")
-        else:
+        if not guard.holds:
             self._canary.withdraw(str(guard))
+            return
+        try:
+            version = self._published(self._pairs, guard)
+        except ModelTooLarge as error:
+            self._canary.withdraw(str(error))
+            return
+        self._canary.show(version, f"on trial against version {self.champion}: {guard}")
 
     def _roll_back(self, watch: _Watch) -> Iterator[events.LearnEvent]:
         old, pairs = self.champion, watch.pairs

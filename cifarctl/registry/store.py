@@ -30,7 +30,15 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic_core import PydanticSerializationError
 
-from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, Superseded, VersionNotFound
+from cifarctl.errors import (
+    AliasConflict,
+    IntegrityError,
+    ModelTooLarge,
+    RegistryBusy,
+    RegistryError,
+    Superseded,
+    VersionNotFound,
+)
 from cifarctl.registry.aliases import (
     Alias,
     Mark,
@@ -121,12 +129,12 @@ class Registry:
         The version becomes visible whole or not at all, under a number that was never used before.
 
         Raises:
-            RegistryError: it cannot be written, is too large to be loaded again, or a file's name is not
-                a plain one.
+            ModelTooLarge: it could not be loaded again.
+            RegistryError: it cannot be written, or a file's name is not a plain one.
         """
         limit = self._settings.max_model_mb
         if len(weights) > limit * _MIB:
-            raise RegistryError(
+            raise ModelTooLarge(
                 f"registry.max_model_mb = {limit}: the model has {len(weights) / _MIB:.1f} MiB; raise it"
             )
         for name in files:
