@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,17 @@ class Recorder:
         self.times = 0
         self.serving: Predicts = self._always(0)
 
-    def see(self, pixels: torch.Tensor) -> None:
+    def see(self, pixels: torch.Tensor) -> Iterator[None]:
         self.seen += tags(Images(pixels, torch.zeros(len(pixels))))
+        return iter(())
 
-    def learn(self, ids: Sequence[str], images: Images) -> None:
+    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
         assert set(tags(images)) <= set(self.seen), "an image was learned from before it had been seen"
         assert tags(images) == [int(image_id) for image_id in ids]
         self.known_at |= dict.fromkeys(map(int, ids), len(self.predicted))
         self.times += 1
         self.serving = self._always(self.times % 10)
+        yield
 
     def _always(self, label: int) -> Predicts:
         def predict(pixels: torch.Tensor, start: int) -> torch.Tensor:
@@ -64,11 +66,13 @@ class Recorder:
         return predict
 
 
-def played(text: str, count: int = 200, rate: float | None = None) -> tuple[Recorder, Run]:
+def played(
+    text: str, count: int = 200, rate: float | None = None, recorder: Recorder | None = None
+) -> tuple[Recorder, Run]:
     """A recorder on images that come in the order of their numbers."""
     course = Course(tagged(list(range(count))), Scenario.parse(text), 0, 10)
     course._shuffled = torch.arange(count)
-    recorder = Recorder()
+    recorder = recorder or Recorder()
     run = Run(recorder, np.zeros(count, dtype=np.bool_))
     passages = [course.take(start, STEP) for start in range(0, count, STEP)]
     assert list(play(run, passages, rate)) == list(range(STEP, count + 1, STEP))
@@ -93,27 +97,36 @@ def test_late_labels_come_late_and_withheld_ones_never() -> None:
 
 
 def test_on_a_clock_an_update_takes_effect_when_it_is_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes 2.5 s; at 50 images a second that is five steps of the stream, in which others wait."""
-    seconds = iter(np.arange(0, 1000, 2.5))
-    monkeypatch.setattr("cifarctl.flows.prequential.time.perf_counter", lambda: float(next(seconds)))
-    recorder, run = played("", rate=50)
+    """What is replaced after a second serves from then on; at work for 2.5 s, it takes in nothing else meanwhile."""
+    now = 0.0
+
+    class Slow(Recorder):
+        def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
+            nonlocal now
+            for done in super().learn(ids, images):
+                now += 1.0
+                yield done
+            now += 1.5
+
+    monkeypatch.setattr("cifarctl.flows.prequential.time.perf_counter", lambda: now)
+    recorder, run = played("", rate=50, recorder=Slow())
     assert recorder.times == 2
     assert {recorder.known_at[image] for image in range(STEP)} == {STEP}
     assert {recorder.known_at[image] for image in range(STEP, 6 * STEP)} == {6 * STEP}
-    # Class 0 for the first 150 images, which are those before the first update is through, then class 1.
+    # Class 0 for the first 75 images, of which 25 came before the first update began, then class 1.
     labels = torch.arange(200) % 10
-    expected = torch.where(torch.arange(200) < 6 * STEP, labels == 0, labels == 1)
+    expected = torch.where(torch.arange(200) < 3 * STEP, labels == 0, labels == 1)
     assert run.correct.tolist() == expected.tolist()
 
 
 def test_what_has_come_during_an_update_is_caught_up_with_before_the_next(home: Home) -> None:
-    """As the live learner does: of 300 images at once the first 240 are only taken in."""
+    """As the live learner does: 300 images at once are taken in before the one update."""
     train, split = home.dataset.train, home.split
     online = OnlineSettings(update_every=60, min_examples=30, steps=1, batch_size=32)
     stream = train.take(split.stream[:300])
     with gated(load(home.registry, 1), online, train.take(split.train), train.take(split.validation)) as contestant:
-        contestant.see(stream.pixels)
-        contestant.learn([str(number) for number in range(300)], stream)
+        list(contestant.see(stream.pixels))
+        list(contestant.learn([str(number) for number in range(300)], stream))
         assert contestant.updates == 1
 
 

@@ -43,7 +43,8 @@ Predicts: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
 class Contestant(Protocol):
     """A way to deal with a drifting stream.
 
-    `serving` is what predicts at present; it is replaced, never changed, so that an update can take effect later.
+    `serving` is what predicts at present; it is replaced, never changed, so that an update can take effect later: `see`
+    and `learn` do their work as they are iterated over, and come back wherever it may have been replaced.
     """
 
     name: str
@@ -53,10 +54,10 @@ class Contestant(Protocol):
     rollbacks: int
     drifts: int  # that it has noticed
 
-    def see(self, pixels: torch.Tensor) -> None:
+    def see(self, pixels: torch.Tensor) -> Iterator[None]:
         """Images (B, 3, 32, 32) as they arrive, all of them predicted before; their labels may never come."""
 
-    def learn(self, ids: Sequence[str], images: Images) -> None:
+    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
         """Take in labels of images (B,) that have been seen, and make the updates that are due.
 
         An id is the image's position in the stream.
@@ -68,11 +69,13 @@ class _Contestant:
         self.name, self.serving = name, serving
         self.updates = self.promotions = self.rollbacks = self.drifts = 0
 
-    def see(self, pixels: torch.Tensor) -> None:
+    def see(self, pixels: torch.Tensor) -> Iterator[None]:  # noqa: ARG002
         """See Contestant; there is nothing to see without labels."""
+        return iter(())
 
-    def learn(self, ids: Sequence[str], images: Images) -> None:
+    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:  # noqa: ARG002
         """See Contestant; learns nothing."""
+        return iter(())
 
 
 def frozen(base: LoadedModel) -> Contestant:
@@ -92,7 +95,7 @@ class Tutorial(_Contestant):
         self._generator = torch.Generator().manual_seed(seed)
         self._fresh = 0
 
-    def learn(self, ids: Sequence[str], images: Images) -> None:  # noqa: ARG002
+    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:  # noqa: ARG002
         """See Contestant."""
         for pixels, label in zip(images.pixels, images.labels, strict=True):
             self._buffer.append((pixels, label))
@@ -100,6 +103,7 @@ class Tutorial(_Contestant):
             if self._fresh == TUTORIAL_BUFFER:
                 self._fresh = 0
                 self._update()
+                yield
 
     def _update(self) -> None:
         mean, std = self._normalisation.mean, self._normalisation.std
@@ -135,12 +139,13 @@ class Ungated(_Contestant):
         self._precision = choose_precision("auto", base.model, torch.device("cpu"), settings.batch_size, train=True)
         self._fresh = 0
 
-    def see(self, pixels: torch.Tensor) -> None:
+    def see(self, pixels: torch.Tensor) -> Iterator[None]:
         """See Contestant."""
         for image in pixels:
             self._arrived.add(image, -1)
+        return iter(())
 
-    def learn(self, ids: Sequence[str], images: Images) -> None:
+    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
         """See Contestant."""
         self._lineage.observe(images)
         for image_id, pixels, label in zip(ids, images.pixels, images.labels.tolist(), strict=True):
@@ -148,6 +153,7 @@ class Ungated(_Contestant):
         if self._fresh >= self._settings.update_every:
             self._fresh -= self._settings.update_every
             self._update()
+            yield
 
     def _update(self) -> None:
         settings, normalisation = self._settings, self._normalisation
@@ -182,31 +188,22 @@ class Gated(_Contestant):
         self._version = learner.champion
         super().__init__("online", _whenever(load(registry, self._version).predictor()))
 
-    def see(self, pixels: torch.Tensor) -> None:
+    def see(self, pixels: torch.Tensor) -> Iterator[None]:
         """See Contestant."""
-        backlog = self._backlog(len(pixels))
-        self._hear(self._learner.see(pixels[:backlog], updates=False))
-        self._hear(self._learner.see(pixels[backlog:]))
+        return self._hear(self._learner.see(pixels, updates=not self._behind(len(pixels))))
 
-    def learn(self, ids: Sequence[str], images: Images) -> None:
+    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
         """See Contestant."""
-        backlog = self._backlog(len(ids))
-        for part, updates in ((range(backlog), False), (range(backlog, len(ids)), True)):
-            numbers = [int(ids[place]) for place in part]
-            named, taken = [ids[place] for place in part], images.take(torch.tensor(part, dtype=torch.int64))
-            self._hear(self._learner.learn(named, taken, numbers=numbers, updates=updates))
+        behind = self._behind(len(ids))
+        yield from self._hear(self._learner.learn(ids, images, numbers=list(map(int, ids)), updates=not behind))
+        if behind and (trigger := self._learner.due()) is not None:
+            yield from self._hear(self._learner.update(trigger))
 
-    def _backlog(self, count: int) -> int:
-        """How many of so many that come at once, while it was at work, are caught up with before an update."""
-        return max(0, count - self._learner.settings.update_every)
+    def _behind(self, count: int) -> bool:
+        """Whether so many come at once, as it was at work meanwhile, that all are taken in before an update."""
+        return count > self._learner.settings.update_every
 
-    def _hear(self, told: Iterator[events.LearnEvent]) -> None:
-        self._count(told)
-        if self._learner.champion != self._version:
-            self._version = self._learner.champion
-            self.serving = _whenever(load(self._registry, self._version).predictor())
-
-    def _count(self, told: Iterator[events.LearnEvent]) -> None:
+    def _hear(self, told: Iterator[events.LearnEvent]) -> Iterator[None]:
         for event in told:
             if isinstance(event, events.DriftDetected):
                 self.drifts += 1
@@ -216,6 +213,10 @@ class Gated(_Contestant):
                 self.promotions += event.outcome == "promoted"
             elif isinstance(event, events.RolledBack):
                 self.rollbacks += 1
+            if self._learner.champion != self._version:
+                self._version = self._learner.champion
+                self.serving = _whenever(load(self._registry, self._version).predictor())
+                yield
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cifarctl import events
 from cifarctl.data import Course, Dataset, Images, Passage, Scenario, Split
 from cifarctl.errors import DataError, SettingsError
-from cifarctl.flows.contest import Contestant, Tutorial, Ungated, frozen, gated, oracle
+from cifarctl.flows.contest import Contestant, Predicts, Tutorial, Ungated, frozen, gated, oracle
 from cifarctl.online.strategies import names
 from cifarctl.registry.loading import LoadedModel
 from cifarctl.settings import OnlineSettings, Settings
@@ -173,42 +173,53 @@ def _passages(course: Course, count: int) -> list[Passage]:
 
 
 def play(run: Run, passages: Sequence[Passage], rate: float | None) -> Iterator[int]:
-    """Predict, then learn what labels have come; yields how many images are done."""
+    """Predict, then learn what labels have come; yields how many images are done.
+
+    On a clock of `rate` images a second what is replaced predicts from when that was done, and as long as the
+    contestant is at work it neither sees nor learns.
+    """
     contestant = run.contestant
-    serving, replaced_at = contestant.serving, 0.0
-    next_serving = serving
+    serving, busy_until = contestant.serving, 0.0
+    replaced: list[tuple[float, Predicts]] = []  # from when, by what
     arriving: list[tuple[int, int, torch.Tensor, int]] = []  # when by position, position, image, label
     unseen: list[torch.Tensor] = []
     start = 0
     for passage in passages:
         end = start + len(passage)
-        now = start / rate if rate else math.inf
-        if now >= replaced_at:
-            serving = next_serving
+        while replaced and replaced[0][0] <= (start / rate if rate else math.inf):
+            _, serving = replaced.pop(0)
         run.correct[start:end] = (serving(passage.pixels, start).argmax(dim=1) == passage.concept).numpy()
         for index, (label, late) in enumerate(zip(passage.given.tolist(), passage.late.tolist(), strict=True)):
             if label >= 0:
                 heapq.heappush(arriving, (start + index + late, start + index, passage.pixels[index], label))
         start = end
         unseen.append(passage.pixels)
-        if rate and end / rate < replaced_at:  # still at work
+        if rate and end / rate < busy_until:
             yield end
             continue
-        clock, began = time.perf_counter(), time.process_time()
-        contestant.see(torch.cat(unseen))
-        unseen.clear()
-        ready = []
-        while arriving and arriving[0][0] < end:
-            ready.append(heapq.heappop(arriving))
-        if ready:
-            _, positions, pixels, labels = zip(*ready, strict=True)
-            contestant.learn(list(map(str, positions)), Images(torch.stack(pixels), torch.tensor(labels)))
-        if contestant.serving is not next_serving:
-            serving, next_serving = next_serving, contestant.serving
-            replaced_at = end / rate + time.perf_counter() - clock if rate else 0.0
+        clock, began, before = time.perf_counter(), time.process_time(), contestant.serving
+        for _ in _work(contestant, unseen, arriving, end):
+            if contestant.serving is not before:
+                before = contestant.serving
+                replaced.append((end / rate + time.perf_counter() - clock if rate else 0.0, before))
+        busy_until = end / rate + time.perf_counter() - clock if rate else 0.0
         run.detections += [end - 1] * (contestant.drifts - len(run.detections))
         run.seconds += time.process_time() - began
         yield end
+
+
+def _work(
+    contestant: Contestant, unseen: list[torch.Tensor], arriving: list[tuple[int, int, torch.Tensor, int]], end: int
+) -> Iterator[None]:
+    """What the contestant does with the images and the labels that have come before position `end`."""
+    yield from contestant.see(torch.cat(unseen))
+    unseen.clear()
+    ready = []
+    while arriving and arriving[0][0] < end:
+        ready.append(heapq.heappop(arriving))
+    if ready:
+        _, positions, pixels, labels = zip(*ready, strict=True)
+        yield from contestant.learn(list(map(str, positions)), Images(torch.stack(pixels), torch.tensor(labels)))
 
 
 def _result(strategy: str, seed: int, run: Run, test: Images, scenario: Scenario) -> events.StrategyResult:
