@@ -137,10 +137,30 @@ class Running:
 
     def resident_mib(self) -> float:
         """Its memory that is in RAM: anonymous, file-backed and shared pages, as /proc tells (Linux)."""
+        found = self._mib("VmRSS:")
+        if found is None:
+            raise self._failure("has no resident size any more")
+        return found
+
+    def most_anonymous_mib(self, patience_s: float, step_s: float = 0.2) -> float:
+        """The most memory that was neither shared nor a mapped file until it ends, looked at every `step_s` seconds.
+
+        Raises:
+            SystemExit: it does not end.
+        """
+        most, deadline = 0.0, time.monotonic() + patience_s
+        while self._process.poll() is None:
+            most = max(most, self._mib("RssAnon:") or 0.0)
+            if time.monotonic() > deadline:
+                raise self._failure(f"took more than {patience_s:g} s")
+            time.sleep(step_s)
+        return most
+
+    def _mib(self, field: str) -> float | None:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(field):
                 return int(line.split()[1]) / 1024
-        raise self._failure("has no resident size any more")
+        return None
 
     def told(self) -> str:
         """What it has said on stderr so far."""

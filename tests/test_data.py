@@ -1,23 +1,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle  # writes the fake batches that torchvision reads
+import shutil
 import socket
 import struct
 import tarfile
 import urllib.error
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from cifarctl.data import Images, augment, load, split, synthetic
+from cifarctl.data import Images, augment, folder, load, pixelcache, split, synthetic
 from cifarctl.errors import DataError
 from cifarctl.settings import DataSettings
 
@@ -241,6 +245,131 @@ def test_folder_keeps_the_shades_of_16_bit_pictures(pictures: Path) -> None:
     Image.fromarray(shades).save(pictures / "train/ant/a.png")
     data = load(DataSettings(source="folder", dir=pictures))
     assert data.train.pixels[0].unique().tolist() == [100]
+
+
+# Pictures are decoded once, into a file of the user's cache.
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "cifarctl" / "images"
+
+
+def undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on no picture can be decoded."""
+
+    def refuse(path: Path) -> None:
+        raise AssertionError(f"{path} was decoded again")
+
+    monkeypatch.setattr(folder, "_decode", refuse)
+
+
+def test_pictures_are_decoded_once_and_mapped(pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = DataSettings(source="folder", dir=pictures)
+    first = load(settings)
+    assert len(list(cache.glob("*.pixels"))) == 2
+    for path in cache.glob("*.pixels"):
+        assert path.stat().st_mode & 0o077 == 0
+        header = json.loads(path.read_bytes()[:4096])
+        content = path.read_bytes()[4096:]
+        assert (header["bytes"], header["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    undecoded(monkeypatch)
+    again = load(settings)
+    assert torch.equal(again.train.pixels, first.train.pixels)
+    assert torch.equal(again.test.pixels, first.test.pixels)
+    again.train.pixels.zero_()  # is nobody else's
+    assert torch.equal(load(settings).train.pixels, first.train.pixels)
+
+
+def change(path: Path) -> None:
+    picture(path, (32, 32), (0, 255, 255))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda root: change(root / "train/bee/1.png"),
+        lambda root: change(root / "train/bee/9.png"),
+        lambda root: (root / "train/bee/2.PNG").unlink(),
+        lambda root: (root / "train/bee/2.PNG").rename(root / "train/bee/0.png"),
+    ],
+    ids=["changed", "added", "removed", "renamed"],
+)
+def test_other_pictures_are_decoded_anew(how: Callable[[Path], object], pictures: Path, cache: Path) -> None:
+    settings = DataSettings(source="folder", dir=pictures)
+    load(settings)
+    how(pictures)
+    found = load(settings)
+    for stored in cache.glob("*.pixels"):
+        stored.unlink()
+    fresh = load(settings)
+    assert torch.equal(found.train.pixels, fresh.train.pixels)
+    assert torch.equal(found.train.labels, fresh.train.labels)
+
+
+@given(damage=st.one_of(st.binary(max_size=40), st.integers(0, 5 * 3072 + 4095)))
+@example(damage=b"[" * 4096)
+def test_a_damaged_cache_is_made_anew(damage: bytes | int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("damaged")
+    paths = [root / f"{number}.png" for number in range(5)]
+    for path in paths:
+        picture(path)
+    wanted = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root))
+        for _ in range(2):
+            found = pixelcache.pixels(paths, (3, 32, 32), lambda: [wanted[:3], wanted[3:]])
+            assert np.array_equal(found, wanted)
+            del found
+            (stored,) = (root / "cifarctl" / "images").glob("*.pixels")
+            content = bytearray(stored.read_bytes())
+            if isinstance(damage, int):
+                content[damage] ^= 0xFF
+            stored.write_bytes(content if isinstance(damage, int) else damage)
+
+
+def test_without_room_for_a_cache_pictures_are_held(
+    pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DataSettings(source="folder", dir=pictures)
+    expected = load(settings)
+    for stored in cache.iterdir():
+        stored.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        assert torch.equal(load(settings).train.pixels, expected.train.pixels)
+    assert list(cache.glob("*.pixels")) == []
+    (cache / ".lock").unlink(missing_ok=True)
+    cache.rmdir()
+    cache.write_text("a file in its place")
+    assert torch.equal(load(settings).train.pixels, expected.train.pixels)
+
+
+def test_what_takes_long_is_announced(pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "MANY", 5)
+    told: list[str] = []
+    for _ in range(2):
+        load(DataSettings(source="folder", dir=pictures), told.append)
+    assert told == ["decoding 5 pictures, once for all commands unless they change"]
+
+
+def test_nothing_is_kept_of_pictures_that_cannot_be_read(pictures: Path, cache: Path) -> None:
+    (pictures / "train/cow/palette.png").write_text("no picture")
+    message(DataSettings(source="folder", dir=pictures))
+    assert [path for path in cache.iterdir() if path.name != ".lock"] == []
+
+
+def test_the_longest_unused_go(pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixelcache, "ROOM", 10_000)
+    settings = DataSettings(source="folder", dir=pictures)
+    load(settings)
+    (cache / "left by a killed writer.part").touch()
+    change(pictures / "train/bee/1.png")
+    load(settings)
+    undecoded(monkeypatch)
+    load(settings)  # what was used last is still there
+    assert len([path for path in cache.iterdir() if path.name != ".lock"]) == 2
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

@@ -13,7 +13,7 @@ def load_data(run: Run, settings: "DataSettings") -> "tuple[Dataset, Split]":
     """The data set and its split; says loudly where the images are not the real CIFAR-10."""
     from cifarctl import data
 
-    dataset = data.load(settings)
+    dataset = data.load(settings, run.output.say)
     if dataset.notice:
         run.output.warn(f"WARNING: {dataset.notice}")
     return dataset, data.split(dataset.train.labels, settings.split, settings.split_seed)

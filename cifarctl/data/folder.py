@@ -6,13 +6,17 @@ import os
 import struct
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from cifarctl.data import pixelcache
 from cifarctl.data.types import Dataset, Images
 from cifarctl.errors import DataError
 
@@ -20,6 +24,7 @@ SIDE = 32
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm"}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
 MAX_PIXELS = 50_000_000
+MANY = 20_000  # pictures that are worth a word before they are decoded
 CHUNK = 256  # files a task: one task a file spends more time on hand-over than on decoding
 
 # What Pillow raises over broken files.
@@ -29,11 +34,11 @@ _FAILURES = (
 )  # fmt: skip
 
 
-def load(directory: Path) -> Dataset:
-    """Read all pictures below `directory`, converted to RGB and resized to 32×32 (antialiased).
+def load(directory: Path, tell: Callable[[str], None] = lambda _: None) -> Dataset:
+    """All pictures below `directory`, converted to RGB and resized to 32×32 (antialiased), once: see `pixelcache`.
 
     The classes are the folders of ``train``, sorted by name; ``test`` may lack some of them. Names that begin
-    with a dot and files that are no pictures by their suffix are ignored.
+    with a dot and files that are no pictures by their suffix are ignored. What takes long is announced to `tell`.
 
     Raises:
         DataError: ``train`` or ``test`` is absent, there are fewer than two classes, a class has no
@@ -50,7 +55,8 @@ def load(directory: Path) -> Dataset:
             raise DataError(f"{folder}: train has no class {name}; add train/{name} or remove this folder")
     if not test_folders:
         raise DataError(f"{directory / 'test'} has no class folder; add test/<class>/*.png")
-    return Dataset("folder", classes, _read(train_folders, classes), _read(test_folders, classes), notice=None)
+    train, test = _read(train_folders, classes, tell), _read(test_folders, classes, tell)
+    return Dataset("folder", classes, train, test, notice=None)
 
 
 def _class_folders(directory: Path, part: str) -> dict[str, Path]:
@@ -67,7 +73,7 @@ def _visible(folder: Path) -> list[Path]:
         raise DataError(f"{folder} cannot be read: {error.strerror}; check its permissions") from error
 
 
-def _read(folders: dict[str, Path], classes: tuple[str, ...]) -> Images:
+def _read(folders: dict[str, Path], classes: tuple[str, ...], tell: Callable[[str], None]) -> Images:
     paths: list[Path] = []
     labels: list[int] = []
     for name, folder in folders.items():
@@ -76,18 +82,32 @@ def _read(folders: dict[str, Path], classes: tuple[str, ...]) -> Images:
             raise DataError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}); add some or remove it")
         paths += pictures
         labels += [classes.index(name)] * len(pictures)
-    pixels = np.empty((len(paths), 3, SIDE, SIDE), np.uint8)
+    try:
+        pixels = pixelcache.pixels(paths, (3, SIDE, SIDE), partial(_decoded, paths, tell))
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return Images(torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64))
 
-    def decode(start: int) -> None:
-        for position in range(start, min(start + CHUNK, len(paths))):
-            pixels[position] = _decode(paths[position])
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+def _decoded(paths: list[Path], tell: Callable[[str], None]) -> Iterator[np.ndarray]:
+    """All pictures, in blocks (up to 256, 3, 32, 32) uint8."""
+    if len(paths) >= MANY:
+        tell(f"decoding {len(paths):,} pictures, once for all commands unless they change")
+
+    def decode(start: int) -> np.ndarray:
+        return np.stack([_decode(path) for path in paths[start : start + CHUNK]])
+
+    workers = min(8, os.cpu_count() or 1)
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         # Pillow only warns between its limit and twice that; our own limit is lower, but it warns first.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for _ in pool.map(decode, range(0, len(paths), CHUNK)):
-            pass
-    return Images(torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64))
+        waiting: deque[Future[np.ndarray]] = deque()  # a few, so that a slow reader does not pile up pictures
+        for start in range(0, len(paths), CHUNK):
+            waiting.append(pool.submit(decode, start))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
 
 
 def _decode(path: Path) -> np.ndarray:

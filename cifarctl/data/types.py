@@ -1,4 +1,4 @@
-"""Images in memory: uint8 tensors that are indexed, never decoded twice."""
+"""Images: uint8 tensors in memory, or mapped into it, that are indexed, never decoded twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory; `classes[label]` is the name of a label.
+    """A data set; `classes[label]` is the name of a label.
 
     `notice` is what the user must be told loudly, if anything: that these images are synthetic, say, so that
     accuracies on them are not CIFAR-10's.
