@@ -90,7 +90,7 @@ class Examples:
     def read(self) -> Iterator[events.LearnEvent]:
         """Show the learner the next labelled images, and those that have met their label now."""
         records = self.source.read(READ, WAIT)
-        yield from self._look_at_the_lag(len(records))
+        yield from self._look_at_the_lag()
         for record in records:
             self._positions[record.topic, record.partition] = record.offset + 1
         self.unsaved = self.unsaved or bool(records)
@@ -108,11 +108,9 @@ class Examples:
         while self._gaps:
             yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
 
-    def _look_at_the_lag(self, read: int = 0) -> Iterator[events.LearnEvent]:
-        """Behind is who has messages before him, those included that have just been read."""
+    def _look_at_the_lag(self) -> Iterator[events.LearnEvent]:
         if self.updates:  # else all there is has to be read first
-            lag = self.source.lag()
-            yield from self._overload.update(None if lag is None else lag + read, time.monotonic())
+            yield from self._overload.update(self.source.lag(), time.monotonic())
         self.learner.behind = self._overload.behind
 
     def save(self) -> None:
