@@ -218,7 +218,7 @@ class OnlineSettings(Section):
     )
     holdout_size: PositiveInt = Field(400, description="most recent held-out images that are kept")
     reference_size: PositiveInt = Field(20_000, description="training images kept beside the stream's, for replay")
-    steps: PositiveInt = Field(40, description="optimiser steps of one update")
+    steps: PositiveInt = Field(20, description="optimiser steps of one update")
     batch_size: PositiveInt = Field(128, description="images a step of an update")
     learning_rate: PositiveFloat = Field(2e-3, description="base learning rate of updates (AdamW)")
     learning_rate_max: PositiveFloat = Field(4e-3, description="highest learning rate, after a drift")
