@@ -15,7 +15,8 @@
     │   └── BrokerAway               nobody answers, which may pass
     ├── QualityGateError         6   a required quality was not met
     ├── NotEnoughData            7   too few labelled examples to learn from
-    └── TrainingDiverged         1   the loss is no longer finite
+    ├── TrainingDiverged         1   the loss is no longer finite
+    └── TeammateLost             1   another process that trains the same model has ended
 
 A message is one line: the cause, then the remedy. Foreign errors are mapped to these where they enter
 (the registry, the data sources, the stream package); ``cifarctl.cli`` turns them into a line and an exit code.
@@ -84,6 +85,10 @@ class BrokerError(CifarctlError):
 
 class BrokerAway(BrokerError):
     """No broker answers at the moment."""
+
+
+class TeammateLost(CifarctlError):
+    """One of the processes that train a model together has ended."""
 
 
 class QualityGateError(CifarctlError):

@@ -90,7 +90,11 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """JSON of `train`."""
+    """JSON of `train`.
+
+    Accuracies are those of the network alone; those with ``tta`` of its answers averaged over variants of an image,
+    where that is what the version gives.
+    """
 
     version: int
     model: str
@@ -98,6 +102,9 @@ class TrainResult:
     train_images: int
     validation_accuracy: float | None
     test_accuracy: float
+    validation_accuracy_tta: float | None
+    test_accuracy_tta: float | None
+    target_reached: bool | None
     seconds: float
     images_per_second: float
     promoted: bool

@@ -86,17 +86,34 @@ class TrainSettings(Section):
     """Offline training."""
 
     model: str = Field(
-        "net", description="architecture: net, net-bn, torchvision:NAME, or one of your own as package.module:NAME"
+        "net",
+        description="architecture: net, net-bn, airbench, torchvision:NAME, or one of your own as package.module:NAME",
     )
     epochs: PositiveInt = Field(10, description="passes over the training images")
-    batch_size: PositiveInt = Field(128, description="images a step")
-    learning_rate: PositiveFloat = Field(8e-3, description="peak of the one-cycle schedule (AdamW)")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(5e-2, description="decoupled weight decay")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="share of each label spread evenly")
+    target_accuracy: Fraction | None = Field(
+        None, description="end as soon as so many of the validation images are right; train.epochs is the most then"
+    )
+    batch_size: PositiveInt | None = Field(
+        None, description="images a step; default: the model's (net 128, airbench 2000)"
+    )
+    learning_rate: PositiveFloat | None = Field(
+        None, description="highest learning rate; default: the model's (net 0.008, airbench 0.24)"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="decoupled weight decay; default: the model's (net 0.05, airbench 0.004)"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="share of each label spread evenly; default: the model's (net 0.05, airbench 0.2)"
+    )
+    tta: Literal["none", "flip", "flip-shift"] | None = Field(
+        None,
+        description="what the version's answers are averaged over: the image and its mirror image (twice the work), "
+        "also moved by a pixel (six times); default: the model's (net none, airbench flip-shift)",
+    )
     crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(
         2, description="pixels of reflected border for random crops"
     )
-    flip: bool = Field(True, description="mirror half of the images of every batch")
+    flip: bool = Field(True, description="mirror each image in every other epoch")
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="arithmetic of training; auto takes bfloat16 where it measures faster"
     )
@@ -288,6 +305,34 @@ class RegistrySettings(Section):
     def trusting(self, *models: str) -> RegistrySettings:
         """The same for somebody who has named these architectures himself."""
         return self.model_copy(update={"trusted_models": ",".join([*self.trusted, *models])})
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What torchrun says to a process that it starts: its place among `size` of them, of which run, started how often.
+
+    Each node counts its `restarts` for itself, and those for other reasons than a failure not at all; `run` is the same
+    for all, but ``none`` where nobody has chosen it.
+    """
+
+    rank: int
+    local_rank: int
+    size: int
+    restarts: int
+    run: str
+
+    @classmethod
+    def present(cls) -> Launch | None:
+        """That of this process; None where torchrun has not started it."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return None
+        return cls(
+            rank=int(os.environ["RANK"]),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            size=int(os.environ["WORLD_SIZE"]),
+            restarts=int(os.environ["TORCHELASTIC_RESTART_COUNT"]),
+            run=os.environ["TORCHELASTIC_RUN_ID"],
+        )
 
 
 class Settings(BaseSettings):

@@ -21,7 +21,7 @@ from cifarctl.registry.loading import load
 from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings
 
 DATA = DataSettings(source="synthetic", synthetic_images=2000)
-TRAIN = TrainSettings(epochs=4, batch_size=32, precision="float32", device="cpu", threads=1)
+TRAIN = TrainSettings(epochs=4, seed=1, batch_size=32, precision="float32", device="cpu", threads=1)
 
 
 def draft(**changes: Any) -> Draft:

@@ -27,6 +27,7 @@ from cifarctl.flows import inference
 from cifarctl.flows.inference import Prepared, prepare
 from cifarctl.models import architectures, backends, hostcache
 from cifarctl.models.agreement import Agreement, compare
+from cifarctl.models.architectures import airbench
 from cifarctl.models.backends import Backend, Network, Plan, Unusable
 from cifarctl.models.predictor import Predictor
 from cifarctl.models.ranking import REFERENCE, Choice, order
@@ -116,6 +117,17 @@ def test_the_same_probabilities_for_any_number_of_images(backend: Backend, refer
         assert not found.requires_grad
         torch.testing.assert_close(found, expected[:count], rtol=0, atol=tolerance)
         torch.testing.assert_close(found.sum(dim=1), torch.ones(count), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("choice", QUICK, ids=str)
+def test_answers_that_are_averaged(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The strong model's: mirrored, and moved by a pixel."""
+    monkeypatch.setattr(airbench, "WIDTHS", (8, 16, 16))
+    model = models.build("airbench", {"classes": 10, "tta": "flip-shift"}).eval()
+    pixels = pictures(130)
+    found = build(choice, of=Network(model, MEAN, STD, 10))(pixels)
+    tolerance = 1e-5 if choice.precision == "float32" else 0.01
+    torch.testing.assert_close(found, Predictor(model, MEAN, STD)(pixels), rtol=0, atol=tolerance)
 
 
 def test_no_images_at_all(backend: Backend) -> None:

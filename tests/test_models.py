@@ -13,7 +13,11 @@ from torch.nn import functional
 
 from cifarctl import models
 from cifarctl.errors import SettingsError
-from cifarctl.models import architectures
+from cifarctl.models import architectures, statistics
+from cifarctl.models.architectures import airbench
+from cifarctl.models.architectures.airbench import Airbench
+from cifarctl.models.averaged import Averaged
+from cifarctl.models.optimiser import Optimiser
 from cifarctl.models.predictor import Predictor, choose_device, choose_precision
 from cifarctl.models.preprocess import normalise
 
@@ -99,7 +103,7 @@ def test_a_new_architecture_joins_by_one_file(tmp_path: Path, monkeypatch: pytes
         "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))\n"
     )
     monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
-    assert models.names() == ["linear-probe", "mixture", "net", "net-bn"]
+    assert models.names() == ["airbench", "linear-probe", "mixture", "net", "net-bn"]
     assert models.build("linear-probe", {"classes": 4})(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
 
 
@@ -109,6 +113,137 @@ def test_models_need_neither_kafka_nor_a_terminal() -> None:
         "sys.exit(bool({'confluent_kafka', 'typer', 'rich', 'cifarctl.data'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_whitened_input_has_directions_of_equal_strength() -> None:
+    """Over the patches of the images that it was whitened by, but for those that hardly vary."""
+    model = models.build("airbench", {})
+    assert isinstance(model, Airbench)
+    noise = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    smooth = functional.avg_pool2d(noise, 3, 1, 1) * 3 + torch.tensor([0.0, 0.2, -0.1]).view(3, 1, 1)
+    model.whiten_by(smooth)
+    with torch.no_grad():
+        filtered = functional.conv2d(smooth, model.whiten.weight).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(filtered.square().mean(dim=1), torch.ones(24), rtol=0.05, atol=0.0)
+    torch.testing.assert_close(filtered[:12], -filtered[12:])
+    correlations = filtered[:12] @ filtered[:12].T / filtered.shape[1]
+    assert float((correlations - correlations.diag().diag()).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(("tta", "views"), [("flip", 2), ("flip-shift", 6)])
+def test_answers_are_averaged_over_variants_of_an_image(tta: str, views: int) -> None:
+    torch.manual_seed(0)
+    model = models.build("net", {"tta": tta})
+    assert isinstance(model, Averaged)
+    images = torch.randn(3, 3, 32, 32)
+    seen: list[torch.Tensor] = []
+    model.network.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    with torch.no_grad():
+        answers = model.eval()(images)
+        assert len(seen) == views
+        if tta == "flip":
+            torch.testing.assert_close(model(images.flip(3)), answers)
+        alone = model.train()(images)
+    torch.testing.assert_close(alone, model.network(images))
+    assert not torch.allclose(alone, answers)
+    # Whatever is shown beside the image is the image, mirrored or moved by a pixel.
+    moved = [torch.roll(images, (shift, shift), (2, 3)) for shift in (-1, 0, 1)]
+    for view in seen[:views]:
+        inner = slice(2, -2)
+        assert any(
+            torch.equal(view[:, :, inner, inner], other[:, :, inner, inner])
+            for image in moved
+            for other in (image, image.flip(3))
+        )
+
+
+@pytest.mark.parametrize("tta", ["bogus", None, {}, 6])
+def test_a_manifest_cannot_ask_for_variants_that_there_are_not(tta: object) -> None:
+    with pytest.raises(SettingsError, match="tta"):
+        models.build("net", {"tta": tta})
+    assert not isinstance(models.build("net", {}), Averaged)
+
+
+def test_statistics_are_of_one_look_at_each_image() -> None:
+    torch.manual_seed(0)
+    model = models.build("net-bn", {"tta": "flip-shift"}).eval()
+    assert isinstance(model, Averaged)
+    images = torch.randn(100, 3, 32, 32)
+    averaged, alone = statistics.adapted(model, images), statistics.adapted(model.network, images)
+    assert isinstance(averaged, Averaged)
+    assert alone is not None
+    assert not averaged.training
+    for one, other in zip(averaged.network.buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# --- what changes the weights
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strong model with few filters, which is quick on any processor."""
+    monkeypatch.setattr(airbench, "WIDTHS", (8, 16, 16))
+
+
+@pytest.mark.usefixtures("narrow")
+def test_muon_changes_filters_and_keeps_their_norm() -> None:
+    torch.manual_seed(0)
+    model = models.build("airbench", {}).to(memory_format=torch.channels_last)
+    optimiser = Optimiser(model, models.recipe_of("airbench"), 8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()(torch.randn(8, 3, 32, 32)).square().sum().backward()
+    optimiser.step(0, 10)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained <= changed
+    assert "whiten.weight" not in changed
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 4 and parameter.requires_grad:
+            start = before[name] * len(parameter) ** 0.5 / before[name].norm()
+            step = (parameter.detach() - start).permute(0, 2, 3, 1).flatten(1)
+            # An orthogonal matrix, but for what three steps of the iteration leave, times the learning rate.
+            values = torch.linalg.svdvals(step) / 0.24
+            assert 0.3 < float(values.median()) < 1.4
+
+
+@pytest.mark.usefixtures("narrow")
+def test_what_is_no_filter_takes_steps_of_sgd_on_the_sum_of_the_losses() -> None:
+    """The rates of the paper: 0.67 for the head, 0.053 for shifts, a decay of 0.004 a step for both."""
+    model = models.build("airbench", {}).to(memory_format=torch.channels_last).train()
+    optimiser = Optimiser(model, models.recipe_of("airbench"), 8)
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+    with torch.no_grad():
+        before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    functional.cross_entropy(model(images), labels).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.ndim != 4}
+    expected = {}
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            rate = 0.67 if name == "head.weight" else 0.053
+            full = 8 * gradient + 0.004 / rate * before[name]  # of the sum over the batch
+            expected[name] = before[name] - rate * (full + 0.85 * full)  # Nesterov's first step
+    optimiser.step(0, 10)
+    assert {"head.weight", "whiten.bias"} < expected.keys()
+    for name, parameter in model.named_parameters():
+        if name in expected:
+            torch.testing.assert_close(parameter.detach(), expected[name])
+
+
+@pytest.mark.usefixtures("narrow")
+def test_the_bias_of_a_whitened_input_stays_after_a_while() -> None:
+    model = models.build("airbench", {}).to(memory_format=torch.channels_last)
+    optimiser = Optimiser(model, models.recipe_of("airbench"), 8)
+    assert isinstance(model, Airbench)
+    assert model.whiten.bias is not None
+    found = []
+    for step in (3, 4):
+        before = model.whiten.bias.clone()
+        model.zero_grad()
+        model.train()(torch.randn(8, 3, 32, 32)).square().sum().backward()
+        optimiser.step(step, 10)
+        found.append(torch.equal(model.whiten.bias, before))
+    assert found == [False, True]
 
 
 # --- inference

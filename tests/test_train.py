@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import DATA, TRAIN, cifarctl, load_data, open_registry
+from helpers import DATA, TRAIN, cifarctl, load_data, open_registry, small_data, small_train
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -24,7 +24,14 @@ from cifarctl import data, events
 from cifarctl.data import Dataset, Split
 from cifarctl.errors import RegistryError, SettingsError, TrainingDiverged
 from cifarctl.flows import train as module
-from cifarctl.flows.train import one_cycle, train
+from cifarctl.flows import trainer
+from cifarctl.flows.evaluate import measure
+from cifarctl.flows.train import train
+from cifarctl.flows.trainer import cycle
+from cifarctl.models.architectures import airbench
+from cifarctl.models.averaged import Averaged
+from cifarctl.models.optimiser import one_cycle
+from cifarctl.models.predictor import Predictor
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
 from cifarctl.settings import DataSettings, TrainSettings
@@ -77,7 +84,7 @@ def stop_at_step(step: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
             stop.set()
         return original(*arguments, **options)
 
-    monkeypatch.setattr(module.functional, "cross_entropy", counting)
+    monkeypatch.setattr(functional, "cross_entropy", counting)
     return stop
 
 
@@ -95,7 +102,7 @@ def checkpoints(registry: Registry) -> list[Path]:
 
 
 def test_the_events_of_a_run(images: tuple[Dataset, Split], registry: Registry, monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "PROGRESS_INTERVAL", 0.0)  # every batch
+    monkeypatch.setattr(trainer, "PROGRESS_INTERVAL", 0.0)  # every batch
     found = list(flow(images, registry))
     started, result = found[0], found[-1]
     assert isinstance(started, events.TrainStarted)
@@ -105,9 +112,9 @@ def test_the_events_of_a_run(images: tuple[Dataset, Split], registry: Registry, 
     assert [(event.epoch, event.batch) for event in progress] == [
         (epoch, batch) for epoch in (1, 2, 3) for batch in range(1, BATCHES + 1)
     ]
-    assert [event.learning_rate for event in progress] == [
-        one_cycle(step, 30, QUICK.learning_rate) for step in range(30)
-    ]
+    assert [event.learning_rate for event in progress] == pytest.approx(
+        [one_cycle(step, 30, 8e-3) for step in range(30)]
+    )
     assert progress[-1].seconds_left == 0
     epochs = [event for event in found if isinstance(event, events.EpochDone)]
     assert [event.epoch for event in epochs] == [1, 2, 3]
@@ -171,7 +178,8 @@ def test_the_manifest_tells_what_the_version_is(images: tuple[Dataset, Split], r
     )
     assert manifest.metrics["validation_accuracy"] == result.validation_accuracy
     assert manifest.metrics["test_accuracy"] == result.test_accuracy
-    assert manifest.settings == QUICK.model_dump(mode="json")
+    recipe = {"optimiser": "adamw", "learning_rate": 8e-3, "tta": "none", "epochs": 3, "batch_size": 32}
+    assert manifest.settings.items() >= recipe.items()
     assert checkpoints(registry) == []
 
 
@@ -200,7 +208,7 @@ def test_validation_and_stream_images_are_not_trained_on(
         seen.append(pixels.flatten(1).long().sum(dim=1))
         return data.augment(pixels, *arguments, **options)
 
-    monkeypatch.setattr(module, "augment", watching)
+    monkeypatch.setattr(trainer, "augment", watching)
     result_of(flow(images, registry))
     read = set(torch.cat(seen).tolist())
     sums = dataset.train.pixels.flatten(1).long().sum(dim=1)
@@ -446,7 +454,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
 ) -> None:
     step = BATCHES + 4
     with monkeypatch.context() as patch:
-        patch.setattr(module.functional, "cross_entropy", diverging(step, value))
+        patch.setattr(functional, "cross_entropy", diverging(step, value))
         with pytest.raises(TrainingDiverged) as caught:
             list(flow(images, registry))
     message = str(caught.value)
@@ -557,6 +565,169 @@ def test_one_cycle_rises_once_and_falls_to_almost_nothing(steps: int, peak: floa
         assert top == pytest.approx(0.25 * steps, abs=1)
         assert rates[top] == pytest.approx(peak, rel=0.01)
         assert rates[-1] < peak / 500
+
+
+@given(epochs=st.integers(1, 60), first=st.one_of(st.none(), st.integers(1, 70)))
+def test_cycles_follow_each_other_each_twice_as_long(epochs: int, first: int | None) -> None:
+    found = list(dict.fromkeys(cycle(epoch, epochs, first) for epoch in range(1, epochs + 1)))
+    assert [begin for begin, _ in found] == [1, *(end + 1 for _, end in found[:-1])]
+    assert found[-1][1] == epochs
+    if first is None:
+        assert len(found) == 1
+    else:
+        lengths = [end - begin + 1 for begin, end in found]
+        assert lengths[:-1] == [first * 2**number for number in range(len(found) - 1)]
+        assert lengths[-1] >= min(first, epochs)
+        assert lengths[-1] < first * 2 ** (len(found) - 1) + first
+
+
+# --- until it is good enough
+
+
+def test_a_run_ends_once_the_validation_images_show_its_target(
+    images: tuple[Dataset, Split], registry: Registry
+) -> None:
+    found = list(flow(images, registry, QUICK.model_copy(update={"epochs": 9, "target_accuracy": 0.3})))
+    result = result_of(found)
+    shown = [event.validation_accuracy or 0.0 for event in found if isinstance(event, events.EpochDone)]
+    assert result.target_reached
+    assert (result.epochs, len(told(registry, result.version))) == (len(shown), len(shown))
+    assert shown[-1] >= 0.3 > max(shown[:-1], default=0.0)
+    assert len(shown) < 9
+
+
+def test_the_learning_rate_rises_again_where_a_cycle_was_not_enough(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "PROGRESS_INTERVAL", 0.0)
+    found = list(flow(images, registry, QUICK.model_copy(update={"epochs": 9, "target_accuracy": 1.0})))
+    rates = [event.learning_rate for event in found if isinstance(event, events.TrainProgress)]
+    expected = [one_cycle(step, steps, 8e-3) for steps in (4 * BATCHES, 5 * BATCHES) for step in range(steps)]
+    assert rates == pytest.approx(expected)
+    result = result_of(found)
+    assert (result.target_reached, result.epochs) == (False, 9)
+    assert registry.numbers() == [result.version]  # it is kept all the same
+
+
+def test_a_script_learns_that_the_target_was_not_reached(tmp_path: Path) -> None:
+    ran = cifarctl(
+        "train", "--json", "--epochs", "1", "--target-accuracy", "1", *small_data(500), *small_train(),
+        f"--set=registry.dir={tmp_path}",
+    )  # fmt: skip
+    assert ran.exit_code == 6
+    assert "do not show train.target_accuracy = 1" in ran.stderr
+    document = json.loads(ran.stdout)
+    assert (document["target_reached"], document["version"]) == (False, 1)
+
+
+def test_with_all_images_there_is_no_target(images: tuple[Dataset, Split], registry: Registry) -> None:
+    with pytest.raises(SettingsError, match="--full"):
+        list(flow(images, registry, QUICK.model_copy(update={"target_accuracy": 0.5}), full=True))
+
+
+# --- figures for others
+
+
+def test_figures_for_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    ran = cifarctl(
+        "train", "--json", "--epochs", "2", "--log", "tensorboard", *small_data(500), *small_train(),
+        f"--set=registry.dir={tmp_path}",
+    )  # fmt: skip
+    assert ran.exit_code == 0, ran.stderr
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    found = EventAccumulator(str(folder)).Reload()
+    lines = told(open_registry(tmp_path), 1)
+    shown = [(point.step, point.value) for point in found.Scalars("validation/accuracy")]
+    assert [step for step, _ in shown] == [BATCHES, 2 * BATCHES]
+    assert [value for _, value in shown] == pytest.approx([line["validation_accuracy"] for line in lines])
+    losses = {point.step: point.value for point in found.Scalars("train/loss")}
+    assert losses[2 * BATCHES] == pytest.approx(lines[-1]["loss"])
+    assert {"train/learning_rate", "train/images_per_second"} <= set(found.Tags()["scalars"])
+
+
+def test_without_tensorboard_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    ran = cifarctl("train", "--log", "tensorboard", *small_data(500), f"--set=registry.dir={tmp_path}")
+    assert ran.exit_code == 2
+    assert "pip install tensorboard" in ran.stderr
+
+
+# --- augmentation
+
+
+def test_each_image_is_mirrored_in_every_other_epoch(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirrored: list[dict[int, bool]] = [{}, {}, {}]
+    seen = 0
+
+    def watching(pixels: torch.Tensor, *arguments: Any, flip: torch.Tensor, **options: Any) -> torch.Tensor:
+        nonlocal seen
+        keys = pixels.flatten(1).long().sum(dim=1).tolist()
+        mirrored[seen // BATCHES] |= dict(zip(keys, flip.tolist(), strict=True))
+        seen += 1
+        return data.augment(pixels, *arguments, flip=flip, **options)
+
+    monkeypatch.setattr(trainer, "augment", watching)
+    result_of(flow(images, registry))
+    first, second, third = mirrored
+    assert 100 < sum(first.values()) < 250
+    assert all(first[key] != second[key] for key in first.keys() & second.keys())
+    assert all(first[key] == third[key] for key in first.keys() & third.keys())
+    assert len(first.keys() & second.keys() & third.keys()) > 200
+
+
+# --- a strong model
+
+STRONG = TRAIN.model_copy(update={"model": "airbench", "epochs": 2, "batch_size": 50})
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strong model with few filters, which is quick on any processor."""
+    monkeypatch.setattr(airbench, "WIDTHS", (8, 16, 16))
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_strong_model_takes_its_own_recipe(images: tuple[Dataset, Split], registry: Registry) -> None:
+    result = result_of(flow(images, registry, STRONG))
+    manifest = registry.manifest(result.version)
+    recipe = {"optimiser": "muon", "learning_rate": 0.24, "label_smoothing": 0.2, "batch_size": 50}
+    assert manifest.settings.items() >= recipe.items()
+    assert manifest.arguments == {"classes": 10, "tta": "flip-shift"}
+    loaded = load(registry, result.version)
+    averaged = measure(loaded.predictor()(images[0].test.pixels), images[0].test.labels).accuracy
+    assert (result.test_accuracy_tta, manifest.metrics["test_accuracy_tta"]) == (averaged, averaged)
+    assert isinstance(loaded.model, Averaged)
+    alone = Predictor(loaded.model.network, manifest.normalisation.mean, manifest.normalisation.std)
+    plain = measure(alone(images[0].test.pixels), images[0].test.labels).accuracy
+    assert (result.test_accuracy, manifest.metrics["test_accuracy"]) == (plain, plain)
+    assert result.validation_accuracy == told(registry, result.version)[-1]["validation_accuracy"]
+
+
+@pytest.mark.usefixtures("narrow")
+def test_answers_are_averaged_only_where_that_is_wanted(images: tuple[Dataset, Split], registry: Registry) -> None:
+    plain = result_of(flow(images, registry, STRONG.model_copy(update={"epochs": 1, "tta": "none"})))
+    assert plain.test_accuracy_tta is None
+    assert registry.manifest(plain.version).arguments == {"classes": 10}
+    small = result_of(flow(images, registry, QUICK.model_copy(update={"epochs": 1, "tta": "flip"})))
+    assert small.test_accuracy_tta is not None
+    assert registry.manifest(small.version).arguments == {"classes": 10, "tta": "flip"}
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("step", [3, 7, 13])
+def test_a_run_with_two_optimisers_resumes(
+    step: int, images: tuple[Dataset, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = open_registry(tmp_path / "whole"), open_registry(tmp_path / "parts")
+    expected = weights(whole, result_of(flow(images, whole, STRONG)).version)
+    with monkeypatch.context() as patch:
+        list(flow(images, parts, STRONG, stop=stop_at_step(step, patch)))
+    assert same(weights(parts, result_of(flow(images, parts, STRONG, resume=True)).version), expected)
 
 
 # --- the real thing

@@ -212,7 +212,7 @@ TRAIN_STARTED = events.TrainStarted(
     device="cpu",
     data="cifar10",
 )
-TRAIN_RESULT = events.TrainResult(3, "net", 10, 35_000, 0.765, 0.771, 321.0, 1090.0, True, "better")
+TRAIN_RESULT = events.TrainResult(3, "net", 10, 35_000, 0.765, 0.771, None, None, None, 321.0, 1090.0, True, "better")
 TRAINING: list[Any] = [
     events.TrainProgress(1, 100, 1.2345, 8e-3, 12_345.6, 123.0),
     events.EpochDone(1, 1.2, 0.612, 12.0, 12_345.6),

@@ -1,11 +1,19 @@
 """``cifarctl train``."""
 
+import time
+from enum import Enum
 from typing import Annotated
 
 import typer
 
 from cifarctl.cli.command import INTERRUPTED, Run, command
 from cifarctl.cli.data import load_data
+
+
+class Log(str, Enum):
+    """Whom figures are written for."""
+
+    tensorboard = "tensorboard"
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +25,11 @@ def train(
     run: Run,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Architecture: net, net-bn, torchvision:NAME or your.module:NAME.")
+        str | None, typer.Option(help="Architecture: net, net-bn, airbench, torchvision:NAME or your.module:NAME.")
+    ] = None,
+    target_accuracy: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="End once the validation images show it; exit with 6 if they never do."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Train on all images, validation and stream included.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run of the same options.")] = False,
@@ -25,15 +37,32 @@ def train(
         bool | None, typer.Option("--promote/--no-promote", help="Force the promotion, or forbid it.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
+    log: Annotated[Log | None, typer.Option(help="Write the figures for TensorBoard as well.")] = None,
 ) -> None:
     """Train a model offline and register it as a version."""
-    settings = run.settings({"train.epochs": epochs, "train.model": model, "train.seed": seed})
+    settings = run.settings(
+        {
+            "train.epochs": epochs,
+            "train.model": model,
+            "train.target_accuracy": target_accuracy,
+            "train.seed": seed,
+        }
+    )
+    from cifarctl import settings as settings_module
+    from cifarctl.errors import QualityGateError
     from cifarctl.events import TrainResult
     from cifarctl.flows.train import train as train_flow
     from cifarctl.registry import Registry
+    from cifarctl.ui.output import Output
     from cifarctl.ui.plots import training_pictures
+    from cifarctl.ui.tensorboard import recorded, require
     from cifarctl.ui.train import TrainView, train_summary
 
+    if log is not None:
+        require()
+    launch = settings_module.Launch.present()
+    if launch is not None and launch.rank:
+        run.output = Output(quiet=True)  # the first process tells
     dataset, split = load_data(run, settings.data)
     with run.signals() as stop:
         stream = train_flow(
@@ -47,9 +76,19 @@ def train(
             promote=promote,
             stop=stop,
             illustrate=training_pictures,
+            launch=launch,
         )
+        if log is not None and (launch is None or not launch.rank):
+            folder = settings.registry.dir / "tensorboard" / f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.train.seed}"
+            stream = recorded(stream, folder)
+            run.output.say(f"for tensorboard --logdir {folder.parent}")
         result = run.output.drain(stream, TrainView())
         if isinstance(result, TrainResult):
             run.output.result(result, train_summary(result))
+            if result.target_reached is False and launch is None:  # else torchrun would begin anew
+                raise QualityGateError(
+                    f"after {result.epochs} epochs the validation images do not show train.target_accuracy = "
+                    f"{settings.train.target_accuracy:g}"
+                )
         elif stop.is_set():
             raise typer.Exit(INTERRUPTED)

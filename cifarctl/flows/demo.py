@@ -165,7 +165,7 @@ def _demo_settings(settings: Settings) -> Settings:
     """Brisk settings for a few minutes of stream; what the user set of data, devices and strategy stays."""
     return settings.model_copy(
         update={
-            "train": settings.train.model_copy(update={"epochs": EPOCHS}),
+            "train": settings.train.model_copy(update={"epochs": EPOCHS, "target_accuracy": None}),
             "registry": settings.registry.model_copy(update={"dir": settings.registry.dir / "demo"}),
             "kafka": KafkaSettings(topic_prefix="demo", group_id="demo", session_timeout_ms=2000),
             "produce": ProduceSettings(rate=RATE),

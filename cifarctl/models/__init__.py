@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from cifarctl.errors import SettingsError
 from cifarctl.models import architectures, foreign
+from cifarctl.models.averaged import Averaged
+from cifarctl.models.recipe import Recipe, Tta
 
 
 def names() -> list[str]:
@@ -20,22 +22,46 @@ def names() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(architectures.__path__))
 
 
+def recipe_of(name: str) -> Recipe:
+    """How an architecture is trained unless told otherwise; of one that there is not, as any.
+
+    A large network from elsewhere takes smaller steps than our small ones.
+    """
+    if ":" in name:
+        return Recipe(learning_rate=2e-3)
+    found: Recipe = getattr(_module(name), "RECIPE", Recipe()) if name in names() else Recipe()
+    return found
+
+
 def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     """A freshly initialised model; its parameters take their values from torch's global generator.
+
+    Where `arguments` have ``tta`` its answers are averaged: see `Averaged`.
 
     Raises:
         SettingsError: no architecture of that name, or it does not take these arguments.
     """
-    if ":" in name:
-        return foreign.build(name, arguments)
+    own = {key: value for key, value in arguments.items() if key != "tta"}
+    network = foreign.build(name, own) if ":" in name else _build(name, own)
+    if "tta" not in arguments:
+        return network
+    if arguments["tta"] not in get_args(Tta):
+        raise SettingsError(f"train.tta = {arguments['tta']}: there are {', '.join(get_args(Tta))}")
+    return Averaged(network, arguments["tta"])
+
+
+def _build(name: str, arguments: dict[str, Any]) -> nn.Module:
     if name not in names():
         raise SettingsError(
             f"train.model = {name}: no such architecture; there are {', '.join(names())}, torchvision:NAME "
             "and your.module:NAME"
         )
-    module = importlib.import_module(f"{architectures.__name__}.{name.replace('-', '_')}")
     try:
-        model: nn.Module = module.build(**arguments)
+        model: nn.Module = _module(name).build(**arguments)
     except TypeError as error:
         raise SettingsError(f"train.model = {name}: {error}") from None
     return model
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{architectures.__name__}.{name.replace('-', '_')}")

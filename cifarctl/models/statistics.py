@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as _Norm
 
+from cifarctl.models.averaged import Averaged
+
 SOURCE = 16  # images that the statistics of training count as
 BATCH = 250
 
@@ -30,6 +32,9 @@ def adapted(model: nn.Module, images: torch.Tensor) -> nn.Module | None:
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
+    for module in new.modules():
+        if isinstance(module, Averaged):
+            module.training = True  # one look at each image, not the last of several
     images = images[-BATCH:]
     with torch.no_grad():
         new(images)

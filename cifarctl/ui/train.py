@@ -90,8 +90,9 @@ def train_summary(result: events.TrainResult) -> str:
     validation = (
         "" if result.validation_accuracy is None else f"validation accuracy {percent(result.validation_accuracy)}, "
     )
+    averaged = "" if result.test_accuracy_tta is None else f" ({percent(result.test_accuracy_tta)} averaged)"
     fate = "promoted to production" if result.promoted else "not promoted"
     return (
-        f"version {result.version}: {validation}test accuracy {percent(result.test_accuracy)} "
+        f"version {result.version}: {validation}test accuracy {percent(result.test_accuracy)}{averaged} "
         f"after {result.epochs} epochs in {duration(result.seconds)}; {fate} ({result.reason})"
     )

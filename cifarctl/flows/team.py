@@ -1,0 +1,135 @@
+"""The processes that train one model together, as torchrun starts them: PyTorch's distributed data parallel."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cifarctl.errors import TeammateLost
+from cifarctl.settings import Launch
+
+PATIENCE = timedelta(hours=1)  # until a process that does not answer counts as lost: the first one may judge for long
+
+
+class Team:
+    """This process among `size` of them, the one of `rank`; by itself where there is but one.
+
+    All of them must make the same calls in the same order. Each call that needs the others raises TeammateLost where
+    one of these has ended.
+    """
+
+    def __init__(self, rank: int, size: int, device: torch.device, run: str = "none") -> None:
+        self.rank, self.size, self.device, self.run = rank, size, device, run
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that tells, judges and writes."""
+        return self.rank == 0
+
+    def share(self, model: nn.Module, *, partly_used: bool = False) -> nn.Module:
+        """`model`, so that its gradients become the mean of everybody's.
+
+        `partly_used`: the loss may depend on only some of its parameters. Batch normalisation is by each process's own
+        part of a batch; the first one's statistics are kept.
+        """
+        if self.size == 1:
+            return model
+        places = [self.device.index] if self.device.type == "cuda" else None
+        with losses():
+            return DistributedDataParallel(model, places, find_unused_parameters=partly_used)
+
+    def mine(self, places: torch.Tensor) -> torch.Tensor:
+        """This process's part of a batch (B,)."""
+        return places[self.rank :: self.size]
+
+    def mean(self, value: float) -> float:
+        """The mean of everybody's value."""
+        return self._sum(value) / self.size
+
+    def told(self, value: Callable[[], float]) -> float:
+        """What the first one finds the value to be."""
+        return self._sum(value() if self.first else 0.0)
+
+    def _sum(self, value: float) -> float:
+        if self.size == 1:
+            return value
+        with losses():
+            whole = torch.tensor(
+                value, dtype=torch.float64, device=self.device if self.device.type == "cuda" else "cpu"
+            )
+            dist.all_reduce(whole)
+        return whole.item()
+
+
+@contextmanager
+def team(launch: Launch | None, device: torch.device) -> Iterator[Team]:
+    """The team that torchrun has launched this process into, or this one alone.
+
+    Raises:
+        TeammateLost: another one has ended.
+    """
+    if launch is None:
+        yield Team(0, 1, device)
+        return
+    cuda = device.type == "cuda"
+    if device == torch.device("cuda"):  # whichever: each takes another one
+        device = torch.device("cuda", launch.local_rank)
+        torch.cuda.set_device(device)
+    with losses():
+        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))  # type: ignore[attr-defined]
+        store = _fresh(store, rank, size)
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE, store=store, rank=rank, world_size=size)
+    try:
+        yield Team(launch.rank, launch.size, device, launch.run)
+    finally:
+        dist.destroy_process_group()
+
+
+def _fresh(store: Any, rank: int, size: int) -> Any:
+    """A part of the store in which nothing is left of other processes, of before a restart: their addresses, say.
+
+    The first process chooses its name, and tells it to whom it sees, by names that these have chosen, until all have
+    heard of it. How often torchrun has restarted is no such name: each node counts for itself.
+    """
+    if rank:
+        mine = uuid.uuid4().hex
+        store.set(f"hello {rank}", mine)
+        name: str = store.get(f"welcome {mine}").decode()  # waits for it
+        store.set(f"here {name} {rank}", "")
+    else:
+        name, deadline = uuid.uuid4().hex, time.monotonic() + PATIENCE.total_seconds()
+        missing = set(range(1, size))
+        while missing:
+            for other in sorted(missing):
+                if store.check([f"here {name} {other}"]):
+                    missing.remove(other)
+                elif store.check([f"hello {other}"]):
+                    store.set(f"welcome {store.get(f'hello {other}').decode()}", name)
+            if time.monotonic() > deadline:
+                raise TeammateLost(f"{len(missing)} of {size} processes of this run have not come")
+            time.sleep(0.02)
+    return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def losses() -> Iterator[None]:
+    """Tell it as TeammateLost where another process has ended, in what needs all of them: gradients, say."""
+    try:
+        yield
+    except RuntimeError as error:
+        # NCCL has errors of its own; gloo has none, but names itself and what became of a connection.
+        if isinstance(error, dist.DistError) or "gloo" in str(error) or "onnection" in str(error):
+            raise TeammateLost(
+                "another process of this run has ended; the last checkpoint is kept: torchrun --max-restarts goes on "
+                f"from it, or the same command with --resume ({str(error).splitlines()[0][:200]})"
+            ) from error
+        raise

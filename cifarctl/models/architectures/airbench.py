@@ -1,0 +1,84 @@
+"""A small VGG-like network that is quick to train: whitened input, batch normalisation, GELU; about 2 million weights.
+
+Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv 2404.00498).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cifarctl.models.recipe import Recipe
+
+WIDTHS = (64, 256, 256)
+PATCH = 2
+FADING = 5e-4  # added to the variances by which directions are divided, so that what hardly varies is not blown up
+
+RECIPE = Recipe(
+    optimiser="muon",
+    batch_size=2000,
+    learning_rate=0.24,
+    weight_decay=4e-3,
+    label_smoothing=0.2,
+    tta="flip-shift",
+)
+
+
+class Airbench(nn.Module):
+    """From normalised images (B, 3, 32, 32) to logits (B, classes).
+
+    `whiten` is not trained but its bias: its filters are the principal directions of patches of the training images and
+    their opposites, see `whiten_by`.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        directions = 3 * PATCH**2
+        self.whiten = nn.Conv2d(3, 2 * directions, PATCH)
+        self.whiten.weight.requires_grad_(False)
+        self.blocks = nn.Sequential(
+            *(_block(*widths) for widths in zip((2 * directions, *WIDTHS), WIDTHS, strict=False))
+        )
+        self.head = nn.Linear(WIDTHS[-1], classes, bias=False)
+        with torch.no_grad():
+            self.head.weight /= self.head.weight.std()
+
+    def whiten_by(self, images: torch.Tensor) -> None:
+        """Take the first layer's filters from normalised training images (N, 3, 32, 32)."""
+        patches = nn.functional.unfold(images.float().contiguous(), PATCH).transpose(1, 2).flatten(0, 1)
+        variances, directions = torch.linalg.eigh(patches.T.double() @ patches.double() / len(patches))
+        filters = (directions / (variances + FADING).sqrt()).T.flip(0).reshape(-1, 3, PATCH, PATCH)
+        with torch.no_grad():
+            self.whiten.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        features = self.blocks(nn.functional.gelu(self.whiten(images)))
+        logits: torch.Tensor = self.head(features.flatten(2).amax(dim=2)) / WIDTHS[-1]
+        return logits
+
+
+def build(*, classes: int = 10) -> nn.Module:
+    """The network, its first layer not yet whitened."""
+    return Airbench(classes)
+
+
+def _block(channels: int, filters: int) -> nn.Module:
+    return nn.Sequential(
+        _convolution(channels, filters), nn.MaxPool2d(2), _norm(filters), nn.GELU(),
+        _convolution(filters, filters), _norm(filters), nn.GELU(),
+    )  # fmt: skip
+
+
+def _convolution(channels: int, filters: int) -> nn.Conv2d:
+    """The first filters hand their input on (Dirac), as far as there are channels."""
+    layer = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
+    nn.init.dirac_(layer.weight[:channels])
+    return layer
+
+
+def _norm(filters: int) -> nn.BatchNorm2d:
+    """Its scale stays 1, only its shift is learned."""
+    layer = nn.BatchNorm2d(filters, eps=1e-12, momentum=0.4)
+    layer.weight.requires_grad_(False)
+    return layer

@@ -1,0 +1,25 @@
+"""How an architecture is best trained, where the settings do not say otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Tta: TypeAlias = Literal["none", "flip", "flip-shift"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `train` does for an architecture; most of it can be set otherwise, by settings of the same names.
+
+    With ``adamw`` the learning rate rises and falls in one cycle, with ``muon`` it falls in a straight line from where
+    it begins. `cycle`: the epochs in which it first does so on the way to a target accuracy.
+    """
+
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    cycle: int = 4
+    batch_size: int = 128
+    learning_rate: float = 8e-3
+    weight_decay: float = 5e-2
+    label_smoothing: float = 0.05
+    tta: Tta = "none"
