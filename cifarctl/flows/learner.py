@@ -220,7 +220,7 @@ class Learner:
     def _look(self, sign: Sign | None, updates: bool) -> Iterator[events.LearnEvent]:
         """What is due with the newest images."""
         if sign is not None and sign.began > self.concept.began + GRID:  # else the errors have told already
-            yield from self._notice_drift(sign)
+            yield from self._notice_drift(sign, self.seen)
         if updates and self.seen % GRID == 0 and (trigger := self._due_unlabelled()) is not None:
             yield from self.update(trigger)
 
@@ -244,10 +244,10 @@ class Learner:
             if numbers is None:
                 first = self.seen
                 sign = self._add(part.pixels)
-                yield from self._observe(named, part, range(first, self.seen))
+                yield from self._observe(named, part, range(first, self.seen), late=False)
                 yield from self._look(sign, updates)
             else:
-                yield from self._observe(named, part, [numbers[place] for place in now])
+                yield from self._observe(named, part, [numbers[place] for place in now], late=True)
             if self.buffer.labelled % GRID == 0:
                 yield from self._judge()
                 if updates and (trigger := self.due()) is not None:
@@ -366,10 +366,13 @@ class Learner:
 
     # --- observing
 
-    def _observe(self, ids: Sequence[str], images: Images, numbers: Sequence[int]) -> Iterator[events.LearnEvent]:
+    def _observe(
+        self, ids: Sequence[str], images: Images, numbers: Sequence[int], *, late: bool
+    ) -> Iterator[events.LearnEvent]:
         """Let everybody predict, then remember, image by image, so that it does not matter how they come in.
 
-        Images from before the present concept began are remembered, but say nothing of it.
+        Images from before the present concept began are remembered, but say nothing of it. `late`: they have
+        been seen before, and only their labels come now.
         """
         champion = self._judged.right(images)
         on_trial = self._challenger is not None and not self._following
@@ -389,7 +392,7 @@ class Learner:
                 before = watch.judged.right(images) if before is None else before
                 watch.pairs += Pairs.of(champion[one], before[one])
             if (sign := self.concept.outcome(label, numbers[place], bool(champion[place]))) is not None:
-                yield from self._notice_drift(sign)
+                yield from self._notice_drift(sign, self.seen if late else numbers[place] + 1)
 
     def _judge(self) -> Iterator[events.LearnEvent]:
         """Promote a challenger that has won its trial; go back where the champion before does better."""
@@ -420,7 +423,7 @@ class Learner:
         else:
             self._show(guard)
 
-    def _notice_drift(self, sign: Sign) -> Iterator[events.LearnEvent]:
+    def _notice_drift(self, sign: Sign, at: int) -> Iterator[events.LearnEvent]:
         before, after = sign.errors or self.concept.error_rates(sign.began)
         another = self.concept.renew(sign)
         self._drifted = self._drifted or another
@@ -430,9 +433,9 @@ class Learner:
         if not self._following and another:  # what came before says little of what is to come
             self._begin_trial()
         yield events.DriftDetected(
-            at=self.seen,
+            at=at,
             detector=sign.detector,
-            since=self.seen - sign.began,
+            since=at - sign.began,
             error_before=before,
             error_after=after,
         )
