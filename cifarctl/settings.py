@@ -117,6 +117,9 @@ class TrainSettings(Section):
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="arithmetic of training; auto takes bfloat16 where it measures faster"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile: on, off, or auto: in runs of five minutes or more, where it measures faster"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 = every core")
     seed: int = Field(0, ge=0, description="seed of initial weights, order and augmentation")

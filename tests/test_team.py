@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers import open_registry, small_data, small_train
 from processes import PATIENCE_S
 
@@ -64,7 +63,8 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         metrics.append([json.loads(line)["loss"] for line in lines.read_text().splitlines()])
     assert metrics[0] == pytest.approx(metrics[1], abs=5e-3)
     for one, other in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(one, other, atol=2e-3, rtol=0)
+        # Rounding moves the weights by 1e-4 at most; leaving out how large the parts are moves them by 3e-3.
+        assert (one - other).abs().mean() < 5e-4
 
 
 @pytest.fixture

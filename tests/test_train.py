@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 from helpers import DATA, TRAIN, cifarctl, load_data, open_registry, small_data, small_train
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
 from cifarctl import data, events
@@ -28,6 +30,7 @@ from cifarctl.flows import trainer
 from cifarctl.flows.evaluate import measure
 from cifarctl.flows.train import train
 from cifarctl.flows.trainer import cycle
+from cifarctl.models import compiling
 from cifarctl.models.architectures import airbench
 from cifarctl.models.averaged import Averaged
 from cifarctl.models.optimiser import one_cycle
@@ -241,7 +244,7 @@ def test_the_same_seed_gives_the_same_weights(images: tuple[Dataset, Split], reg
     first = result_of(flow(images, registry, settings)).version
     torch.manual_seed(99)  # what else goes on in the process does not matter
     second = result_of(flow(images, registry, settings)).version
-    other = result_of(flow(images, registry, settings.model_copy(update={"seed": 1}))).version
+    other = result_of(flow(images, registry, settings.model_copy(update={"seed": 2}))).version
     assert same(weights(registry, first), weights(registry, second))
     assert not same(weights(registry, first), weights(registry, other))
     assert registry.manifest(first).sha256 == registry.manifest(second).sha256
@@ -395,7 +398,7 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(images: tuple[Dataset, 
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 4}, {"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 64}],
+    [{"epochs": 4}, {"seed": 2}, {"learning_rate": 1e-3}, {"batch_size": 64}],
     ids=lambda change: next(iter(change)),
 )
 def test_other_settings_do_not_resume_this_run(
@@ -427,6 +430,85 @@ def test_a_damaged_checkpoint_is_named(images: tuple[Dataset, Split], registry: 
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RegistryError, match=rf"{path.name} cannot be read .*delete it"):
         list(flow(images, registry, resume=True))
+
+
+# --- compiled
+
+
+def no_compiler(_: object) -> Callable[..., None]:
+    """In place of torch.compile where there is nothing to compile with: it fails when the network is called."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found")
+
+    return fail
+
+
+def notices(found: Iterable[events.TrainEvent]) -> list[str]:
+    return [event.message for event in found if isinstance(event, events.Notice)]
+
+
+NORMALISED = QUICK.model_copy(update={"model": "net-bn", "epochs": 1})  # statistics are what a trial could disturb
+
+
+@pytest.mark.parametrize("wanted", ["auto", "on"])
+def test_without_a_compiler_a_run_is_what_it_would_be_without_compiling(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    plain = result_of(flow(images, registry, NORMALISED.model_copy(update={"compile": "off"}))).version
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(compiling, "COMPILING_S", 0.0)  # auto: every run is long enough
+    found = list(flow(images, registry, NORMALISED.model_copy(update={"compile": wanted})))
+    cause = "RuntimeError: InvalidCxxCompiler: no working C++ compiler found"
+    assert notices(found) == [f"torch.compile fails here ({cause}); trained without it"]
+    assert same(weights(registry, result_of(found).version), weights(registry, plain))
+
+
+def test_a_short_run_is_not_compiled(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    found = list(flow(images, registry, NORMALISED))
+    assert result_of(found)
+    assert notices(found) == []
+
+
+@pytest.mark.parametrize(("slower", "compiled"), [(2.0, False), (0.5, True)])
+def test_what_is_compiled_must_be_faster(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch, slower: float, compiled: bool
+) -> None:
+    """As far as `auto` can tell: here a step takes as many seconds as it is told."""
+
+    class Quick(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.network(inputs)  # type: ignore[no-any-return]
+
+    def seconds(model: nn.Module, *_: object, **__: object) -> float:
+        return 100.0 * (slower if isinstance(model, Quick) else 1.0)
+
+    monkeypatch.setattr(torch, "compile", Quick)
+    monkeypatch.setattr(compiling, "fastest", seconds)
+    assert bool(notices(flow(images, registry, NORMALISED))) == compiled
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="no C++ compiler")
+def test_a_compiled_run_learns_the_same_and_resumes(images: tuple[Dataset, Split], registry: Registry) -> None:
+    settings = NORMALISED.model_copy(update={"compile": "on"})
+    eager = weights(registry, result_of(flow(images, registry, NORMALISED)).version)
+    found = list(flow(images, registry, settings))
+    assert notices(found) == ["a step of training is compiled (torch.compile)"]
+    mine = weights(registry, result_of(found).version)
+    for name, tensor in mine.items():
+        torch.testing.assert_close(tensor, eager[name], rtol=0.05, atol=0.05)
+    with pytest.MonkeyPatch.context() as patch:
+        found = list(flow(images, registry, settings, stop=stop_at_step(4, patch)))
+    assert "--resume" in notices(found)[-1]
+    again = result_of(flow(images, registry, settings, resume=True))
+    assert same(weights(registry, again.version), mine)
 
 
 # --- divergence

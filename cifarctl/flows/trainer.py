@@ -6,7 +6,9 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.team import Team, losses
 from cifarctl.models.architectures.airbench import Airbench
 from cifarctl.models.averaged import Averaged
+from cifarctl.models.backends import Unusable
+from cifarctl.models.compiling import compiled
 from cifarctl.models.optimiser import Optimiser
 from cifarctl.models.predictor import PRECISIONS, Precision, Predictor, autocast, choose_precision
 from cifarctl.models.preprocess import normalise
@@ -62,7 +66,6 @@ class Run:
     index: torch.Tensor  # (N,) which of them are trained on; they are never copied as a whole
     team: Team
     model: nn.Module
-    shared: nn.Module  # the same, its gradients those of the whole team
     arguments: dict[str, Any]
     normalisation: Normalisation
     optimiser: Optimiser
@@ -71,6 +74,7 @@ class Run:
     batch_size: int  # of the whole team
     batches: int
     epochs: list[events.EpochDone] = field(default_factory=list)
+    compiled: bool | None = None  # None: not decided yet
     interrupted: bool = False
     step: int = 0
     seconds: float = 0.0
@@ -111,7 +115,6 @@ class Run:
             index=index,
             team=team,
             model=model,
-            shared=team.share(model, partly_used=":" in settings.model),
             arguments=arguments,
             normalisation=normalisation,
             optimiser=Optimiser(model, recipe, batch_size),
@@ -145,12 +148,17 @@ class Run:
             device=str(team.device),
             data=data,
         )
+        began = time.perf_counter()
+        shared, notice = self._shared()
+        self.seconds += time.perf_counter() - began
+        if notice is not None:
+            yield notice
         for epoch in range(first_epoch, self.settings.epochs + 1):
             if self.reached:
                 return
             began = time.perf_counter()
             with torch.random.fork_rng(devices=[]):
-                yield from self._batches(epoch, stop)
+                yield from self._batches(shared, epoch, stop)
             self._require_finite(epoch)
             seconds = time.perf_counter() - began
             self.seconds += seconds
@@ -167,6 +175,31 @@ class Run:
                 yield events.Notice(f"interrupted in epoch {epoch}; continue with the same command and --resume")
                 return
 
+    def _shared(self) -> tuple[nn.Module, events.Notice | None]:
+        """What is trained: the model, compiled where that pays, its gradients those of the whole team."""
+        settings, team, notice = self.settings, self.team, None
+        network: nn.Module | None = None
+        compiling = partial(
+            compiled,
+            model=self.model,
+            device=team.device,
+            precision=self.precision,
+            batch=self.batch_size // team.size,
+            steps=settings.epochs * self.batches - self.step,
+        )
+        if team.first and self.compiled is not False:
+            try:
+                network = compiling("on" if self.compiled else settings.compile)
+            except Unusable as error:
+                notice = events.Notice(f"{error}; trained without it")
+        self.compiled = team.told(lambda: network is not None) > 0
+        if self.compiled and team.first:
+            notice = events.Notice("a step of training is compiled (torch.compile)")
+        elif self.compiled:
+            with suppress(Unusable):  # gradients are the same, only later
+                network = compiling("on")
+        return team.share(self.model if network is None else network, partly_used=":" in settings.model), notice
+
     def _done(self, epoch: int, validation: Images | None) -> events.EpochDone:
         accuracy = None
         if validation is not None:
@@ -180,7 +213,7 @@ class Run:
             images_per_second=self.batches * self.batch_size / self.epoch_seconds,
         )
 
-    def _batches(self, epoch: int, stop: threading.Event | None) -> Iterator[events.TrainProgress]:
+    def _batches(self, shared: nn.Module, epoch: int, stop: threading.Event | None) -> Iterator[events.TrainProgress]:
         settings, target = self.settings, self.settings.target_accuracy
         begin, end = cycle(epoch, settings.epochs, None if target is None else self.recipe.cycle)
         before, steps = (begin - 1) * self.batches, (end - begin + 1) * self.batches
@@ -206,7 +239,7 @@ class Run:
             labels = images.labels.to(team.device)
             inputs = normalise(pixels.to(team.device), self.normalisation.mean, self.normalisation.std)
             with autocast(team.device, self.precision), losses():
-                logits = self.shared(inputs)
+                logits = shared(inputs)
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
             loss = loss * (len(labels) * team.size / self.batch_size)  # so that the team's mean is that of all images
             value = team.mean(loss.item())
@@ -285,6 +318,7 @@ class Run:
             "seconds": self.seconds,
             "epoch_seconds": self.epoch_seconds,
             "precision": self.precision,
+            "compiled": self.compiled,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
             "epochs": [asdict(done) for done in self.epochs],
@@ -316,7 +350,7 @@ class Run:
         self.optimiser.load(_within("optimiser.", tensors))
         self.step, self.seconds = state["step"], state["seconds"]
         self.epoch_seconds = state["epoch_seconds"]
-        self.precision = state["precision"]
+        self.precision, self.compiled = state["precision"], state["compiled"]
         self.epochs = [events.EpochDone(**done) for done in state["epochs"]]
         self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
 

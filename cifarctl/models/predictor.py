@@ -67,17 +67,19 @@ def choose_precision(
     model.eval()  # a forward pass in training mode would move batch-norm statistics
     torch.set_num_threads(1)
     try:
-        seconds = {precision: _fastest(model, images, precision, train=train) for precision in PRECISIONS}
+        seconds = {precision: fastest(model, images, precision, train=train) for precision in PRECISIONS}
     finally:
         torch.set_num_threads(threads)
         model.train(was_training)
     return "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"
 
 
-def _fastest(model: nn.Module, images: torch.Tensor, precision: Precision, *, train: bool) -> float:
-    """Seconds of the fastest of a few passes, forward and, with `train`, back."""
+def fastest(
+    model: nn.Module, images: torch.Tensor, precision: Precision, *, train: bool, passes: int = PASSES
+) -> float:
+    """Seconds of the fastest of a few passes over normalised `images`, forward and, with `train`, back."""
     times = []
-    for _ in range(PASSES + 1):  # the first is a warm-up
+    for _ in range(passes + 1):  # the first is a warm-up
         start = time.perf_counter()
         with autocast(images.device, precision), torch.set_grad_enabled(train):
             logits = model(images)

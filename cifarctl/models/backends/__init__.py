@@ -131,7 +131,7 @@ def precisions(name: str) -> tuple[Precision, ...]:
     Raises:
         Unusable: its installation is broken.
     """
-    with _failures(name):
+    with failures(name):
         return find(name).precisions()
 
 
@@ -143,7 +143,7 @@ def build(name: str, network: Network, plan: Plan, like: Backend | None = None) 
     Raises:
         Unusable: it does not run this network.
     """
-    with _failures(name):
+    with failures(name):
         if like is not None and like.name == name and like.plan == plan:
             backend = like.renew(network)
         else:
@@ -156,7 +156,7 @@ def build(name: str, network: Network, plan: Plan, like: Backend | None = None) 
 
 
 @contextmanager
-def _failures(name: str) -> Iterator[None]:
+def failures(name: str) -> Iterator[None]:
     """Whatever a runtime, a compiler or a broken installation raises becomes Unusable."""
     try:
         yield

@@ -1,0 +1,69 @@
+"""torch.compile for a run of training, where the run is long enough to earn back what compiling takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from cifarctl.models.backends import failures
+from cifarctl.models.predictor import MEASURED, Precision, fastest
+
+COMPILING_S = 60.0  # that it takes, about
+HOPED_FOR = 0.2  # share of a run's seconds that it saves where it pays
+PAYS = 0.95  # of the eager step's seconds are the most that a compiled step may take
+
+Wanted = Literal["auto", "on", "off"]
+
+
+def compiled(
+    wanted: Wanted, model: nn.Module, device: torch.device, precision: Precision, batch: int, steps: int
+) -> nn.Module | None:
+    """`model`, which is about to be trained for `steps` steps of `batch` images, compiled; None: not worth it.
+
+    Auto compiles where a fifth of the run is longer than compiling takes, and a compiled step then measures faster. The
+    model's parameters and statistics and the random generators are left as they were.
+
+    Raises:
+        Unusable: it is wanted, or would be worth it, and fails here.
+    """
+    if wanted == "off" or device.type not in {"cpu", "cuda"}:
+        return None
+    with _left_alone(model):
+        few = min(batch, MEASURED)
+        if wanted == "auto":
+            step = _step(model, _pictures(few, device), precision) * batch / few
+            if step * steps * HOPED_FOR < COMPILING_S:
+                return None
+        pictures = _pictures(batch, device)
+        with failures("torch.compile"):
+            quick = cast(nn.Module, torch.compile(model))
+            step = _step(quick, pictures, precision)
+        return quick if wanted == "on" or step < PAYS * _step(model, pictures, precision) else None
+
+
+def _step(model: nn.Module, images: torch.Tensor, precision: Precision) -> float:
+    """Seconds, after a step to warm up, in which it is compiled."""
+    return fastest(model, images, precision, train=True, passes=1)
+
+
+def _pictures(count: int, device: torch.device) -> torch.Tensor:
+    return torch.rand(count, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def _left_alone(model: nn.Module) -> Iterator[None]:
+    """In training mode, in which a forward pass moves statistics."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    was_training = model.training
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        model.train(was_training)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(before[name])
