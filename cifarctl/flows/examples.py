@@ -90,7 +90,7 @@ class Examples:
     def read(self) -> Iterator[events.LearnEvent]:
         """Show the learner the next labelled images, and those that have met their label now."""
         records = self.source.read(READ, WAIT)
-        yield from self._look_at_the_lag()
+        yield from self._look_at_the_lag(len(records))
         for record in records:
             self._positions[record.topic, record.partition] = record.offset + 1
         self.unsaved = self.unsaved or bool(records)
@@ -102,15 +102,19 @@ class Examples:
             yield event
             if isinstance(event, events.RetrainResult):  # which takes its time, in which more has come
                 yield from self._look_at_the_lag()
+        if self.learner.behind:  # what made it so may have been taken in by now
+            yield from self._look_at_the_lag()
         self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
         self._served.answers(self._answers.read())
         yield from self._losses()
         while self._gaps:
             yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
 
-    def _look_at_the_lag(self) -> Iterator[events.LearnEvent]:
+    def _look_at_the_lag(self, read: int = 0) -> Iterator[events.LearnEvent]:
+        """Behind is who has much before him, the messages included that have just been read."""
         if self.updates:  # else all there is has to be read first
-            yield from self._overload.update(self.source.lag(), time.monotonic())
+            lag = self.source.lag()
+            yield from self._overload.update(None if lag is None else lag + read, time.monotonic())
         self.learner.behind = self._overload.behind
 
     def save(self) -> None:

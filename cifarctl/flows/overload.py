@@ -14,7 +14,7 @@ TOLD_S = 60.0  # between two notices that updates wait
 
 
 class Overload:
-    """Goes by the lag: messages that have not been read.
+    """Goes by the lag: messages that have not been shown to the learner.
 
     What is learned from images of long ago comes too late, and what serves meanwhile is for a concept that may have
     passed: so updates wait until the lag is small. To be shown images costs a small part of what an update does. A lag
