@@ -14,7 +14,9 @@ from processes import Flow, Site, site, trained  # noqa: F401  fixtures among th
 from cifarctl import events
 from cifarctl.flows import examples, learn
 from cifarctl.flows.budget import OWED_S, SAVED_S, Budget
+from cifarctl.flows.learner import Learner
 from cifarctl.flows.overload import PATIENCE_S, SAMPLE, SPARSEST, TOLD_S, Overload
+from cifarctl.stream.records import Record
 from cifarctl.stream.source import Source
 
 ENOUGH = 100
@@ -147,8 +149,8 @@ QUICK: dict[str, Any] = {
 }
 
 
-def learner(site: Site) -> Flow[events.LearnEvent]:  # noqa: F811
-    chosen = site.settings(**QUICK)
+def learner(site: Site, **online: Any) -> Flow[events.LearnEvent]:  # noqa: F811
+    chosen = site.settings(**QUICK | {f"online__{name}": value for name, value in online.items()})
     return site._keep(Flow(lambda stop: learn.follow(chosen, stop)))
 
 
@@ -167,11 +169,62 @@ def test_what_comes_during_an_update_is_seen_before_the_next(site: Site, monkeyp
     """Also where a batch that has been read already would make another one due."""
 
     def lag(_: Source) -> int:
-        return 2 * EVERY if learning.of(events.RetrainResult) else 0
+        return 4 * examples.READ if learning.of(events.RetrainResult) else 0
 
     monkeypatch.setattr(Source, "lag", lag)
     site.send(examples.READ)
-    learning = learner(site)
+    learning = learner(site, update_every=2 * examples.READ, update_interval=0.001)  # due whenever 32 have come
     learning.until(lambda: any(status.labelled == examples.READ for status in learning.of(events.LearnerStatus)))
     learning.finish()
-    assert len(learning.of(events.RetrainResult)) == 1
+    (first,) = learning.of(events.RetrainResult)
+    assert first.examples < examples.READ
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many messages each read will have given, and so how large the bursts are that come; none is unread."""
+    found: list[int] = []
+    original = Source.read
+
+    def read(source: Source, most: int, seconds: float) -> list[Record]:
+        records = original(source, most, seconds)
+        found.append(len(records))
+        return records
+
+    monkeypatch.setattr(Source, "read", read)
+    monkeypatch.setattr(Source, "lag", lambda _: 0)
+    return found
+
+
+@pytest.mark.broker
+def test_a_burst_is_seen_before_anything_is_learned_from_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    found = reads(monkeypatch)
+    site.send(examples.READ)
+    learning = learner(site)
+    learning.until(lambda: sum(found) == examples.READ and bool(learning.of(events.RetrainResult)))
+    learning.finish()
+    assert len(learning.of(events.RetrainResult)) <= len([count for count in found if count])
+    assert examples.READ > 4 * EVERY
+
+
+@pytest.mark.broker
+def test_a_burst_without_labels_is_learned_from_once_it_has_been_seen(
+    site: Site,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads(monkeypatch)
+    monkeypatch.setattr(Learner, "_due_unlabelled", lambda own: None if own.behind or own.updates else "a burst")
+    site.send(examples.READ, produce__unlabelled=1.0)
+    learning = learner(site)
+    learning.until(lambda: learning.of(events.RetrainStarted))
+    learning.finish()
+    assert learning.of(events.RetrainStarted)[0].trigger == "a burst"
+
+
+def test_what_is_in_hand_makes_updates_wait_but_is_no_lag() -> None:
+    overload = Overload(ENOUGH)
+    large = SAMPLE * ENOUGH
+    for number in range(4):
+        assert list(overload.update(0, number * PATIENCE_S, large + number)) == []
+        assert (overload.behind, overload.every) == (True, 1)
+        assert list(overload.update(0, number * PATIENCE_S)) == []
+        assert not overload.behind

@@ -220,7 +220,9 @@ def test_a_learner_that_was_suspended_stands_by_when_it_wakes(site: Site) -> Non
 
     active.signal(signal.SIGSTOP)
     standby.until(lambda: "learner started" in standby.out)
-    site.send(400, drift="invert@0-1000000")
+    for shown in range(80, 481, 80):  # never so many at once that they are all taken in before an update
+        site.send(80, drift="invert@0-1000000")
+        standby.until(lambda: f"labelled {shown} " in standby.out)  # noqa: B023  awaited here
     standby.until(lambda: "promoted version" in standby.out)
     active.signal(signal.SIGCONT)
     active.until(lambda: "once the seat is held" in active.out)

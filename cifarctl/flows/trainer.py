@@ -24,7 +24,7 @@ from cifarctl.flows.team import Team, losses
 from cifarctl.models.architectures.airbench import Airbench
 from cifarctl.models.averaged import Averaged
 from cifarctl.models.backends import Unusable
-from cifarctl.models.compiling import compiled
+from cifarctl.models.compiling import Wanted, compiled
 from cifarctl.models.optimiser import Optimiser
 from cifarctl.models.predictor import PRECISIONS, Precision, Predictor, autocast, choose_precision
 from cifarctl.models.preprocess import normalise
@@ -148,13 +148,15 @@ class Run:
             device=str(team.device),
             data=data,
         )
+        if self.reached() or self.step == self.settings.epochs * self.batches:  # only publishing was left to do
+            return
         began = time.perf_counter()
         shared, notice = self._shared()
         self.seconds += time.perf_counter() - began
         if notice is not None:
             yield notice
         for epoch in range(first_epoch, self.settings.epochs + 1):
-            if self.reached:
+            if self.reached():
                 return
             began = time.perf_counter()
             with torch.random.fork_rng(devices=[]):
@@ -177,28 +179,32 @@ class Run:
 
     def _shared(self) -> tuple[nn.Module, events.Notice | None]:
         """What is trained: the model, compiled where that pays, its gradients those of the whole team."""
-        settings, team, notice = self.settings, self.team, None
+        settings, team = self.settings, self.team
         network: nn.Module | None = None
+        failure = ""
         compiling = partial(
             compiled,
             model=self.model,
             device=team.device,
             precision=self.precision,
-            batch=self.batch_size // team.size,
+            batch=len(team.mine(torch.arange(self.batch_size))),
             steps=settings.epochs * self.batches - self.step,
         )
-        if team.first and self.compiled is not False:
-            try:
-                network = compiling("on" if self.compiled else settings.compile)
-            except Unusable as error:
-                notice = events.Notice(f"{error}; trained without it")
+        wanted: Wanted = settings.compile if self.compiled is None else "on" if self.compiled else "off"
+        try:
+            network = compiling(wanted) if team.first else None
+        except Unusable as error:
+            failure = str(error)
         self.compiled = team.told(lambda: network is not None) > 0
-        if self.compiled and team.first:
-            notice = events.Notice("a step of training is compiled (torch.compile)")
-        elif self.compiled:
-            with suppress(Unusable):  # gradients are the same, only later
+        if self.compiled and not team.first:
+            with suppress(Unusable):
                 network = compiling("on")
-        return team.share(self.model if network is None else network, partly_used=":" in settings.model), notice
+        if self.compiled and team.mean(network is not None) < 1:  # then nobody does: they would wait for who cannot
+            self.compiled, network, failure = False, None, "torch.compile fails in another process of this run"
+        notice = "a step of training is compiled (torch.compile)" if self.compiled else ""
+        notice = f"{failure}; trained without it" if failure else notice
+        shared = team.share(self.model if network is None else network, partly_used=":" in settings.model)
+        return shared, events.Notice(notice) if notice else None
 
     def _done(self, epoch: int, validation: Images | None) -> events.EpochDone:
         accuracy = None
@@ -290,7 +296,6 @@ class Run:
         """Of the present epoch so far."""
         return self.loss_sum / max(1, self.loss_count)
 
-    @property
     def reached(self) -> bool:
         """Whether the target accuracy, where there is one, has been seen."""
         target, seen = self.settings.target_accuracy, [done.validation_accuracy for done in self.epochs]
@@ -331,7 +336,7 @@ class Run:
         found = checkpoint.load(path)
         if found is None:
             return False
-        return launch.restarts > 0 or (launch.run != "none" and found[1].get("launch") == launch.run)
+        return found[1].get("launch") == launch.run if launch.run != "none" else launch.restarts > 0
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint.

@@ -9,7 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from cifarctl.models.backends import failures
+from cifarctl.models.backends import Unusable, failures
 from cifarctl.models.predictor import MEASURED, Precision, fastest
 
 COMPILING_S = 60.0  # that it takes, about
@@ -30,10 +30,13 @@ def compiled(
     Raises:
         Unusable: it is wanted, or would be worth it, and fails here.
     """
-    if wanted == "off" or device.type not in {"cpu", "cuda"}:
+    there = device.type in {"cpu", "cuda"}
+    if wanted == "on" and not there:
+        raise Unusable(f"torch.compile is not used on {device}")
+    if wanted == "off" or not there:
         return None
     with _left_alone(model):
-        few = min(batch, MEASURED)
+        few = min(batch, MEASURED) if device.type == "cpu" else batch
         if wanted == "auto":
             step = _step(model, _pictures(few, device), precision) * batch / few
             if step * steps * HOPED_FOR < COMPILING_S:
@@ -46,8 +49,8 @@ def compiled(
 
 
 def _step(model: nn.Module, images: torch.Tensor, precision: Precision) -> float:
-    """Seconds, after a step to warm up, in which it is compiled."""
-    return fastest(model, images, precision, train=True, passes=1)
+    """Seconds of the faster of two, after one to warm up, in which it is compiled."""
+    return fastest(model, images, precision, train=True, passes=2)
 
 
 def _pictures(count: int, device: torch.device) -> torch.Tensor:

@@ -72,11 +72,13 @@ class Optimiser:
             for group in part.param_groups:
                 group["lr"] = group["peak"] * self._share(step, steps, group["until"])
         for matrix, filters in zip(self._matrices, self._filters, strict=True):
-            if filters.grad is not None:
-                matrix.grad = _rows(filters.grad)
+            matrix.grad = None if filters.grad is None else _rows(filters.grad)
+            if matrix.grad is not None:
                 matrix.data *= math.sqrt(len(matrix)) / matrix.data.norm()
         for part in self._parts:
             part.step()
+        for matrix in self._matrices:
+            matrix.grad = None  # or the filters' would be kept as long
         return self._peak * self._share(step, steps, 1.0)
 
     def _share(self, step: int, steps: int, until: float) -> float:
