@@ -9,13 +9,14 @@ import threading
 import time
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fixtures_broker import broker, kafka  # noqa: F401  fixtures
-from processes import CLASSES, Site, children, ids, predictions, site, trained, tutorial  # noqa: F401  fixtures among them
+from processes import CLASSES, Site, children, ids, predictions, site, trained, tutorial, until  # noqa: F401  fixtures among them
 
 from cifarctl import events
 from cifarctl.data import Course, Images, Scenario
@@ -347,7 +348,15 @@ def frozen() -> Iterator[tuple[EmbeddedBroker, Any]]:
         guard = own._guard
         assert guard is not None
         (pid,) = children(guard.pid)
-        yield own, lambda frozen=True: os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+        def freeze(frozen: bool = True) -> None:
+            os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+            if frozen:  # a thread may take its time to stop, and answer meanwhile
+                until(
+                    lambda: all("State:\tT" in task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/status"))
+                )
+
+        yield own, freeze
         os.kill(pid, signal.SIGCONT)
 
 
