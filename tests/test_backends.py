@@ -28,6 +28,7 @@ from cifarctl.flows.inference import Prepared, prepare
 from cifarctl.models import architectures, backends, hostcache
 from cifarctl.models.agreement import Agreement, compare
 from cifarctl.models.architectures import airbench
+from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.backends import Backend, Network, Plan, Unusable
 from cifarctl.models.predictor import Predictor
 from cifarctl.models.ranking import REFERENCE, Choice, order
@@ -735,6 +736,28 @@ def test_another_architecture_is_measured_anew(
     found = prepare(LoadedModel(flat, manifest), home.registry, ServeSettings(), 1, like=first)
     assert speedometer.runs == 2
     assert found.backend(pictures(3)).shape == (3, 10)
+
+
+@pytest.mark.usefixtures("only_torch")
+def test_a_mixture_is_served_as_its_members_are_however_many(
+    home: Home, speedometer: Speedometer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number of members changes as the learner learns: to measure anew each time would hold the promotion up."""
+    monkeypatch.setattr(inference, "SUCCESSOR_IMAGES", 100)
+    checked = []
+    monkeypatch.setattr(inference, "compare", lambda *given: checked.append(len(given[0])) or compare(*given))
+    speedometer.speeds = {"eager in bfloat16": 100.0}
+    found = choose(home.registry)
+    loaded = load(home.registry, 1)
+    for count in (2, 3):
+        mixture = Mixture([loaded.model] * count, 10).eval()
+        arguments = {"member": "net", "arguments": {"classes": 10}, "members": count, "classes": 10}
+        changed = {"model": "mixture", "arguments": arguments, "sha256": f"{count}" * 64}
+        manifest = loaded.manifest.model_copy(update=changed)
+        found = prepare(LoadedModel(mixture, manifest), home.registry, ServeSettings(), 1, like=found)
+        assert chosen(found) == Choice("eager", "bfloat16")
+    assert speedometer.runs == 1
+    assert checked == [200, 100, 100]
 
 
 @pytest.mark.parametrize("choice", QUICK, ids=str)

@@ -21,6 +21,7 @@ from tests.fixtures_broker import broker, kafka  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+HUNG = 900  # seconds; `retrain` learns from all that the commands before it have sent, beside other tests
 OUTCOMES = {"retrain": {0, 6, 7}}  # what the gate says depends on the few images of this test
 
 
@@ -86,13 +87,14 @@ def test_every_command_runs(
             continue
         if words[1] in {"serve", "retrain"}:
             stop(background)
+            count = words[words.index("--max-messages") + 1] if "--max-messages" in words else "200"
             subprocess.run(
-                [sys.executable, "-m", "cifarctl", "produce", "--rate", "0", "--count", "600", "--quiet"],
+                [sys.executable, "-m", "cifarctl", "produce", "--rate", "0", "--count", count, "--quiet"],
                 env=environment,
                 cwd=tmp_path,
                 check=True,
             )
-        done = subprocess.run(call, env=environment, cwd=tmp_path, text=True, capture_output=True, timeout=240)
+        done = subprocess.run(call, env=environment, cwd=tmp_path, text=True, capture_output=True, timeout=HUNG)
         assert done.returncode in OUTCOMES.get(words[1], {0}), f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, line
     stop(background)

@@ -81,6 +81,20 @@ def values(records: list[Record]) -> list[bytes]:
 
 
 @pytest.mark.broker
+def test_what_arrives_while_nobody_reads_is_lag(kafka: KafkaSettings, topics: Topics) -> None:  # noqa: F811
+    fill(kafka, topics.images, 30)
+    with Source(kafka, [topics.images]) as source:
+        read_all(source)
+        assert source.lag() == 0
+        fill(kafka, topics.images, 40, start=30)
+        until(lambda: source.lag() == 40)
+        assert len(source.read(1, PATIENCE_S)) == 1
+        assert source.lag() == 39
+        read_all(source)
+        assert source.lag() == 0
+
+
+@pytest.mark.broker
 def test_records_arrive_as_they_were_sent(kafka: KafkaSettings, topics: Topics) -> None:  # noqa: F811
     before = int(time.time() * 1000) - 1000
     fill(kafka, topics.images, 30)

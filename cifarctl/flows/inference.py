@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cifarctl import models
 from cifarctl.errors import RegistryError, SettingsError
 from cifarctl.models import backends, hostcache
 from cifarctl.models.agreement import Agreement, compare
@@ -34,7 +35,7 @@ class Prepared:
     """A version ready to be served.
 
     `notices` are lines for people. `ranking`, fastest first and empty where there was no choice, and `architecture`
-    spare the next version the measuring.
+    spare the next version the measuring, where both are built of the same.
     """
 
     backend: Backend
@@ -54,17 +55,17 @@ def prepare(
     """Make `loaded` ready to predict as `options` say, on `threads` CPU threads.
 
     Whatever is not float32 eager must predict of the registry's validation images what that predicts, or is
-    refused. `like` is what serves now: its choice holds for a version of the same architecture without measuring
-    again, though not without that check. It may go on predicting in another thread.
+    refused. `like` is what serves now: its choice holds for a version that is built of the same (see `models.core`)
+    without measuring again, though not without that check. It may go on predicting in another thread.
 
     Raises:
         SettingsError: what the settings ask for by name is not installed, cannot run here, or does not agree.
     """
     manifest = loaded.manifest
     architecture = (manifest.model, manifest.arguments)
-    if like is not None and like.architecture != architecture:
+    if like is not None and models.core(*like.architecture) != models.core(*architecture):
         like = None
-    work = _Preparation(loaded, registry, options, threads, like)
+    work = _Preparation(loaded, registry, options, threads, architecture, like)
     backend = work.run()
     return Prepared(backend, tuple(work.notices), work.ranking, architecture)
 
@@ -77,6 +78,7 @@ class _Preparation:
     registry: Registry
     options: ServeSettings
     threads: int
+    architecture: tuple[str, Mapping[str, Any]]
     like: Prepared | None
     notices: list[str] = field(default_factory=list)
     ranking: tuple[Choice, ...] = ()
@@ -138,12 +140,12 @@ class _Preparation:
             return tuple(sorted(choices, key=lambda choice: choice.precision != precision))
         if len(choices) == 1:
             return tuple(choices)
-        manifest = self.loaded.manifest
+        name, arguments = models.core(*self.architecture)
         key = identity(choices, self.device) | {
             "what": "images per second",
-            "architecture": manifest.model,
-            "arguments": manifest.arguments,
-            "classes": len(manifest.classes),
+            "architecture": name,
+            "arguments": arguments,
+            "classes": self.network.classes,
             "batch_size": self.options.batch_size,
             "threads": self.threads,
         }
@@ -189,7 +191,8 @@ class _Preparation:
 
     def build(self, choice: Choice) -> Backend:
         if choice not in self.built:
-            like = self.like.backend if self.like else None
+            alike = self.like is not None and self.like.architecture == self.architecture
+            like = self.like.backend if self.like and alike else None
             self.built[choice] = backends.build(choice.backend, self.network, self.plan(choice), like)
         return self.built[choice]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from torch import nn
@@ -48,6 +49,14 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     if arguments["tta"] not in get_args(Tta):
         raise SettingsError(f"train.tta = {arguments['tta']}: there are {', '.join(get_args(Tta))}")
     return Averaged(network, arguments["tta"])
+
+
+def core(name: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """What an architecture is built of: a mixture of its members, however many, any other of itself.
+
+    Whatever runs one of two of the same core fastest runs the other fastest.
+    """
+    return (arguments["member"], arguments["arguments"]) if name == "mixture" else (name, arguments)
 
 
 def _build(name: str, arguments: dict[str, Any]) -> nn.Module:

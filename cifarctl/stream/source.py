@@ -75,7 +75,7 @@ class Source:
         self.group_id = settings.group_id if group_id is None else group_id
         self.rebalances = 0
         self._assigned: set[Partition] = set()
-        self._ended: set[Partition] = set()
+        self._ended: dict[Partition, int] = {}  # offset of the end, of those that have been read up to it
         self._reached: set[Partition] = set()
         self._positions: dict[Partition, int] = {}  # next offset to read
         self._resume: dict[Partition, int] = {}  # first offset read since the last commit
@@ -116,7 +116,7 @@ class Source:
     @property
     def drained(self) -> bool:
         """Whether partitions are assigned, all were read to their end, and the broker is there to say so."""
-        return bool(self._assigned) and self._assigned <= self._ended and self._failure is None
+        return bool(self._assigned) and self._assigned <= self._ended.keys() and self._failure is None
 
     @property
     def caught_up(self) -> bool:
@@ -215,7 +215,7 @@ class Source:
             if here and self._positions.get(partition) != offset:
                 self._seek(partition, offset)
                 self._positions[partition] = offset
-                self._ended.discard(partition)
+                self._ended.pop(partition, None)
 
     def commit(self, offsets: Mapping[Partition, int], timeout_s: float | None = None) -> bool:
         """Commit the next offset of each partition; False when the broker did not answer within `timeout_s` seconds.
@@ -263,12 +263,12 @@ class Source:
         """
         total = 0
         for partition in self._assigned:
-            if partition in self._ended:
-                continue
+            # Beyond the last record there may be marks of transactions up to the end.
+            read = self._ended.get(partition, self._positions.get(partition))
             _, high = self.consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
-            if high < 0 or partition not in self._positions:
+            if high < 0 or read is None:
                 return None
-            total += max(0, high - self._positions[partition])
+            total += max(0, high - read)
         return total if self._assigned else None
 
     def close(self) -> None:
@@ -301,7 +301,7 @@ class Source:
         partition = (topic or "", number or 0)
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
-                self._ended.add(partition)
+                self._ended[partition] = offset or 0
                 self._reached.add(partition)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 self._unread.add(partition)
@@ -314,7 +314,7 @@ class Source:
         # Fetched before a rebalance or a rewind, delivered after it.
         if partition not in self._assigned or offset < self._positions.get(partition, 0):
             return None
-        self._ended.discard(partition)
+        self._ended.pop(partition, None)
         self._positions[partition] = offset + 1
         self._resume.setdefault(partition, offset)
         return record_of(message)
@@ -438,12 +438,12 @@ class Source:
     def _forget(self, gone: frozenset[Partition]) -> None:
         self._assigned -= gone
         self._held = self._held - gone
-        self._ended -= gone
         self._reached -= gone
         self._unread -= gone
         for partition in gone:
             self._asked.pop(partition, None)
             self._beyond.pop(partition, None)
+            self._ended.pop(partition, None)
             self._positions.pop(partition, None)
             self._resume.pop(partition, None)
             self._terms.pop(partition, None)
