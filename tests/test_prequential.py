@@ -57,6 +57,10 @@ class Recorder:
         self.serving = self._always(self.times % 10)
         yield
 
+    def settle(self) -> Iterator[None]:
+        assert len(self.seen) == len(self.predicted)
+        return iter(())
+
     def _always(self, label: int) -> Predicts:
         def predict(pixels: torch.Tensor, start: int) -> torch.Tensor:
             assert start == len(self.predicted)
@@ -127,6 +131,20 @@ def test_what_has_come_during_an_update_is_caught_up_with_before_the_next(home: 
     with gated(load(home.registry, 1), online, train.take(split.train), train.take(split.validation)) as contestant:
         list(contestant.see(stream.pixels))
         list(contestant.learn([str(number) for number in range(300)], stream))
+        assert contestant.updates == 0
+        list(contestant.settle())
+        assert contestant.updates == 1
+
+
+def test_what_has_come_without_labels_during_an_update_is_caught_up_with_too(home: Home) -> None:
+    train, split = home.dataset.train, home.split
+    online = OnlineSettings(update_every=60, min_examples=30, steps=1, batch_size=32)
+    stream = train.take(split.stream[:300])
+    with gated(load(home.registry, 1), online, train.take(split.train), train.take(split.validation)) as contestant:
+        for pixels in (stream.pixels[:100], 255 - stream.pixels[100:]):
+            list(contestant.see(pixels))
+            assert contestant.updates == 0
+            list(contestant.settle())
         assert contestant.updates == 1
 
 

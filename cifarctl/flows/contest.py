@@ -63,6 +63,9 @@ class Contestant(Protocol):
         An id is the image's position in the stream.
         """
 
+    def settle(self) -> Iterator[None]:
+        """Make the updates that have waited until all that has come was taken in."""
+
 
 class _Contestant:
     def __init__(self, name: str, serving: Predicts) -> None:
@@ -75,6 +78,10 @@ class _Contestant:
 
     def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:  # noqa: ARG002
         """See Contestant; learns nothing."""
+        return iter(())
+
+    def settle(self) -> Iterator[None]:
+        """See Contestant; nothing waits."""
         return iter(())
 
 
@@ -187,21 +194,22 @@ class Gated(_Contestant):
         self._learner, self._registry = learner, registry
         self._version = learner.champion
         super().__init__("online", _whenever(load(registry, self._version).predictor()))
+        self._behind = False  # more has come than an update is made for, as it was at work meanwhile
 
     def see(self, pixels: torch.Tensor) -> Iterator[None]:
         """See Contestant."""
-        return self._hear(self._learner.see(pixels, updates=not self._behind(len(pixels))))
+        self._behind = len(pixels) > self._learner.settings.update_every
+        return self._hear(self._learner.see(pixels, updates=not self._behind))
 
     def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
         """See Contestant."""
-        behind = self._behind(len(ids))
-        yield from self._hear(self._learner.learn(ids, images, numbers=list(map(int, ids)), updates=not behind))
-        if behind and (trigger := self._learner.due()) is not None:
-            yield from self._hear(self._learner.update(trigger))
+        self._behind = self._behind or len(ids) > self._learner.settings.update_every
+        numbers = list(map(int, ids))
+        return self._hear(self._learner.learn(ids, images, numbers=numbers, updates=not self._behind))
 
-    def _behind(self, count: int) -> bool:
-        """Whether so many come at once, as it was at work meanwhile, that all are taken in before an update."""
-        return count > self._learner.settings.update_every
+    def settle(self) -> Iterator[None]:
+        """See Contestant."""
+        return self._hear(self._learner.catch_up() if self._behind else iter(()))
 
     def _hear(self, told: Iterator[events.LearnEvent]) -> Iterator[None]:
         for event in told:

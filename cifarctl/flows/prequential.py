@@ -220,6 +220,7 @@ def _work(
     if ready:
         _, positions, pixels, labels = zip(*ready, strict=True)
         yield from contestant.learn(list(map(str, positions)), Images(torch.stack(pixels), torch.tensor(labels)))
+    yield from contestant.settle()
 
 
 def _result(strategy: str, seed: int, run: Run, test: Images, scenario: Scenario) -> events.StrategyResult:

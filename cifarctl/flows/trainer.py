@@ -148,7 +148,7 @@ class Run:
             device=str(team.device),
             data=data,
         )
-        if self.reached() or self.step == self.settings.epochs * self.batches:  # only publishing was left to do
+        if self.reached() or not self.steps_left:  # only publishing was left to do
             return
         began = time.perf_counter()
         shared, notice = self._shared()
@@ -188,7 +188,7 @@ class Run:
             device=team.device,
             precision=self.precision,
             batch=len(team.mine(torch.arange(self.batch_size))),
-            steps=settings.epochs * self.batches - self.step,
+            steps=self.steps_left,
         )
         wanted: Wanted = settings.compile if self.compiled is None else "on" if self.compiled else "off"
         try:
@@ -270,7 +270,7 @@ class Run:
                     loss=self.mean_loss,
                     learning_rate=rate,
                     images_per_second=speed * self.batch_size,
-                    seconds_left=(settings.epochs * self.batches - self.step) / speed,
+                    seconds_left=self.steps_left / speed,
                 )
 
     def _seeded(self) -> torch.Generator:
@@ -290,6 +290,11 @@ class Run:
     def _diverged(self, what: str, epoch: int) -> TrainingDiverged:
         kept = "the checkpoint of the last whole epoch is kept" if epoch > 1 else "nothing was learned before"
         return TrainingDiverged(f"{what}; {kept}; lower train.learning_rate (now {self.recipe.learning_rate:g})")
+
+    @property
+    def steps_left(self) -> int:
+        """Of the whole run."""
+        return self.settings.epochs * self.batches - self.step
 
     @property
     def mean_loss(self) -> float:
