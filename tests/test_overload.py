@@ -81,6 +81,14 @@ def test_a_lag_that_grows_makes_a_sample_and_is_sampled_less_when_it_is_gone() -
     assert overload.every == SPARSEST
 
 
+def test_what_comes_during_updates_and_is_gone_between_them_is_no_overload() -> None:
+    overload, large = Overload(ENOUGH), 2 * SAMPLE * ENOUGH
+    for look in range(20):
+        for moment, lag in ((0.0, large + look), (0.5, 0)):
+            list(overload.update(lag, (look + moment) * PATIENCE_S))
+    assert overload.every == 1
+
+
 @given(st.sampled_from([2**power for power in range(1, 8)]))
 def test_a_sample_is_a_part_of_the_larger_ones(every: int) -> None:
     smaller, larger = Overload(ENOUGH), Overload(ENOUGH)

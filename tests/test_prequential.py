@@ -42,7 +42,7 @@ class Recorder:
         self.predicted: list[int] = []
         self.seen: list[int] = []
         self.known_at: dict[int, int] = {}  # image: how many had been predicted when its label came
-        self.times = 0
+        self.times = self.settled = 0
         self.serving: Predicts = self._always(0)
 
     def see(self, pixels: torch.Tensor) -> Iterator[None]:
@@ -59,6 +59,7 @@ class Recorder:
 
     def settle(self) -> Iterator[None]:
         assert len(self.seen) == len(self.predicted)
+        self.settled += 1
         return iter(())
 
     def _always(self, label: int) -> Predicts:
@@ -89,7 +90,7 @@ def test_an_image_is_predicted_before_its_label_comes() -> None:
     assert sorted(recorder.known_at) == list(range(200))
     assert all(predicted > image for image, predicted in recorder.known_at.items())
     # What was learned serves with the next images: class n is right for a tenth of them.
-    assert recorder.times == 200 // STEP
+    assert recorder.times == recorder.settled == 200 // STEP
     assert run.correct.sum() == pytest.approx(20, abs=4)
 
 
@@ -114,7 +115,7 @@ def test_on_a_clock_an_update_takes_effect_when_it_is_through(monkeypatch: pytes
 
     monkeypatch.setattr("cifarctl.flows.prequential.time.perf_counter", lambda: now)
     recorder, run = played("", rate=50, recorder=Slow())
-    assert recorder.times == 2
+    assert recorder.times == recorder.settled == 2
     assert {recorder.known_at[image] for image in range(STEP)} == {STEP}
     assert {recorder.known_at[image] for image in range(STEP, 6 * STEP)} == {6 * STEP}
     # Class 0 for the first 75 images, of which 25 came before the first update began, then class 1.

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from fixtures_broker import broker, kafka  # noqa: F401 - fixtures
+from fixtures_kafka import apache, apache_kafka_settings  # noqa: F401
 
 from cifarctl import stream
 from cifarctl.errors import BrokerError, SettingsError
@@ -91,6 +92,22 @@ def test_what_arrives_while_nobody_reads_is_lag(kafka: KafkaSettings, topics: To
         assert len(source.read(1, PATIENCE_S)) == 1
         assert source.lag() == 39
         read_all(source)
+        assert source.lag() == 0
+
+
+@pytest.mark.apache
+def test_marks_of_transactions_are_no_lag(apache_kafka_settings: KafkaSettings) -> None:  # noqa: F811
+    topic = Topics.of(apache_kafka_settings.topic_prefix).images
+    clients.ensure_topics(apache_kafka_settings, [topic])
+    servers = apache_kafka_settings.bootstrap_servers
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": topic, "log_level": 0})
+    producer.init_transactions(PATIENCE_S)
+    producer.begin_transaction()
+    for number in range(30):
+        producer.produce(topic, b"value", partition=number % apache_kafka_settings.partitions)
+    producer.commit_transaction(PATIENCE_S)
+    with Source(apache_kafka_settings, [topic]) as source:
+        assert len(read_all(source)) == 30
         assert source.lag() == 0
 
 

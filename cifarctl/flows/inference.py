@@ -56,7 +56,8 @@ def prepare(
 
     Whatever is not float32 eager must predict of the registry's validation images what that predicts, or is
     refused. `like` is what serves now: its choice holds for a version that is built of the same (see `models.core`)
-    without measuring again, though not without that check. It may go on predicting in another thread.
+    without measuring again, though not without that check, on some thousand images. It may go on predicting in another
+    thread.
 
     Raises:
         SettingsError: what the settings ask for by name is not installed, cannot run here, or does not agree.
@@ -174,6 +175,7 @@ class _Preparation:
                 if backends.find(choice.backend).warms_up:
                     return self.without_compiler(error)
                 refused.append(str(error))
+                self.ranking = tuple(each for each in self.ranking if each != choice)  # nor has it been measured
                 continue
             agreement = self.agreement(choice, backend)
             if agreement is None:

@@ -18,7 +18,8 @@ class Overload:
 
     What is learned from images of long ago comes too late, and what serves meanwhile is for a concept that may have
     passed: so updates wait until the lag is small. To be shown images costs a small part of what an update does. A lag
-    that is large but shrinks is only a backlog. A sample is chosen by id, so that images and their late labels
+    that is large but shrinks is only a backlog, and one that goes between updates only what has come during one: what
+    counts is how small it gets. A sample is chosen by id, so that images and their late labels
     agree in it, and each is a part of the larger ones; the label of an image that waits for it is always wanted.
     """
 
@@ -28,6 +29,7 @@ class Overload:
         self.behind = False  # updates wait
         self.every = 1  # one of so many images is learned from
         self._looked: tuple[float, int] | None = None  # when, and at what lag
+        self._least: int | None = None  # lag since then
         self._told = float("-inf")
 
     def update(self, lag: int | None, now: float, read: int = 0) -> Iterator[events.Notice]:
@@ -43,19 +45,20 @@ class Overload:
             yield events.Notice(f"{lag:,} messages have not been learned from: updates wait until they are seen")
         if not self._enough // 2 < lag + read <= self._enough:  # in between it stays as it was
             self.behind = lag + read > self._enough
+        self._least = least = lag if self._least is None else min(self._least, lag)
         if self._looked is None:
-            self._looked = now, lag
+            self._looked = now, least
         at, last = self._looked
         if now - at < PATIENCE_S:
             return
-        self._looked, before = (now, lag), self.every
-        if lag > SAMPLE * self._enough and lag > last:
+        self._looked, self._least, before = (now, least), None, self.every
+        if least > SAMPLE * self._enough and least > last:
             self.every = min(2 * self.every, SPARSEST)
-        elif lag <= self._enough:
+        elif least <= self._enough:
             self.every = max(self.every // 2, 1)
         if self.every != before:
             which = f"from one of {self.every:,} images" if self.every > 1 else "from every image again"
-            yield events.Notice(f"{lag:,} messages have not been learned from: the learner learns {which}")
+            yield events.Notice(f"{least:,} messages have not been learned from: the learner learns {which}")
 
     def takes(self, image_id: str) -> bool:
         """Whether an image is of the sample."""

@@ -54,7 +54,7 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
 def core(name: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """What an architecture is built of: a mixture of its members, however many, any other of itself.
 
-    Whatever runs one of two of the same core fastest runs the other fastest.
+    What runs one of two of the same core fastest is taken to run the other fastest.
     """
     return (arguments["member"], arguments["arguments"]) if name == "mixture" else (name, arguments)
 

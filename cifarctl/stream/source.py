@@ -266,6 +266,8 @@ class Source:
             # Beyond the last record there may be marks of transactions up to the end.
             read = self._ended.get(partition, self._positions.get(partition))
             _, high = self.consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+            if high < 0 and partition in self._ended:  # it has no leader just now
+                continue
             if high < 0 or read is None:
                 return None
             total += max(0, high - read)
@@ -301,8 +303,9 @@ class Source:
         partition = (topic or "", number or 0)
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
-                self._ended[partition] = offset or 0
-                self._reached.add(partition)
+                if partition in self._assigned:  # as below
+                    self._ended[partition] = offset or 0
+                    self._reached.add(partition)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 self._unread.add(partition)
             else:
