@@ -46,6 +46,22 @@ def test_a_lag_makes_updates_wait_until_it_is_gone() -> None:
     assert not overload.behind
 
 
+@given(lag=st.integers(ENOUGH + 1, 20 * ENOUGH), read=st.integers(1, 3 * ENOUGH), known=st.booleans())
+def test_no_update_waits_for_what_comes_meanwhile(lag: int, read: int, known: bool) -> None:
+    """A stream that is just as fast as the learner sees it: the lag stays, and updates are made all the same."""
+    overload = Overload(ENOUGH)
+    if not known:
+        list(overload.update(None, 0.0))
+    for _ in range(3):
+        seen = 0
+        while not seen or overload.behind:
+            list(overload.update(lag, 0.0, read))
+            assert overload.behind
+            seen += read
+            list(overload.update(lag, 0.0))
+        assert lag + read <= seen < lag + 2 * read
+
+
 def test_while_the_lag_is_not_known_updates_wait() -> None:
     overload, found = Overload(ENOUGH), []
     for lag in (None, 0):
