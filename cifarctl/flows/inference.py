@@ -62,13 +62,11 @@ def prepare(
     Raises:
         SettingsError: what the settings ask for by name is not installed, cannot run here, or does not agree.
     """
-    manifest = loaded.manifest
-    architecture = (manifest.model, manifest.arguments)
-    if like is not None and models.core(*like.architecture) != models.core(*architecture):
-        like = None
-    work = _Preparation(loaded, registry, options, threads, architecture, like)
+    work = _Preparation(loaded, registry, options, threads, like)
+    if like is not None and models.core(*like.architecture) != models.core(*work.architecture):
+        work.like = None
     backend = work.run()
-    return Prepared(backend, tuple(work.notices), work.ranking, architecture)
+    return Prepared(backend, tuple(work.notices), work.ranking, work.architecture)
 
 
 @dataclass
@@ -79,7 +77,6 @@ class _Preparation:
     registry: Registry
     options: ServeSettings
     threads: int
-    architecture: tuple[str, Mapping[str, Any]]
     like: Prepared | None
     notices: list[str] = field(default_factory=list)
     ranking: tuple[Choice, ...] = ()
@@ -109,6 +106,10 @@ class _Preparation:
     @cached_property
     def reference(self) -> Backend:
         return self.built.get(REFERENCE) or Eager(self.network, self.plan(REFERENCE))
+
+    @property
+    def architecture(self) -> tuple[str, Mapping[str, Any]]:
+        return self.loaded.manifest.model, self.loaded.manifest.arguments
 
     @property
     def version(self) -> int:
@@ -193,8 +194,7 @@ class _Preparation:
 
     def build(self, choice: Choice) -> Backend:
         if choice not in self.built:
-            alike = self.like is not None and self.like.architecture == self.architecture
-            like = self.like.backend if self.like and alike else None
+            like = self.like.backend if self.like and self.like.architecture == self.architecture else None
             self.built[choice] = backends.build(choice.backend, self.network, self.plan(choice), like)
         return self.built[choice]
 
