@@ -94,13 +94,13 @@ class TrainSettings(Section):
         None, description="end as soon as so many of the validation images are right; train.epochs is the most then"
     )
     batch_size: PositiveInt | None = Field(
-        None, description="images a step; default: the model's (net 128, airbench 2000)"
+        None, description="images a step; default: the model's (net 128, airbench 1000)"
     )
     learning_rate: PositiveFloat | None = Field(
         None, description="highest learning rate; default: the model's (net 0.008, airbench 0.24)"
     )
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="decoupled weight decay; default: the model's (net 0.05, airbench 0.004)"
+        None, description="decoupled weight decay; default: the model's (net 0.05, airbench 0.002)"
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="share of each label spread evenly; default: the model's (net 0.05, airbench 0.2)"

@@ -434,6 +434,8 @@ def test_a_damaged_checkpoint_is_named(images: tuple[Dataset, Split], registry: 
 
 # --- compiled
 
+COMPILER = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="no C++ compiler")
+
 
 def no_compiler(_: object) -> Callable[..., None]:
     """In place of torch.compile where there is nothing to compile with: it fails when the network is called."""
@@ -495,7 +497,37 @@ def test_what_is_compiled_must_be_faster(
     assert bool(notices(flow(images, registry, NORMALISED))) == compiled
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="no C++ compiler")
+@pytest.mark.parametrize("wanted", ["auto", "on"])
+def test_what_is_compiled_must_have_finite_gradients(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    class Spoilt(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.network(inputs)
+            logits.register_hook(lambda gradient: gradient * float("nan"))
+            return logits
+
+    plain = result_of(flow(images, registry, NORMALISED.model_copy(update={"compile": "off"}))).version
+    monkeypatch.setattr(torch, "compile", Spoilt)
+    monkeypatch.setattr(compiling, "COMPILING_S", 0.0)  # auto: every run is long enough
+    found = list(flow(images, registry, NORMALISED.model_copy(update={"compile": wanted})))
+    assert notices(found) == ["torch.compile makes gradients that are not finite; trained without it"]
+    assert same(weights(registry, result_of(found).version), weights(registry, plain))
+
+
+@COMPILER
+def test_the_strong_model_can_be_compiled() -> None:
+    """The maximum of what is recomputed in another precision has no place: its gradient would be 0/0."""
+    device = torch.device("cpu")
+    model = models.build("airbench", {"classes": 10}).to(memory_format=torch.channels_last)
+    assert compiling.compiled("on", model, device, "bfloat16", batch=8, steps=1) is not None
+
+
+@COMPILER
 def test_a_compiled_run_learns_the_same_and_resumes(images: tuple[Dataset, Split], registry: Registry) -> None:
     settings = NORMALISED.model_copy(update={"compile": "on"})
     eager = weights(registry, result_of(flow(images, registry, NORMALISED)).version)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cifarctl.models.backends import Unusable, failures
-from cifarctl.models.predictor import MEASURED, Precision, fastest
+from cifarctl.models.predictor import MEASURED, Precision, autocast, fastest
 
 COMPILING_S = 60.0  # that it takes, about
 HOPED_FOR = 0.2  # share of a run's seconds that it saves where it pays
@@ -28,7 +28,7 @@ def compiled(
     model's parameters and statistics and the random generators are left as they were.
 
     Raises:
-        Unusable: it is wanted, or would be worth it, and fails here.
+        Unusable: it is wanted, or would be worth it, and fails here or makes gradients that are not finite.
     """
     there = device.type in {"cpu", "cuda"}
     if wanted == "on" and not there:
@@ -44,13 +44,25 @@ def compiled(
         pictures = _pictures(batch, device)
         with failures("torch.compile"):
             quick = cast(nn.Module, torch.compile(model))
-            step = _step(quick, pictures, precision)
+            finite = _finite(quick, pictures, precision)
+        if not finite:
+            raise Unusable("torch.compile makes gradients that are not finite")
+        step = _step(quick, pictures, precision)
         return quick if wanted == "on" or step < PAYS * _step(model, pictures, precision) else None
 
 
 def _step(model: nn.Module, images: torch.Tensor, precision: Precision) -> float:
     """Seconds of the faster of two, after one to warm up, in which it is compiled."""
     return fastest(model, images, precision, train=True, passes=2)
+
+
+def _finite(model: nn.Module, images: torch.Tensor, precision: Precision) -> bool:
+    """Whether all gradients of a step are."""
+    with autocast(images.device, precision):
+        logits = model(images)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(logits.float().logsumexp(dim=1).sum(), trained, allow_unused=True)
+    return all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None)
 
 
 def _pictures(count: int, device: torch.device) -> torch.Tensor:
