@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,11 +31,11 @@ class Ran:
     peak_mib: float
 
 
-def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Ran:
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None, accepted: Collection[int] = (0,)) -> Ran:
     """Run `command`, whose stdout is one JSON document, to its end; `environment` adds to this process's own.
 
     Raises:
-        SystemExit: it failed; what it said on stderr is shown.
+        SystemExit: its exit code is not among `accepted`; what it said on stderr is shown.
     """
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
         began = time.perf_counter()
@@ -55,7 +55,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
             raise
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
+        if process.returncode not in accepted:
             complained.seek(0)
             words = complained.read().decode(errors="replace").strip()
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{words}")

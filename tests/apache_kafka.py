@@ -42,6 +42,7 @@ OLDEST_JAVA = 17
 START_TIMEOUT_S = 120.0  # about 5 s where the cores have nothing else to do
 STOP_TIMEOUT_S = 20.0
 MAVEN_TIMEOUT_S = 600.0
+BRIEFLY = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")  # for a machine that lives for a second
 
 #: Signals of the terminal are the parent's to handle; SIGTERM ends the broker in order.
 GUARD = """
@@ -294,7 +295,7 @@ class ApacheKafka:
 
     def _format(self, node: Node, cluster: str) -> subprocess.Popen[bytes]:
         users = self.secure.scram if self.secure is not None else []
-        command = [*_java_command(64), "kafka.tools.StorageTool", "format", "--cluster-id", cluster]
+        command = [*_java_command(64), *BRIEFLY, "kafka.tools.StorageTool", "format", "--cluster-id", cluster]
         command += ["--config", str(node.folder / "server.properties")]
         for user in users:
             command += ["--add-scram", user]

@@ -53,3 +53,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def home(trained: Home, tmp_path: Path) -> Home:
     """A small trained registry of this test's own."""
     return trained.copy(tmp_path / "registry")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

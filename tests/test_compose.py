@@ -306,6 +306,7 @@ def cluster(home: Home, tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.mark.apache
+@pytest.mark.long
 def test_the_cluster_answers_with_a_broker_a_replica_and_a_learner_less(cluster: Cluster) -> None:
     replicas = [cluster.start("serve"), cluster.start("serve")]
     learners = [cluster.start("learner"), cluster.start("learner")]

@@ -108,6 +108,7 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
     assert accuracy[True] > accuracy[False]
 
 
+@pytest.mark.long
 def test_what_is_on_trial_answers_its_share_until_its_trial_is_over(site: Site) -> None:  # noqa: F811
     """Clean images, of which there is nothing to be learned, keep it on trial; a drift ends that trial."""
     brisk = BRISK | {"online__update_every": 150, "serve__canary": 0.3}
@@ -209,6 +210,7 @@ def shown_sizes(text: str) -> list[int]:
     return [int(size) for size in lines]
 
 
+@pytest.mark.long
 def test_retrain_once(site: Site) -> None:  # noqa: F811
     """Nothing there: 7. Nothing to be gained: 6, and why. A drifted stream: promoted."""
     brisk = {name: value for name, value in BRISK.items() if name != "online__niceness"}

@@ -76,6 +76,7 @@ def prepare(site: Site) -> None:  # noqa: F811
     clients.ensure_topics(site.kafka, [names.images, names.predictions, names.dead_letters])
 
 
+@pytest.mark.long
 def test_twenty_kills_over_a_hundred_thousand_messages(site: Site) -> None:  # noqa: F811
     count, kills, chance = 100_000, 20, random.Random(4)
     prepare(site)
@@ -148,6 +149,7 @@ def test_a_broker_that_is_killed_and_comes_back(alone: Site, apache_alone: Apach
     check(alone, sent["sent"])
 
 
+@pytest.mark.long
 def test_a_long_outage(alone: Site, apache_alone: ApacheKafka) -> None:  # noqa: F811
     """Longer than sessions, transactions and patience: all three processes say so, wait and go on by themselves."""
     prepare(alone)
@@ -175,6 +177,7 @@ def test_a_long_outage(alone: Site, apache_alone: ApacheKafka) -> None:  # noqa:
     check(alone, producing.document["sent"])
 
 
+@pytest.mark.long
 def test_a_node_of_three_dies(site: Site, apache_cluster: ApacheKafka) -> None:  # noqa: F811
     """Leaders and coordinators move; the stream goes on without the node, and with it again."""
     servers = apache_cluster.bootstrap_servers

@@ -167,6 +167,7 @@ def test_the_figures_of_a_version_left_alone_are_what_it_gets(home: Home) -> Non
     assert (result["updates"], result["promotions"], result["recovered_share"]) == (0, 0, None)
 
 
+@pytest.mark.long
 def test_all_of_them_on_one_stream(home: Home, tmp_path: Path) -> None:
     """The order is the one asked for; learning is better than nothing and worse than knowing beforehand."""
     report = tmp_path / "stream.html"

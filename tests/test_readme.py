@@ -68,6 +68,7 @@ def background() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 @pytest.mark.broker
+@pytest.mark.long
 def test_every_command_runs(
     environment: dict[str, str], background: list[subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -202,6 +202,7 @@ def test_decisions_about_another_registry_are_none_of_ours(
 
 
 @pytest.mark.apache
+@pytest.mark.long
 def test_a_learner_that_was_suspended_stands_by_when_it_wakes(site: Site) -> None:  # noqa: F811
     small: dict[str, Any] = {
         "online__update_every": 100,

@@ -519,11 +519,60 @@ def test_what_is_compiled_must_have_finite_gradients(
     assert same(weights(registry, result_of(found).version), weights(registry, plain))
 
 
+@pytest.mark.parametrize(("target", "steps"), [(None, 9 * BATCHES), (0.9, 4 * BATCHES)])
+def test_what_compiling_costs_is_weighed_against_the_steps_that_are_to_come(
+    images: tuple[Dataset, Split],
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    target: float | None,
+    steps: int,
+) -> None:
+    """With a target a run is hoped to end with its first cycle, of four epochs."""
+    weighed: list[int] = []
+
+    def never(_: str, *, steps: int, **__: object) -> None:
+        weighed.append(steps)
+
+    monkeypatch.setattr(trainer, "compiled", never)
+    settings = NORMALISED.model_copy(update={"epochs": 9, "target_accuracy": target})
+    stopped = threading.Event()
+    stopped.set()
+    list(flow(images, registry, settings, stop=stopped))
+    assert weighed == [steps]
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_is_not_measured_again(
+    images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compiled does not give the same weights to the last bit as what is not."""
+    wanted: list[str] = []
+
+    def found(how: str, model: nn.Module, **_: object) -> nn.Module:
+        wanted.append(how)
+        return model
+
+    monkeypatch.setattr(trainer, "compiled", found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "autocast", killed)
+        with pytest.raises(Killed):
+            list(flow(images, registry, NORMALISED))
+    assert result_of(flow(images, registry, NORMALISED, resume=True))
+    assert wanted == ["auto", "on"]
+
+
+class Killed(BaseException):
+    """In place of a signal: nothing after it is done."""
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
 @COMPILER
 def test_the_strong_model_can_be_compiled() -> None:
     """The maximum of what is recomputed in another precision has no place: its gradient would be 0/0."""
     device = torch.device("cpu")
-    model = models.build("airbench", {"classes": 10}).to(memory_format=torch.channels_last)
+    model = models.build("airbench", {"classes": 10, "tta": "flip-shift"}).to(memory_format=torch.channels_last)
     assert compiling.compiled("on", model, device, "bfloat16", batch=8, steps=1) is not None
 
 

@@ -32,15 +32,18 @@ def retrain(
 
     since_ms = None if since is None else positions.moment(since)
     clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
+    import torch
+
     from cifarctl.errors import NotEnoughData, QualityGateError
     from cifarctl.events import RetrainResult
     from cifarctl.flows import learn
     from cifarctl.flows.retrain import once, rehearse
-    from cifarctl.models import process
+    from cifarctl.models import memory
     from cifarctl.tally import Tally
     from cifarctl.ui.learn import RetrainView
 
-    process.trains(settings.online.threads)
+    torch.set_num_threads(settings.online.threads)
+    memory.keep_freed()
     with run.signals() as stop:
         if follow:
             tally = Tally()

@@ -52,6 +52,7 @@ def train(
     from cifarctl.errors import QualityGateError
     from cifarctl.events import TrainResult
     from cifarctl.flows.train import train as train_flow
+    from cifarctl.models import memory
     from cifarctl.registry import Registry
     from cifarctl.ui.output import Output
     from cifarctl.ui.plots import training_pictures
@@ -63,6 +64,7 @@ def train(
     launch = settings_module.Launch.present()
     if launch is not None and launch.rank:
         run.output = Output(quiet=True)  # the first process tells
+    memory.keep_freed()
     dataset, split = load_data(run, settings.data)
     with run.signals() as stop:
         stream = train_flow(

@@ -11,13 +11,15 @@ from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 
+import torch
+
 from cifarctl import events
 from cifarctl.errors import BrokerAway, CifarctlError, RegistryError, Superseded
 from cifarctl.flows.budget import Budget
 from cifarctl.flows.learner import Learner
 from cifarctl.flows.seat import Seat, open_seat
 from cifarctl.flows.tenure import Material, Stopped, tenure
-from cifarctl.models import process
+from cifarctl.models import memory
 from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
 
@@ -148,7 +150,8 @@ def run_process(settings: Settings, pipe: Connection) -> None:
     Interrupts of the terminal are the parent's affair; it closes the pipe when it is time.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process.trains(settings.online.threads)
+    torch.set_num_threads(settings.online.threads)
+    memory.keep_freed()
     if settings.online.niceness and hasattr(os, "nice"):
         os.nice(settings.online.niceness)
     stop = threading.Event()

@@ -19,7 +19,6 @@ from cifarctl.flows.evaluate import Metrics, evaluate, measure
 from cifarctl.flows.publish import publish, split_record
 from cifarctl.flows.team import team
 from cifarctl.flows.trainer import Run
-from cifarctl.models import process
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Precision, choose_device
 from cifarctl.registry import Manifest, Registry, checkpoint
@@ -64,7 +63,8 @@ def train(
     """
     if full and settings.target_accuracy is not None:
         raise SettingsError("train.target_accuracy: with --full no images are left to see by that it is reached")
-    process.trains(settings.threads)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     index = torch.arange(len(dataset.train)) if full else split.train
     validation = None if full else dataset.train.take(split.validation)
     record = split_record(dataset, split, data_settings, ("train", "validation", "stream") if full else ("train",))

@@ -153,6 +153,8 @@ class Run:
         began = time.perf_counter()
         shared, notice = self._shared()
         self.seconds += time.perf_counter() - began
+        if team.first:
+            self.save(path)  # with what has been decided, so that a run that is resumed does not measure anew
         if notice is not None:
             yield notice
         for epoch in range(first_epoch, self.settings.epochs + 1):
@@ -188,7 +190,7 @@ class Run:
             device=team.device,
             precision=self.precision,
             batch=len(team.mine(torch.arange(self.batch_size))),
-            steps=self.steps_left,
+            steps=self._steps_expected(),
         )
         wanted: Wanted = settings.compile if self.compiled is None else "on" if self.compiled else "off"
         try:
@@ -290,6 +292,13 @@ class Run:
     def _diverged(self, what: str, epoch: int) -> TrainingDiverged:
         kept = "the checkpoint of the last whole epoch is kept" if epoch > 1 else "nothing was learned before"
         return TrainingDiverged(f"{what}; {kept}; lower train.learning_rate (now {self.recipe.learning_rate:g})")
+
+    def _steps_expected(self) -> int:
+        """Of what is left of the run; with a target it is hoped to end with the present cycle."""
+        if self.settings.target_accuracy is None:
+            return self.steps_left
+        _, end = cycle(self.step // self.batches + 1, self.settings.epochs, self.recipe.cycle)
+        return end * self.batches - self.step
 
     @property
     def steps_left(self) -> int:
