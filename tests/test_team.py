@@ -108,13 +108,14 @@ def await_epoch(folder: Path, run: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_when_one_dies_the_others_say_so_and_the_checkpoint_stays(
-    tmp_path: Path, long_run: list[subprocess.Popen[str]]
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_dies_the_other_says_so_and_the_checkpoint_stays(
+    rank: int, tmp_path: Path, long_run: list[subprocess.Popen[str]]
 ) -> None:
     run = start(tmp_path, "--epochs=2000", torchrun=[])
     long_run.append(run)
     await_epoch(tmp_path, run)
-    os.kill(members(run)[1], signal.SIGKILL)
+    os.kill(members(run)[rank], signal.SIGKILL)
     _, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode != 0
     assert "cifarctl: another process of this run has ended; the last checkpoint is kept" in err

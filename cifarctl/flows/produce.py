@@ -255,7 +255,8 @@ class _Out:
                 for number, (label, delay) in enumerate(block.late[first : first + taken], self.position)
                 if label is not None
             ]
-            self._late.add(now + self._delay, [(number, label) for number, label, delay in known if not delay])
+            taken_at = time.monotonic()  # later than any of these images' own time
+            self._late.add(taken_at + self._delay, [(number, label) for number, label, delay in known if not delay])
             self._behind.add(known)
             self.position += taken
             self._send_labels(now, self.position)

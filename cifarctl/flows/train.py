@@ -66,7 +66,8 @@ def train(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     index = torch.arange(len(dataset.train)) if full else split.train
-    validation = None if full else dataset.train.take(split.validation)
+    held_out = dataset.train.take(split.validation)
+    validation = None if full else held_out
     record = split_record(dataset, split, data_settings, ("train", "validation", "stream") if full else ("train",))
     with team(launch, choose_device(settings.device, "train.device")) as members:
         run = Run.start(settings, dataset.train, index, len(dataset.classes), members)
@@ -114,7 +115,6 @@ def train(
         origin="train",
         files={"metrics.jsonl": lines.encode(), **pictures},
     )
-    held_out = dataset.train.take(split.validation)
     validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)  # before anybody serves it
     promoted, reason = _promote(registry, manifest, validation, promote, run.precision)
     checkpoint.discard(path)
