@@ -437,6 +437,17 @@ def test_a_damaged_checkpoint_is_named(images: tuple[Dataset, Split], registry: 
 COMPILER = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="no C++ compiler")
 
 
+class Compiled(nn.Module):
+    """In place of what torch.compile gives: the network, known by its wrapper."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.network(inputs)  # type: ignore[no-any-return]
+
+
 def no_compiler(_: object) -> Callable[..., None]:
     """In place of torch.compile where there is nothing to compile with: it fails when the network is called."""
 
@@ -481,18 +492,10 @@ def test_what_is_compiled_must_be_faster(
 ) -> None:
     """As far as `auto` can tell: here a step takes as many seconds as it is told."""
 
-    class Quick(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return self.network(inputs)  # type: ignore[no-any-return]
-
     def seconds(model: nn.Module, *_: object, **__: object) -> float:
-        return 100.0 * (slower if isinstance(model, Quick) else 1.0)
+        return 100.0 * (slower if isinstance(model, Compiled) else 1.0)
 
-    monkeypatch.setattr(torch, "compile", Quick)
+    monkeypatch.setattr(torch, "compile", Compiled)
     monkeypatch.setattr(compiling, "fastest", seconds)
     assert bool(notices(flow(images, registry, NORMALISED))) == compiled
 
@@ -501,13 +504,9 @@ def test_what_is_compiled_must_be_faster(
 def test_what_is_compiled_must_have_finite_gradients(
     images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
-    class Spoilt(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
+    class Spoilt(Compiled):
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.network(inputs)
+            logits = super().forward(inputs)
             logits.register_hook(lambda gradient: gradient * float("nan"))
             return logits
 

@@ -184,13 +184,14 @@ class Run:
         settings, team = self.settings, self.team
         network: nn.Module | None = None
         failure = ""
+        _, end = self._cycle(self.step // self.batches + 1)  # with which a run with a target is hoped to end
         compiling = partial(
             compiled,
             model=self.model,
             device=team.device,
             precision=self.precision,
             batch=len(team.mine(torch.arange(self.batch_size))),
-            steps=self._steps_expected(),
+            steps=end * self.batches - self.step,
         )
         wanted: Wanted = settings.compile if self.compiled is None else "on" if self.compiled else "off"
         try:
@@ -222,8 +223,8 @@ class Run:
         )
 
     def _batches(self, shared: nn.Module, epoch: int, stop: threading.Event | None) -> Iterator[events.TrainProgress]:
-        settings, target = self.settings, self.settings.target_accuracy
-        begin, end = cycle(epoch, settings.epochs, None if target is None else self.recipe.cycle)
+        settings = self.settings
+        begin, end = self._cycle(epoch)
         before, steps = (begin - 1) * self.batches, (end - begin + 1) * self.batches
         order_seed = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.index), generator=order_seed)
@@ -293,12 +294,10 @@ class Run:
         kept = "the checkpoint of the last whole epoch is kept" if epoch > 1 else "nothing was learned before"
         return TrainingDiverged(f"{what}; {kept}; lower train.learning_rate (now {self.recipe.learning_rate:g})")
 
-    def _steps_expected(self) -> int:
-        """Of what is left of the run; with a target it is hoped to end with the present cycle."""
-        if self.settings.target_accuracy is None:
-            return self.steps_left
-        _, end = cycle(self.step // self.batches + 1, self.settings.epochs, self.recipe.cycle)
-        return end * self.batches - self.step
+    def _cycle(self, epoch: int) -> tuple[int, int]:
+        """The first and last epoch of the cycle that `epoch` is in; without a target the whole run is one."""
+        targeted = self.settings.target_accuracy is not None
+        return cycle(epoch, self.settings.epochs, self.recipe.cycle if targeted else None)
 
     @property
     def steps_left(self) -> int:
