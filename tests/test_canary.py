@@ -18,6 +18,7 @@ from test_learner import (
     NEVER,
     Outcome,
     Series,
+    Undisturbed,
     _same_arithmetic,
     blind,
     broken,
@@ -353,11 +354,11 @@ def decisions(outcome: Outcome) -> list[tuple[str, str]]:
 def test_decisions_do_not_depend_on_canaries(
     home: Home,
     there_and_back: Images,
-    undisturbed: Outcome,
+    undisturbed: Undisturbed,
     dies: bool,
 ) -> None:
     lives = [((1, 2), 4), ((4,), 5)] if dies else []
     lead(home, wandering(home), cut(there_and_back, BATCH), *lives, canary=True)
-    assert decisions(Outcome.of(home)) == decisions(undisturbed)
+    assert decisions(Outcome.of(home)) == decisions(undisturbed.outcome)
     assert {action for action, _ in story(home)} == {"promote", "remove"}
     assert shown(home) is None
