@@ -52,6 +52,7 @@ SMALL: dict[str, Any] = {
     "train.batch_size": 32,
     "train.precision": "float32",
     "train.threads": 1,
+    "serve.backend": "eager",
     "serve.precision": "float32",
     "serve.threads": 1,
     "serve.alias_interval": 0.1,

@@ -21,11 +21,12 @@ from processes import (  # noqa: F401  fixtures among them
     predictions,
     site,
     trained,
+    until,
 )
 
 from cifarctl import events
 from cifarctl.flows.routing import canary_side
-from cifarctl.stream import browse
+from cifarctl.stream import browse, clients
 
 pytestmark = pytest.mark.broker
 
@@ -59,7 +60,7 @@ BRISK: dict[str, Any] = {
 
 def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> None:  # noqa: F811
     images, answers = site.topic("images"), site.topic("predictions")
-    serve = site.start("serve", "--online", "--json", **BRISK)
+    serve = site.start("serve", "--online", "--json", **BRISK, serve__backend="auto", serve__precision="auto")
     clean = 300
     produce = site.start("produce", "--rate", "80", "--drift", f"invert@{clean}-1000000", "--json")
     for line in ("learner started", "drift: error", "promoted version", "now serving version"):
@@ -251,6 +252,19 @@ def test_retrain_once(site: Site) -> None:  # noqa: F811
     assert document["reasons"]
     assert site.registry.manifest(2).parent == 1
     assert site.registry.history()[-1].who == "learner"
+
+
+def test_retrain_does_not_wait_forever_for_what_others_keep_from_it(site: Site) -> None:  # noqa: F811
+    """A learner hangs: it holds the group's partitions, and does not hear that others have come."""
+    site.send(20)
+    group = f"{site.kafka.group_id}.learner"
+    hung = clients.consumer(site.kafka, group, **clients.group_options(site.kafka))
+    hung.subscribe([site.topics.images, site.topics.labels])
+    until(lambda: hung.poll(0.1) is not None)
+    refused = site.call("retrain", "--dry-run", kafka__timeout_s=1, kafka__session_timeout_ms=1000)
+    hung.close()
+    assert refused.exit_code == 5, refused.stderr
+    assert f"nothing to read of what the group {group} is to read" in refused.stderr.splitlines()[-1]
 
 
 def test_retrain_asks_the_learner_that_is_at_work(site: Site) -> None:  # noqa: F811

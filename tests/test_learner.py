@@ -110,10 +110,9 @@ def cut(stream: Images, size: int) -> Batches:
     return [(ids[start:end], part(stream, start, end)) for start, end in edges]
 
 
-def with_classes_exchanged(images: Images, one: int, other: int) -> Images:
-    labels = images.labels.clone()
-    labels[images.labels == one], labels[images.labels == other] = other, one
-    return Images(images.pixels, labels)
+def with_classes_exchanged(images: Images) -> Images:
+    """Class 0 goes by the name of 1 and the other way round, 2 by that of 3, and so on."""
+    return Images(images.pixels, images.labels ^ 1)
 
 
 def show(learner: Learner, images: Images, name: str, *, since: int | None = None) -> list[events.LearnEvent]:
@@ -190,12 +189,12 @@ def learned(home: Home) -> Begin:
     return series(inverting(home), inverting(home, 0.4))
 
 
-def exchanging(home: Home, one: int, other: int) -> Snapshot:
-    """As good where the labels of two classes are exchanged as the first version is where they are not."""
+def exchanging(home: Home) -> Snapshot:
+    """As good where the labels of classes are exchanged as the first version is where they are not."""
 
     def exchange(mixture: Mixture) -> None:
         mixture.weights.copy_(torch.tensor([[0.0], [0.0], [1.0]]))
-        mixture.renaming[[one, other]] = mixture.renaming[[other, one]]
+        mixture.renaming.copy_(mixture.renaming[torch.arange(len(mixture.renaming)) ^ 1])
 
     return around_first(home, exchange)
 
@@ -687,8 +686,8 @@ def test_what_falls_below_the_guard_is_not_followed(home: Home, clean: Images) -
 def test_labels_exchanged_over_unmoved_images_are_followed_only_on_demand(
     home: Home, clean: Images, followed: bool
 ) -> None:
-    exchanged = with_classes_exchanged(clean, 0, 1)
-    begin = series(exchanging(home, 0, 1))
+    exchanged = with_classes_exchanged(clean)
+    begin = series(exchanging(home))
     with open_learner(home, begin=begin, follow_relabelling=followed, update_every=500) as learner:
         show(learner, part(exchanged, 0, 100), "a")
         list(learner.update("by hand"))
@@ -699,7 +698,7 @@ def test_labels_exchanged_over_unmoved_images_are_followed_only_on_demand(
         assert any("online.follow_relabelling" in reason for reason in result.reasons)
     else:
         assert (result.outcome, home.registry.numbers()) == ("rejected", [1])
-        assert result.challenger["stream_accuracy"] > result.champion["stream_accuracy"]
+        assert result.challenger["stream_accuracy"] > result.champion["stream_accuracy"] + 0.3
         assert "below the floor" in result.reasons[0]  # what decided comes first
         assert "not below" not in result.reasons[0]
 

@@ -28,7 +28,7 @@ from cifarctl.online import prior, strategies
 from cifarctl.online.colour import SMALLEST, STEPS, Colour, fit_colour
 from cifarctl.online.experts import FixedShare
 from cifarctl.online.fit import Lesson
-from cifarctl.online.lookalike import Lookalike
+from cifarctl.online.lookalike import Appearance, Lookalike
 from cifarctl.online.strategies import Snapshot, Start, Strategy
 from cifarctl.online.strategies.mixture import HELPS, KEPT
 from cifarctl.registry import checkpoint
@@ -211,6 +211,17 @@ def test_a_change_of_colours_is_found(change: str, seed: int) -> None:
     assert float((network(colour(changed(others))).argmax(dim=1) == truth).float().mean()) > 0.95
 
 
+def test_a_change_of_colours_is_found_in_bfloat16_too() -> None:
+    network, (images, labels), (reference, _) = Palette(), painted(200, 0), painted(300, 100)
+    inverted = CHANGES["inverted"](images)
+    types = set()
+    network.register_forward_hook(lambda _module, _inputs, logits: types.add(logits.dtype))
+    colour, helps = fit_colour(network, inverted, labels, reference, None, seeded(0), precision="bfloat16")
+    assert types == {torch.bfloat16}
+    assert helps > 1
+    assert float((network(colour(inverted)).argmax(dim=1) == labels).float().mean()) > 0.95
+
+
 def test_colours_that_stay_are_not_found_to_have_changed() -> None:
     network, (images, labels), (reference, _) = Palette(), painted(200, 0), painted(300, 100)
     colour, helps = fit_colour(network, images, labels, reference, None, seeded(0))
@@ -274,37 +285,37 @@ def mean_colour(images: torch.Tensor) -> torch.Tensor:
     return images.mean(dim=(0, 2, 3))
 
 
-def fine(images: torch.Tensor) -> float:
-    """Power at high frequencies."""
-    power = torch.fft.rfft2(images - mean_colour(images)[:, None, None]).abs().square().mean(dim=0)
-    return float(power[:, 8:25, 8:].mean())
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """How differently pixels go together in the blocks of two kinds of images."""
+    return float((Appearance.of(one).covariance - Appearance.of(other).covariance).norm())
 
 
 @pytest.mark.parametrize(
-    ("operation", "strength"), [("noise", 0.2), ("blur", 1.5), ("contrast", 0.4), ("brightness", 1.5)]
+    ("operation", "strength"),
+    [("noise", 0.2), ("blur", 1.5), ("contrast", 0.4), ("brightness", 1.5), ("pixelate", 12), ("jpeg", 8)],
 )
 def test_reference_images_get_the_look_of_the_stream(reference: torch.Tensor, operation: str, strength: float) -> None:
     window = stream(operation, strength)
-    shown = Lookalike(reference, window)(reference, seeded(0))
+    shown = Lookalike(Appearance.of(reference), Appearance.of(window))(reference, seeded(0))
     torch.testing.assert_close(mean_colour(shown), mean_colour(window), atol=0.06, rtol=0)
-    assert fine(shown) == pytest.approx(fine(window), rel=0.2)
+    assert apart(shown, window) < 0.5 * apart(reference, window)  # values that would be out of range are cut
     assert bool((shown.amin(dim=(0, 2, 3)) >= window.amin(dim=(0, 2, 3))).all())
     assert bool((shown.amax(dim=(0, 2, 3)) <= window.amax(dim=(0, 2, 3))).all())
 
 
 def test_an_unchanged_stream_leaves_reference_images_nearly_alone(reference: torch.Tensor) -> None:
-    shown = Lookalike(reference, stream())(reference, seeded(0))
-    assert float((shown - reference).square().mean().sqrt()) < 0.15 * float(reference.std())
+    shown = Lookalike(Appearance.of(reference), Appearance.of(stream()))(reference, seeded(0))
+    assert float((shown - reference).square().mean().sqrt()) < 0.3 * float(reference.std())
 
 
 def test_colours_that_have_changed_are_changed_first(reference: torch.Tensor) -> None:
     window = normalise(255 - synthetic.draw(250, seed=7).pixels, MEAN, STD)
-    shown = Lookalike(reference, window, INVERTED)(reference, seeded(0))
-    assert float((shown - INVERTED(reference)).square().mean().sqrt()) < 0.15 * float(reference.std())
+    shown = Lookalike(Appearance.of(reference), Appearance.of(window), INVERTED)(reference, seeded(0))
+    assert float((shown - INVERTED(reference)).square().mean().sqrt()) < 0.3 * float(reference.std())
 
 
 def test_lookalikes_are_those_of_the_generator(reference: torch.Tensor) -> None:
-    look = Lookalike(reference, stream("noise", 0.2))
+    look = Lookalike(Appearance.of(reference), Appearance.of(stream("noise", 0.2)))
     before = reference.clone()
     first, again, other = (look(reference[:20], seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -314,8 +325,18 @@ def test_lookalikes_are_those_of_the_generator(reference: torch.Tensor) -> None:
     assert first.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_where_the_stream_is_coarse_so_are_its_lookalikes(reference: torch.Tensor) -> None:
+    def within(images: torch.Tensor) -> float:
+        """Mean square of the steps between the two columns of each coarse pixel."""
+        return float((images[..., 0::2] - images[..., 1::2]).square().mean())
+
+    coarse = stream().unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(4, 5)).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    shown = Lookalike(Appearance.of(reference), Appearance.of(coarse))(reference, seeded(0))
+    assert within(shown) < 0.02 * within(reference)
+
+
 def test_a_single_image_of_the_stream_suffices(reference: torch.Tensor) -> None:
-    shown = Lookalike(reference, stream()[:1])(reference, seeded(0))
+    shown = Lookalike(Appearance.of(reference), Appearance.of(stream()[:1]))(reference, seeded(0))
     assert bool(shown.isfinite().all())
 
 

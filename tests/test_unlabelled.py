@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from cifarctl import events, models
 from cifarctl.data import Images, synthetic
 from cifarctl.flows import learner as module
 from cifarctl.flows.evaluate import evaluate
-from cifarctl.flows.learner import Learner
+from cifarctl.flows.learner import CALM_AFTER, Learner
 from cifarctl.flows.shown import Shown
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.statistics import SOURCE, adapted
@@ -186,6 +187,21 @@ def test_a_calm_stream_without_labels_changes_nothing(home: Home) -> None:
     with open_learner(home) as learner:
         assert see(learner, drawn(14, 600, inverted=False)) == []
     assert home.registry.numbers() == [1]
+
+
+def test_where_nothing_drifts_any_more_updates_without_labels_become_rarer(home: Home) -> None:
+    after = drawn(12, CALM_AFTER + 300, inverted=True)
+    with open_learner(home, steps=1) as learner:
+        see(learner, drawn(11, 200, inverted=False))
+        began = [
+            learner.seen - 200
+            for pixels in after.pixels.split(25)
+            for _ in of(events.RetrainStarted, list(learner.see(pixels)))
+        ]
+    every = ONLINE.update_every
+    gaps = {later: later - earlier for earlier, later in itertools.pairwise(began)}
+    assert {gap for later, gap in gaps.items() if later > CALM_AFTER + 50} == {2 * every}
+    assert max(gap for later, gap in gaps.items() if later < CALM_AFTER - 50) == every
 
 
 @pytest.mark.parametrize("strategy", ["replay", "finetune", "er-ace", "der++"])

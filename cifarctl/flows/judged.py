@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cifarctl.data import Images
 from cifarctl.models.architectures.mixture import Mixture
-from cifarctl.models.predictor import Predictor
+from cifarctl.models.predictor import Precision, Predictor, autocast
 from cifarctl.online.estimate import likely_right, threshold
 
 
@@ -36,21 +36,23 @@ class Judged:
         right: NDArray[np.bool_] = (self.predictor(images.pixels).argmax(dim=1) == images.labels).numpy()
         return right
 
-    def differs(self, other: Judged, pixels: torch.Tensor) -> float:
+    def differs(self, other: Judged, pixels: torch.Tensor, precision: Precision) -> float:
         """Share of images (N, 3, 32, 32) uint8 that it answers otherwise than another one; of none, 1."""
         if not len(pixels):
             return 1.0
-        return float((self.predictor(pixels).argmax(dim=1) != other.predictor(pixels).argmax(dim=1)).float().mean())
+        one, two = (judged.predictor.using(precision)(pixels).argmax(dim=1) for judged in (self, other))
+        return float((one != two).float().mean())
 
     def likely(
-        self, window: torch.Tensor, alike: torch.Tensor, labels: torch.Tensor, *, follows: bool
+        self, window: torch.Tensor, alike: torch.Tensor, labels: torch.Tensor, precision: Precision, *, follows: bool
     ) -> NDArray[np.bool_]:
         """Which images (N, 3, 32, 32) uint8 of a window it is likely to get right, by labelled normalised ones alike.
 
         `follows`: it was made under this window, so that of what follows the stream the statistics were of its images.
         """
         model = self.predictor.model
-        with torch.inference_mode():
-            known: torch.Tensor = (model.adapted(alike) if follows and isinstance(model, Mixture) else model)(alike)
-        right: NDArray[np.bool_] = likely_right(self.predictor(window), threshold(known.softmax(dim=1), labels)).numpy()
+        with torch.inference_mode(), autocast(alike.device, precision):
+            known = (model.adapted(alike) if follows and isinstance(model, Mixture) else model)(alike)
+        least = threshold(known.float().softmax(dim=1), labels)
+        right: NDArray[np.bool_] = likely_right(self.predictor.using(precision)(window), least).numpy()
         return right

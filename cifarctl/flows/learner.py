@@ -30,7 +30,7 @@ from cifarctl.online.fit import Lesson, sample
 from cifarctl.online.gate import Decision, Guard, Pairs, decide, follow, spend
 from cifarctl.online.inputs import FEWEST, WINDOW, InputMonitor
 from cifarctl.online.judgeable import require_judgeable
-from cifarctl.online.lookalike import Lookalike
+from cifarctl.online.lookalike import Appearance, Lookalike
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
 from cifarctl.registry import Registry, checkpoint
@@ -45,10 +45,11 @@ APART = 300  # others, by which a lineage may judge itself
 WATCH_SHARE = 0.1  # of `online.gate_alpha`: to go back for no reason costs what has been learned
 STARVED = 0.01  # evidence below which a trial begins anew, rather than make up for what a lineage once was
 TIDY_EVERY = 10  # versions after which those that a learner has made and nobody needs are removed
+COMPARED = 125  # newest images by which it is told whether a snapshot answers otherwise
 HELD_OUT = 25  # newest held-out images that a snapshot must not fall on: more of them may be of an older concept
 GRID = 25  # labelled images between two looks at what is due, however they come in
 QUICK_UPDATES = 4  # after a drift so many updates come twice as often
-CALM_AFTER = 500  # labelled images without a drift after which updates come half as often
+CALM_AFTER = 500  # images without a drift, labelled ones where there are labels, after which updates come half as often
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -260,7 +261,7 @@ class Learner:
             return None
         if self._drift_pending and self.concept.labelled >= FEWEST_LABELLED:
             return "drift"
-        if fresh >= self._every:
+        if fresh >= self._every(self.concept.labelled):
             return f"{fresh} labelled images"
         waited = self._clock() - self._clock_updated
         if fresh >= FEWEST_LABELLED and waited >= settings.update_interval:
@@ -270,11 +271,12 @@ class Learner:
     def _due_unlabelled(self) -> str | None:
         """What calls for an update although there are next to no labels, if anything does."""
         fresh = self.seen - max(self._updated_arrived, self.concept.began)
+        every = self._every(self.seen - self.concept.began)
         if (
             self.behind
             or not self._lineage.unlabelled
             or min(self.fresh, self.concept.labelled) >= FEWEST_LABELLED
-            or fresh < (max(FEWEST, self._every // 2) if self._quick_updates else self._every)
+            or fresh < (max(FEWEST, every // 2) if self._quick_updates else every)
             or not (self._quick_updates or self._inputs.moved(self._window()))
         ):
             return None
@@ -356,7 +358,7 @@ class Learner:
             accuracy=sum(self.concept.outcomes) / len(self.concept.outcomes) if self.concept.outcomes else None,
             learning_rate=self._rate.value,
             drift="drift" if self._drift_pending or self._quick_updates else "calm",
-            until_update=max(0, self._every - self.fresh),
+            until_update=max(0, self._every(self.concept.labelled) - self.fresh),
             shadow=self._shadow(),
         )
 
@@ -503,7 +505,7 @@ class Learner:
         pairs = Pairs.of(self._judged.right(held_out), challenger.right(held_out))
         if scarce:
             pairs = self._likely(challenger)
-        changed = challenger.differs(self._judged, self._arrived.newest(ARRIVED).pixels)
+        changed = challenger.differs(self._judged, self._arrived.newest(COMPARED).pixels, self._arithmetic)
         return follow(pairs, guard, changed=changed, alpha=self.settings.gate_alpha, estimated=scarce), pairs, guard
 
     @property
@@ -558,6 +560,7 @@ class Learner:
             AliasConflict: somebody else has moved the alias.
             ModelTooLarge: it could not be loaded.
         """
+        assert self._challenger is not None
         previous = self.champion, self._judged
         if (move := self.decisions.again("promote", self._now)) is not None:
             assert move.to_version is not None
@@ -570,7 +573,8 @@ class Learner:
             self.decisions.made = self.decisions.generation
         self._canary.withdraw(f"version {version} is promoted")
         self._champion = load(self.registry, version)
-        self._judged = self._measured(self._champion.predictor())
+        # What this process has published is the challenger, bit by bit, and has been measured.
+        self._judged = self._challenger if move is None else self._measured(self._champion.predictor())
         self._champion_at = self._updated_arrived
         self.concept.another_champion()
         if not self._following:
@@ -817,13 +821,12 @@ class Learner:
 
     # --- what is judged and learned from
 
-    @property
-    def _every(self) -> int:
-        """Labelled images between two updates: fewer after a drift, more in long calm."""
+    def _every(self, present: int) -> int:
+        """Images between two updates when so many are `present` of the concept: fewer after a drift, more in calm."""
         every = self.settings.update_every
         if self._quick_updates:
             return max(1, every // 2)
-        return every * 2 if self.concept.labelled > CALM_AFTER else every
+        return every * 2 if present > CALM_AFTER else every
 
     def _newest(self, count: int) -> Images:
         """The newest images to be trained on since the last drift, at most `count`."""
@@ -845,11 +848,16 @@ class Learner:
         present = self.buffer.labelled // every - (self.buffer.labelled - self.concept.labelled) // every
         return self.buffer.holdout.newest(min(HELD_OUT, present))
 
+    @property
+    def _arithmetic(self) -> Precision:
+        """What updates compute in; images as they come are predicted in float32, as they are by `serve`."""
+        self._precision = self._precision or choose_precision(
+            "auto", self._champion.model, torch.device("cpu"), self.settings.batch_size, train=True
+        )
+        return self._precision
+
     def _lesson(self) -> Lesson:
         settings, normalisation = self.settings, self._champion.manifest.normalisation
-        self._precision = self._precision or choose_precision(
-            "auto", self._champion.model, torch.device("cpu"), settings.batch_size, train=True
-        )
         return Lesson(
             recent=self._newest(settings.buffer_size),
             new=self.buffer.recent.newest(self.buffer.recent.added - self._taught),
@@ -864,7 +872,7 @@ class Learner:
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=self._rate.value,
-            precision=self._precision,
+            precision=self._arithmetic,
             generator=self._generator,
             on_step=self._on_step,
         )
@@ -876,10 +884,11 @@ class Learner:
         if len(window) < FEWEST or not len(known):
             return Pairs()
         reference = sample(self._reference, STATISTICS, self._generator).pixels
-        look = Lookalike(normalise(reference, mean, std), normalise(window, mean, std))
+        usual, present = (Appearance.of(normalise(pixels, mean, std)) for pixels in (reference, window))
+        look = Lookalike(usual, present)
         shown = look(normalise(known.pixels, mean, std), self._generator)
         champion, other = (
-            judged.likely(window, shown, known.labels, follows=learned_at > self.concept.began)
+            judged.likely(window, shown, known.labels, self._arithmetic, follows=learned_at > self.concept.began)
             for judged, learned_at in ((self._judged, self._champion_at), (challenger, self._updated_arrived))
         )
         return Pairs.of(champion, other)

@@ -195,16 +195,29 @@ class _Held:
 
 
 def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
-    """Read all that has arrived."""
-    shown, answered = 0.0, time.monotonic()
-    while not examples.source.caught_up and not stop.is_set():
+    """Read all that has arrived.
+
+    Raises:
+        BrokerError: the broker has stopped answering, or gives nothing to read although the end was not reached.
+    """
+    source, kafka = examples.source, settings.kafka
+    patience = kafka.timeout_s + kafka.session_timeout_ms / 1000  # a member that died is missed after its session
+    shown, answered, moved, progress = 0.0, time.monotonic(), time.monotonic(), -1
+    while not source.caught_up and not stop.is_set():
         yield from examples.read()
-        if examples.source.last_error is None:
+        if source.progress != progress:
+            progress, moved = source.progress, time.monotonic()
+        if source.last_error is None:
             answered = time.monotonic()
-        elif time.monotonic() - answered > settings.kafka.timeout_s:
+        elif time.monotonic() - answered > kafka.timeout_s:
             raise BrokerError(
-                f"{settings.kafka.bootstrap_servers} has stopped answering ({examples.source.last_error}); "
+                f"{kafka.bootstrap_servers} has stopped answering ({source.last_error}); "
                 "try again when kafka.bootstrap_servers can be reached"
+            )
+        if time.monotonic() - moved > patience:
+            raise BrokerError(
+                f"{kafka.bootstrap_servers} answers, but for {patience:.0f} s has given nothing to read of "
+                f"{', '.join(source.unfinished) or f'what the group {source.group_id} is to read'}: try again"
             )
         if time.monotonic() - shown >= STATUS_INTERVAL:
             shown = time.monotonic()

@@ -111,6 +111,12 @@ class Predictor:
         self.batch_size = batch_size
         self._mean, self._std = mean, std
 
+    def using(self, precision: Precision) -> Predictor:
+        """The same model in another arithmetic."""
+        return Predictor(
+            self.model, self._mean, self._std, device=self.device, precision=precision, batch_size=self.batch_size
+        )
+
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Probabilities (N, classes) float32 on the CPU for pixels (N, 3, 32, 32) uint8."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cifarctl.models.predictor import Precision, autocast
 from cifarctl.models.preprocess import recolour
 
 SMALLEST = 0.2  # a colour that has all but gone is not blown up further than 1 / SMALLEST times by the inverse
@@ -50,6 +51,7 @@ def fit_colour(
     known: Colour | None,
     generator: torch.Generator,
     on_step: Callable[[], None] = lambda: None,
+    precision: Precision = "float32",
 ) -> tuple[Colour, float]:
     """The change of colours with which `network` does best on labelled images, and by how many nats a label it helps.
 
@@ -62,7 +64,7 @@ def fit_colour(
     try:
         first, first_labels = images[-SCREENED:], labels[-SCREENED:]
         starts = [Colour.none(), *([] if known is None else [known]), *alike(images, reference)]
-        losses = [_loss(network, start, first, first_labels) for start in starts]
+        losses = [_loss(network, start, first, first_labels, precision) for start in starts]
         best = starts[losses.index(min(losses))]
         matrix, shift = nn.Parameter(best.matrix.clone()), nn.Parameter(best.shift.clone())
         optimiser = torch.optim.Adam([matrix, shift], lr=RATE)
@@ -70,7 +72,10 @@ def fit_colour(
             on_step()
             optimiser.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
             index = torch.randint(len(labels), (min(BATCH, len(labels)),), generator=generator)
-            loss = functional.cross_entropy(network(Colour(matrix, shift)(images[index])), labels[index])
+            shown = Colour(matrix, shift)(images[index])
+            with autocast(shown.device, precision):
+                logits = network(shown)
+            loss = functional.cross_entropy(logits.float(), labels[index])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -78,7 +83,7 @@ def fit_colour(
     finally:
         for parameter, trained in zip(network.parameters(), was, strict=True):
             parameter.requires_grad_(trained)
-    return fitted, losses[0] - _loss(network, fitted, first, first_labels)
+    return fitted, losses[0] - _loss(network, fitted, first, first_labels, precision)
 
 
 def alike(images: torch.Tensor, reference: torch.Tensor) -> list[Colour]:
@@ -102,5 +107,10 @@ def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 @torch.no_grad()
-def _loss(network: nn.Module, colour: Colour, images: torch.Tensor, labels: torch.Tensor) -> float:
-    return float(functional.cross_entropy(network(colour(images)), labels))
+def _loss(
+    network: nn.Module, colour: Colour, images: torch.Tensor, labels: torch.Tensor, precision: Precision
+) -> float:
+    shown = colour(images)
+    with autocast(shown.device, precision):
+        logits = network(shown)
+    return float(functional.cross_entropy(logits.float(), labels))

@@ -1,53 +1,73 @@
 """Training images that look as the stream does now: what labels cannot say yet, statistics can.
 
-A drift of the inputs shows in the colours and in the power spectrum of the stream's images long before there are labels
-enough to learn from. So the images that the first model was trained on, whose labels are known, are made to look alike:
-first by a change of colours, then frequency by frequency, damped where the stream has less power than they (blur, low
-contrast), with noise of the power that is missing where it has more. Matching amplitude spectra between domains: Yang
-and Soatto 2020, FDA: Fourier Domain Adaptation for Semantic Segmentation (CVPR).
+A drift of the inputs shows in the colours of the stream's images, and in how neighbouring pixels go together, long
+before there are labels enough to learn from. So the images that the first model was trained on, whose labels are known,
+are made to look alike: first by a change of colours, then block by block. A block is taken for a draw from a normal
+distribution, and goes the shortest way from that of the training images to that of the stream: damped where the stream
+varies less (blur, coarse pixels, low contrast), with noise of the variance that is missing where it varies more. The
+map between normal distributions: Peyré and Cuturi 2019, Computational Optimal Transport, remark 2.31 (Foundations and
+Trends in Machine Learning 11); covariances aligned between domains: Sun et al. 2016, Return of Frustratingly Easy
+Domain Adaptation (AAAI).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from torch.nn import functional
 
 from cifarctl.online.colour import Colour
 
-NEARLY = 0.1  # relative difference of power that is taken for chance
-LEAST = 1e-6
+BLOCK = 8  # pixels a side: large enough for how near pixels go together, small enough that few images tell it
+LEAST = 1e-4  # variance below which a direction of the training images is taken for empty
 
 #: (normalised images (B, 3, 32, 32), chance) -> the same as they would arrive now
 Look: TypeAlias = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
-class Lookalike:
-    """Makes normalised reference images look like those of a window of the stream."""
+@dataclass(frozen=True)
+class Appearance:
+    """What images look like: `mean` (192,) and `covariance` (192, 192) of blocks, `low` and `high` (3,) of colours."""
 
-    def __init__(self, reference: torch.Tensor, window: torch.Tensor, colour: Colour | None = None) -> None:
-        """Both (N, 3, 32, 32) float32, normalised; `colour` takes the stream's colours back to the reference's."""
-        self._forth = Colour.none() if colour is None else colour.inverse()
-        before = self._forth(reference)
-        self._before, self._mean = _means(before), _means(window)
-        there, here = _smooth(_power(window)), _smooth(_power(before)).clamp(min=LEAST)
-        ratio = there / here
-        self._gain = torch.where(ratio < 1 - NEARLY, ratio.sqrt(), 1.0)
-        self._noise = torch.where(ratio > 1 + NEARLY, (there - here).clamp(min=0).sqrt(), 0.0)
-        self._low, self._high = window.amin(dim=(0, 2, 3)), window.amax(dim=(0, 2, 3))
+    mean: torch.Tensor
+    covariance: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+
+    @classmethod
+    def of(cls, images: torch.Tensor) -> Appearance:
+        """Of normalised images (N, 3, 32, 32), N at least 1."""
+        blocks = _blocks(images)
+        low, high = images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))
+        return cls(blocks.mean(dim=0), torch.cov(blocks.T), low, high)
+
+
+class Lookalike:
+    """Makes normalised images that look like a reference look like a window of the stream."""
+
+    def __init__(self, reference: Appearance, window: Appearance, colour: Colour | None = None) -> None:
+        """`colour` takes the stream's colours back to the reference's."""
+        forth = (Colour.none() if colour is None else colour.inverse()).matrix.double()
+        recolour = torch.kron(torch.eye(BLOCK * BLOCK, dtype=torch.float64), forth)
+        there, here = window.covariance.double(), recolour @ reference.covariance.double() @ recolour.T
+        values, axes = torch.linalg.eigh(here)
+        values = values.clamp(min=LEAST)
+        root, back = axes * values.sqrt() @ axes.T, axes * values.rsqrt() @ axes.T
+        values, axes = torch.linalg.eigh(back @ _root(root @ there @ root) @ back)
+        damped = axes * values.clamp(max=1) @ axes.T
+        self._map = (damped @ recolour).T.float()
+        self._noise = _root(there - damped @ here @ damped).float()
+        self._from, self._to = reference.mean, window.mean
+        self._low, self._high = _channels(window.low), _channels(window.high)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Normalised images (B, 3, 32, 32) as they would arrive now, channels last."""
-        size = images.shape[-2:]
-        centred = self._forth(images) - _channels(self._before)
-        white = torch.randn(images.shape, generator=generator)
-        # A spectrum of white noise has the power of its pixels' number at every frequency.
-        noise = torch.fft.rfft2(white) / (size[0] * size[1]) ** 0.5 * self._noise
-        changed = torch.fft.irfft2(torch.fft.rfft2(centred) * self._gain + noise, s=size) + _channels(self._mean)
-        changed = torch.clamp(changed, _channels(self._low), _channels(self._high))
-        return changed.contiguous(memory_format=torch.channels_last)
+        blocks = _blocks(images)
+        white = torch.randn(blocks.shape, generator=generator)
+        changed = (blocks - self._from) @ self._map + white @ self._noise + self._to
+        return _images(changed, len(images)).clamp(self._low, self._high)
 
 
 def halves(one: Look, other: Look) -> Look:
@@ -60,21 +80,26 @@ def halves(one: Look, other: Look) -> Look:
     return look
 
 
-def _means(images: torch.Tensor) -> torch.Tensor:
-    return images.mean(dim=(0, 2, 3))
+def _blocks(images: torch.Tensor) -> torch.Tensor:
+    """Images (N, 3, 32, 32) as blocks (16 N, 192): rows, columns, colours."""
+    count, colours, rows, columns = images.shape
+    parts = images.permute(0, 2, 3, 1).reshape(count, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, colours)
+    return parts.transpose(2, 3).reshape(-1, BLOCK * BLOCK * colours)
+
+
+def _images(blocks: torch.Tensor, count: int) -> torch.Tensor:
+    """The way back, for square images: (count, 3, 32, 32), channels last."""
+    along = round((len(blocks) / count) ** 0.5)
+    parts = blocks.reshape(count, along, along, BLOCK, BLOCK, -1).transpose(2, 3)
+    return parts.reshape(count, along * BLOCK, along * BLOCK, -1).permute(0, 3, 1, 2)
+
+
+def _root(covariance: torch.Tensor) -> torch.Tensor:
+    """The square root of a symmetric matrix, of what is positive in it."""
+    values, axes = torch.linalg.eigh(covariance)
+    root: torch.Tensor = axes * values.clamp(min=0).sqrt() @ axes.T
+    return root
 
 
 def _channels(values: torch.Tensor) -> torch.Tensor:
     return values[None, :, None, None]
-
-
-def _power(images: torch.Tensor) -> torch.Tensor:
-    """Mean power of each channel at each frequency, (3, 32, 17)."""
-    power: torch.Tensor = torch.fft.rfft2(images - _channels(_means(images))).abs().square().mean(dim=0)
-    return power
-
-
-def _smooth(power: torch.Tensor) -> torch.Tensor:
-    """The mean of neighbouring frequencies: fewer images tell as much."""
-    wrapped = functional.pad(power[None], (0, 0, 1, 1), mode="circular")
-    return functional.avg_pool2d(functional.pad(wrapped, (1, 1, 0, 0), mode="replicate"), 3, stride=1)[0]

@@ -124,6 +124,16 @@ class Source:
         return bool(self._assigned) and self._assigned <= self._reached
 
     @property
+    def progress(self) -> int:
+        """A number that changes with every record and with every end that is read for the first time."""
+        return sum(self._positions.values()) + len(self._reached)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The partitions that are still to be read to their end, as people name them."""
+        return [f"{topic}[{number}]" for topic, number in sorted(self._assigned - self._reached)]
+
+    @property
     def last_error(self) -> str | None:
         """What keeps the broker from answering, None while all is well."""
         return None if self._failure is None else self._failure.str()

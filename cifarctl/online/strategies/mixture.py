@@ -23,12 +23,13 @@ from torch import nn
 from cifarctl.data import Images
 from cifarctl.models import statistics
 from cifarctl.models.architectures.mixture import Mixture, kinds
+from cifarctl.models.predictor import autocast
 from cifarctl.models.preprocess import normalise
 from cifarctl.online.colour import Colour, alike, fit_colour
 from cifarctl.online.estimate import likely_right, threshold
 from cifarctl.online.experts import FixedShare
 from cifarctl.online.fit import Lesson, fit, join, sample
-from cifarctl.online.lookalike import Look, Lookalike, halves
+from cifarctl.online.lookalike import Appearance, Look, Lookalike, halves
 from cifarctl.online.strategies import Snapshot, Start, Strategy
 
 ETA = 0.2  # of Fixed Share: well below 1, so that what errs independently goes on being averaged
@@ -123,9 +124,12 @@ class _Pool:
         reference = self._normalised(sample(lesson.reference, REFERENCE_IMAGES, lesson.generator).pixels)
         window = self._normalised(lesson.arrived)
         colour = self._learn_colour(lesson, reference, window)
-        look: Look | None = Lookalike(reference, window, colour) if len(window) else None
-        if look is not None and colour is not None and lesson.scarce:  # the colour is but a guess
-            look = halves(look, Lookalike(reference, window))
+        look: Look | None = None
+        if len(window):
+            usual, present = Appearance.of(reference), Appearance.of(window)
+            look = Lookalike(usual, present, colour)
+            if colour is not None and lesson.scarce:  # the colour is but a guess
+                look = halves(look, Lookalike(usual, present))
         learned = self._learn_alike(lesson, look)
         if len(window) >= FEWEST and (of_window := statistics.adapted(base, window)) is not None:
             self._put("statistics", of_window, Colour.none(), follows=True)
@@ -197,7 +201,9 @@ class _Pool:
         if not len(recent):
             return None
         images = self._normalised(recent.pixels)
-        colour, gain = fit_colour(base, images, recent.labels, reference, known, lesson.generator, lesson.on_step)
+        colour, gain = fit_colour(
+            base, images, recent.labels, reference, known, lesson.generator, lesson.on_step, lesson.precision
+        )
         self._put("colour", base, colour)
         return colour if gain > HELPS else None
 
@@ -211,11 +217,12 @@ class _Pool:
         if len(window) < FEWEST or not len(lesson.apart):
             return None
         base, apart = self._members["base"].model, self._normalised(lesson.apart.pixels)
+        usual, present = Appearance.of(reference), Appearance.of(window)
         best, most = Colour.none(), 0.0
         for colour in (best, *([] if known is None else [known]), *alike(window, reference)):
-            shown = Lookalike(reference, window, colour)(apart, lesson.generator)
-            with torch.inference_mode():
-                elsewhere, here = (base(colour(images)).softmax(dim=1) for images in (shown, window))
+            shown = Lookalike(usual, present, colour)(apart, lesson.generator)
+            with torch.inference_mode(), autocast(window.device, lesson.precision):
+                elsewhere, here = (base(colour(images)).float().softmax(dim=1) for images in (shown, window))
             likely = _likely(here, threshold(elsewhere, lesson.apart.labels))
             if likely > most + SURE * _error(len(window)):
                 best, most = colour, likely
@@ -245,7 +252,7 @@ class _Pool:
         names = list(self._members)
         pool = self._mixture(names)
         shown = look(self._normalised(lesson.apart.pixels), lesson.generator)
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(window.device, lesson.precision):
             elsewhere, here = pool.adapted(shown).plain(shown), pool.plain(window)
         likely = torch.tensor(
             [_likely(now, threshold(then, lesson.apart.labels)) for then, now in zip(elsewhere, here, strict=True)]
