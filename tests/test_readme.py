@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import cifarctl
+from processes import Process
 
 from cifarctl import models, settings
 from cifarctl.cli import app
@@ -22,6 +22,7 @@ from tests.fixtures_broker import broker, kafka  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+HUNG = 1200  # seconds
 OUTCOMES = {"retrain": {0, 6, 7}}  # what the gate says depends on the few images of this test
 
 
@@ -64,29 +65,28 @@ def folder(kafka: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def background() -> Iterator[list[subprocess.Popen[str]]]:
-    running: list[subprocess.Popen[str]] = []
+def background() -> Iterator[list[Process]]:
+    """What runs until told to; the whole run of tests is not to hang for ever with one of them."""
+    running: list[Process] = []
+    faulthandler.dump_traceback_later(HUNG, exit=True)
     yield running
+    faulthandler.cancel_dump_traceback_later()
     for process in running:
-        process.kill()
-        process.communicate()
+        process.clean_up()
 
 
 @pytest.mark.broker
 @pytest.mark.long
-def test_every_command_runs(folder: Path, background: list[subprocess.Popen[str]]) -> None:
+def test_every_command_runs(folder: Path, background: list[Process]) -> None:
     """What ends by itself in this process, which has long imported everything; what does not in one of its own."""
-    for line in commands():
+    for number, line in enumerate(commands()):
         words = shlex.split(line)
         if words[1] == "demo":  # minutes long: CI runs it by itself
             continue
         if endless(words):
-            process = subprocess.Popen(
-                [sys.executable, "-m", *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
+            process = Process(tuple(words[1:]), {}, folder, f"{number}-{words[1]}")
             background.append(process)
-            assert process.stdout is not None
-            assert process.stdout.readline()  # it has begun, and hears signals
+            process.until(lambda process=process: process.out or process.err)  # it has begun, and hears signals
             continue
         if words[1] in {"serve", "retrain"}:
             stop(background)
@@ -98,14 +98,13 @@ def test_every_command_runs(folder: Path, background: list[subprocess.Popen[str]
     stop(background)
 
 
-def stop(background: list[subprocess.Popen[str]]) -> None:
+def stop(background: list[Process]) -> None:
     """End what runs until told to, and expect a clean farewell."""
     for process in background:
-        process.send_signal(signal.SIGTERM)
+        process.signal(signal.SIGTERM)
     for process in background:
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, f"{process.args}\n{said}"
-        assert "Traceback" not in said
+        assert process.wait() == 0, process.err
+        assert "Traceback" not in process.err
     background.clear()
 
 

@@ -28,7 +28,7 @@ from cifarctl.online import prior, strategies
 from cifarctl.online.colour import SMALLEST, STEPS, Colour, fit_colour
 from cifarctl.online.experts import FixedShare
 from cifarctl.online.fit import Lesson
-from cifarctl.online.lookalike import Appearance, Lookalike
+from cifarctl.online.lookalike import Appearance, Lookalike, halves
 from cifarctl.online.strategies import Snapshot, Start, Strategy
 from cifarctl.online.strategies.mixture import HELPS, KEPT
 from cifarctl.registry import checkpoint
@@ -333,6 +333,12 @@ def test_where_the_stream_is_coarse_so_are_its_lookalikes(reference: torch.Tenso
     coarse = stream().unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(4, 5)).repeat_interleave(2, 2).repeat_interleave(2, 3)
     shown = Lookalike(Appearance.of(reference), Appearance.of(coarse))(reference, seeded(0))
     assert within(shown) < 0.02 * within(reference)
+
+
+def test_half_of_a_single_image_is_none(reference: torch.Tensor) -> None:
+    look = Lookalike(Appearance.of(reference), Appearance.of(stream()))
+    assert halves(look, look)(reference[:1], seeded(0)).shape == (1, 3, 32, 32)
+    assert halves(look, look)(reference[:5], seeded(0)).shape == (5, 3, 32, 32)
 
 
 def test_a_single_image_of_the_stream_suffices(reference: torch.Tensor) -> None:

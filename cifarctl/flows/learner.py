@@ -45,11 +45,13 @@ APART = 300  # others, by which a lineage may judge itself
 WATCH_SHARE = 0.1  # of `online.gate_alpha`: to go back for no reason costs what has been learned
 STARVED = 0.01  # evidence below which a trial begins anew, rather than make up for what a lineage once was
 TIDY_EVERY = 10  # versions after which those that a learner has made and nobody needs are removed
-COMPARED = 125  # newest images by which it is told whether a snapshot answers otherwise
+COMPARED = 125  # newest images, one batch, by which it is told whether a snapshot answers otherwise
 HELD_OUT = 25  # newest held-out images that a snapshot must not fall on: more of them may be of an older concept
 GRID = 25  # labelled images between two looks at what is due, however they come in
-QUICK_UPDATES = 4  # after a drift so many updates come twice as often
-CALM_AFTER = 500  # images without a drift, labelled ones where there are labels, after which updates come half as often
+QUICK_UPDATES = 4  # after a drift so many updates come twice as often, without labels four times
+CALM_AFTER = (
+    500  # images of a concept (with labels, where labels are learned from) after which updates come half as often
+)
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -573,7 +575,7 @@ class Learner:
             self.decisions.made = self.decisions.generation
         self._canary.withdraw(f"version {version} is promoted")
         self._champion = load(self.registry, version)
-        # What this process has published is the challenger, bit by bit, and has been measured.
+        # What has just been promoted is the challenger, bit by bit, and has been measured.
         self._judged = self._challenger if move is None else self._measured(self._champion.predictor())
         self._champion_at = self._updated_arrived
         self.concept.another_champion()
@@ -850,7 +852,7 @@ class Learner:
 
     @property
     def _arithmetic(self) -> Precision:
-        """What updates compute in; images as they come are predicted in float32, as they are by `serve`."""
+        """What updates and estimates compute in; what is counted, of labelled images, is predicted in float32."""
         self._precision = self._precision or choose_precision(
             "auto", self._champion.model, torch.device("cpu"), self.settings.batch_size, train=True
         )

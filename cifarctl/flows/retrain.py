@@ -23,9 +23,11 @@ from cifarctl.online.labels import Matched
 from cifarctl.registry import Registry
 from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
+from cifarctl.stream import clients
 
 ANSWER_INTERVAL = 0.2  # seconds between two looks for an answer
 JOIN_S = 30.0  # for a seat that nobody else is after; a broker's first group takes a while
+STUCK_S = 60.0  # without anything to read; who died is missed by then, after 45 s where the broker decides
 PARTS = 4  # of the examples that `retrain` learns from by hand
 
 
@@ -34,6 +36,7 @@ def rehearse(settings: Settings, stop: threading.Event, *, since_ms: int | None 
 
     Raises:
         NotEnoughData: fewer than `online.min_examples` examples.
+        BrokerError: the broker does not answer, or others keep from it what it is to read.
         RegistryBusy: a learner is at work, which reads the same messages.
     """
     folder = settings.registry.dir
@@ -66,6 +69,7 @@ def once(
 
     Raises:
         NotEnoughData: fewer than `online.min_examples` of them; they are kept for the next time.
+        BrokerError: the broker does not answer, or others keep from it what it is to read.
         RegistryBusy: another learner was at work, and has ended without an answer; or is, and should begin anew.
         Superseded: another learner has taken over.
     """
@@ -200,24 +204,29 @@ def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> 
     Raises:
         BrokerError: the broker has stopped answering, or gives nothing to read although the end was not reached.
     """
-    source, kafka = examples.source, settings.kafka
-    patience = kafka.timeout_s + kafka.session_timeout_ms / 1000  # a member that died is missed after its session
-    shown, answered, moved, progress = 0.0, time.monotonic(), time.monotonic(), -1
-    while not source.caught_up and not stop.is_set():
+    source, broker = examples.source, settings.kafka.bootstrap_servers
+    topics, partitions = clients.Topics.of(settings.kafka.topic_prefix), clients.partition_counts(settings.kafka)
+    whole = partitions[topics.images] + partitions[topics.labels]
+    shown, answered, moved, progress = 0.0, time.monotonic(), time.monotonic(), source.progress
+    while not (source.caught_up and len(source.assigned) >= whole) and not stop.is_set():
         yield from examples.read()
+        if source.last_error is not None:
+            if time.monotonic() - answered > settings.kafka.timeout_s:
+                raise BrokerError(
+                    f"{broker} has stopped answering ({source.last_error}); "
+                    "try again when kafka.bootstrap_servers can be reached"
+                )
+            moved = time.monotonic()
+        else:
+            answered = time.monotonic()
         if source.progress != progress:
             progress, moved = source.progress, time.monotonic()
-        if source.last_error is None:
-            answered = time.monotonic()
-        elif time.monotonic() - answered > kafka.timeout_s:
+        if time.monotonic() - moved > STUCK_S:
+            missing = ", ".join(source.unfinished) or f"{whole - len(source.assigned)} partitions"
             raise BrokerError(
-                f"{kafka.bootstrap_servers} has stopped answering ({source.last_error}); "
-                "try again when kafka.bootstrap_servers can be reached"
-            )
-        if time.monotonic() - moved > patience:
-            raise BrokerError(
-                f"{kafka.bootstrap_servers} answers, but for {patience:.0f} s has given nothing to read of "
-                f"{', '.join(source.unfinished) or f'what the group {source.group_id} is to read'}: try again"
+                f"{broker} answers, but for {STUCK_S:.0f} s has given nothing to read of {missing}: another member of "
+                f"the group {source.group_id} holds on to what it does not read; end that process, or wait until the "
+                "group has missed it"
             )
         if time.monotonic() - shown >= STATUS_INTERVAL:
             shown = time.monotonic()

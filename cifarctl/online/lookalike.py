@@ -3,8 +3,9 @@
 A drift of the inputs shows in the colours of the stream's images, and in how neighbouring pixels go together, long
 before there are labels enough to learn from. So the images that the first model was trained on, whose labels are known,
 are made to look alike: first by a change of colours, then block by block. A block is taken for a draw from a normal
-distribution, and goes the shortest way from that of the training images to that of the stream: damped where the stream
-varies less (blur, coarse pixels, low contrast), with noise of the variance that is missing where it varies more. The
+distribution, and goes the shortest way from that of the training images to that of the stream, as far as it is damped
+on the way (blur, coarse pixels, low contrast); what is missing of the stream's variance then is added as noise. Seams
+show between blocks where the stream has none: whole images would take more of them than a drift leaves time for. The
 map between normal distributions: Peyré and Cuturi 2019, Computational Optimal Transport, remark 2.31 (Foundations and
 Trends in Machine Learning 11); covariances aligned between domains: Sun et al. 2016, Return of Frustratingly Easy
 Domain Adaptation (AAAI).
@@ -21,7 +22,8 @@ import torch
 from cifarctl.online.colour import Colour
 
 BLOCK = 8  # pixels a side: large enough for how near pixels go together, small enough that few images tell it
-LEAST = 1e-4  # variance below which a direction of the training images is taken for empty
+COLOURS = 3
+LEAST = 1e-4  # variance that every direction of the training images has at least, so that it can be divided by
 
 #: (normalised images (B, 3, 32, 32), chance) -> the same as they would arrive now
 Look: TypeAlias = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -67,7 +69,7 @@ class Lookalike:
         blocks = _blocks(images)
         white = torch.randn(blocks.shape, generator=generator)
         changed = (blocks - self._from) @ self._map + white @ self._noise + self._to
-        return _images(changed, len(images)).clamp(self._low, self._high)
+        return _images(changed, images.shape).clamp(self._low, self._high)
 
 
 def halves(one: Look, other: Look) -> Look:
@@ -82,16 +84,16 @@ def halves(one: Look, other: Look) -> Look:
 
 def _blocks(images: torch.Tensor) -> torch.Tensor:
     """Images (N, 3, 32, 32) as blocks (16 N, 192): rows, columns, colours."""
-    count, colours, rows, columns = images.shape
-    parts = images.permute(0, 2, 3, 1).reshape(count, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, colours)
-    return parts.transpose(2, 3).reshape(-1, BLOCK * BLOCK * colours)
+    count, _, rows, columns = images.shape
+    parts = images.permute(0, 2, 3, 1).reshape(count, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, COLOURS)
+    return parts.transpose(2, 3).reshape(-1, BLOCK * BLOCK * COLOURS)
 
 
-def _images(blocks: torch.Tensor, count: int) -> torch.Tensor:
-    """The way back, for square images: (count, 3, 32, 32), channels last."""
-    along = round((len(blocks) / count) ** 0.5)
-    parts = blocks.reshape(count, along, along, BLOCK, BLOCK, -1).transpose(2, 3)
-    return parts.reshape(count, along * BLOCK, along * BLOCK, -1).permute(0, 3, 1, 2)
+def _images(blocks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """The way back, to images of that shape; channels last."""
+    count, _, rows, columns = shape
+    parts = blocks.reshape(count, rows // BLOCK, columns // BLOCK, BLOCK, BLOCK, COLOURS).transpose(2, 3)
+    return parts.reshape(count, rows, columns, COLOURS).permute(0, 3, 1, 2)
 
 
 def _root(covariance: torch.Tensor) -> torch.Tensor:
