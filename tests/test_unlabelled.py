@@ -19,6 +19,7 @@ from cifarctl import events, models
 from cifarctl.data import Images, synthetic
 from cifarctl.flows import learner as module
 from cifarctl.flows.evaluate import evaluate
+from cifarctl.flows.judged import Judged
 from cifarctl.flows.learner import CALM_AFTER, Learner
 from cifarctl.flows.shown import Shown
 from cifarctl.models.architectures.mixture import Mixture
@@ -86,6 +87,22 @@ def test_a_small_gain_that_is_but_estimated_does_not_do() -> None:
         follow(large, SOUND, changed=0.5, alpha=0.1, estimated=True),
     ):
         assert "estimated without labels" in decision.reasons[0]
+
+
+def test_estimates_compute_in_the_arithmetic_that_is_asked_for_and_counts_in_float32(home: Home) -> None:
+    predictor = load(home.registry, 1).predictor()
+    types: set[torch.dtype] = set()
+    predictor.model.register_forward_hook(lambda _module, _inputs, logits: types.add(logits.dtype))
+    known, window = drawn(11, 60, inverted=False), drawn(12, 60, inverted=True).pixels
+    judged = Judged(predictor, known, 10)
+    alike = torch.randn(60, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        types.clear()
+        assert judged.differs(judged, window, precision) == 0
+        assert judged.likely(window, alike, known.labels, precision, follows=False).shape == (60,)
+        assert types == {dtype}
+    judged.right(known)
+    assert types == {torch.float32}
 
 
 # --- statistics
@@ -269,6 +286,21 @@ def test_a_death_changes_nothing(home: Home, tmp_path: Any) -> None:
         for one in (home, twin)
     ]
     assert histories[0] == histories[1]
+
+
+def test_a_learner_that_goes_on_computes_as_the_one_before(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is faster was measured once: measured anew it may come out otherwise, and so may what is decided."""
+    measured: list[str] = []
+    monkeypatch.setattr(module, "choose_precision", lambda *_, **__: measured.append("") or "float32")
+    stream = drawn(11, 200, inverted=False)
+    ids = [str(number) for number in range(len(stream))]
+    with open_learner(home, steps=1) as learner:
+        list(learner.learn(ids, stream))
+        assert (learner.updates, measured) == (2, [""])
+        learner.save()
+    with open_learner(home, steps=1) as learner:
+        list(learner.update("by hand"))
+    assert measured == [""]
 
 
 # --- what has been shown
