@@ -1229,7 +1229,7 @@ def undisturbed(trained: Home, there_and_back: Images, tmp_path_factory: pytest.
 def test_an_undisturbed_life_has_everything_in_it(undisturbed: Undisturbed) -> None:
     """The tests below interrupt it where something has just happened; what exactly differs with the arithmetic."""
     assert set(undisturbed.between(0, 150)) == {"reject"}
-    assert undisturbed.between(150, 250).count("promote") >= 3
+    assert undisturbed.between(150, 250).count("promote") >= 2
     assert "promote" in undisturbed.between(200, 250)
     assert "promote" in undisturbed.between(250, 350)
     assert "rollback" not in undisturbed.between(0, 350)

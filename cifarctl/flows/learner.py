@@ -49,9 +49,7 @@ COMPARED = 125  # newest images, one batch, by which it is told whether a snapsh
 HELD_OUT = 25  # newest held-out images that a snapshot must not fall on: more of them may be of an older concept
 GRID = 25  # labelled images between two looks at what is due, however they come in
 QUICK_UPDATES = 4  # after a drift so many updates come twice as often, without labels four times
-CALM_AFTER = (
-    500  # images of a concept (with labels, where labels are learned from) after which updates come half as often
-)
+CALM_AFTER = 500  # images of a concept (labelled, where labels are learned from): then updates are half as often
 CHECKPOINT = "checkpoint.safetensors"
 
 
