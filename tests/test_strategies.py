@@ -26,10 +26,12 @@ from cifarctl.models.preprocess import normalise
 from cifarctl.online import colour as colour_module
 from cifarctl.online import prior, strategies
 from cifarctl.online.colour import SMALLEST, STEPS, Colour, fit_colour
+from cifarctl.online.concept import ARRIVED
 from cifarctl.online.experts import FixedShare
 from cifarctl.online.fit import Lesson
 from cifarctl.online.lookalike import Appearance, Lookalike, halves
 from cifarctl.online.strategies import Snapshot, Start, Strategy
+from cifarctl.online.strategies import mixture as strategy_module
 from cifarctl.online.strategies.mixture import HELPS, KEPT
 from cifarctl.registry import checkpoint
 
@@ -930,3 +932,19 @@ def test_a_strategy_that_there_is_not_is_refused_with_those_that_there_are() -> 
             SettingsError, match=r"online\.strategy = none: no such strategy; there are der\+\+, er-ace"
         ):
             refused("none")
+
+
+def test_colours_are_looked_for_until_a_whole_window_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a lineage that goes on from a checkpoint, too; after a drift they are looked for anew."""
+    windows: list[int] = []
+    monkeypatch.setattr(strategy_module, "alike", lambda window, _: windows.append(len(window)) or [])
+    arrived = synthetic.draw(ARRIVED, seed=4).pixels
+    lineage = begin("mixture")
+    for count in (100, ARRIVED, ARRIVED):
+        lineage.learn(CLEAN, arrived=arrived[:count], scarce=True)
+    again = begin("mixture")
+    again.strategy.load(*stored(lineage.strategy.dump()))
+    again.learn(CLEAN, arrived=arrived, scarce=True)
+    assert windows == [100, ARRIVED]
+    again.learn(CLEAN, arrived=arrived, scarce=True, drifted=True)
+    assert windows == [100, ARRIVED, ARRIVED]

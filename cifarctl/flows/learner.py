@@ -748,7 +748,7 @@ class Learner:
         """What a checkpoint must agree on with the learner that takes it over."""
         settings, manifest = self.settings, self._champion.manifest
         return {
-            "format": 4,
+            "format": 5,
             "classes": list(manifest.classes),
             "split": manifest.split.sha256,
             "buffer_size": settings.buffer_size,

@@ -26,6 +26,7 @@ from cifarctl.models.architectures.mixture import Mixture, kinds
 from cifarctl.models.predictor import autocast
 from cifarctl.models.preprocess import normalise
 from cifarctl.online.colour import Colour, alike, fit_colour
+from cifarctl.online.concept import ARRIVED
 from cifarctl.online.estimate import likely_right, threshold
 from cifarctl.online.experts import FixedShare
 from cifarctl.online.fit import Lesson, fit, join, sample
@@ -88,6 +89,7 @@ class _Pool:
         self._labels = torch.zeros(start.classes)
         self._renamed = torch.zeros((start.classes, start.classes))
         self._proposals, self._taken = 0, len(self._members) - 1
+        self._guessed = False  # whether colours were looked for in a whole window of the present concept
 
     def observe(self, images: Images) -> None:
         """See Strategy."""
@@ -119,6 +121,7 @@ class _Pool:
         self._proposals += 1
         if lesson.drifted:
             self._keep()
+            self._guessed = False
             self._renamed.zero_()  # names are as likely to have changed as anything else
         base = self._members["base"].model
         reference = self._normalised(sample(lesson.reference, REFERENCE_IMAGES, lesson.generator).pixels)
@@ -173,6 +176,7 @@ class _Pool:
             "shown": self._shown,
             "proposals": self._proposals,
             "taken": self._taken,
+            "guessed": self._guessed,
         }
 
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
@@ -186,7 +190,7 @@ class _Pool:
             colour = Colour(tensors[f"{name}//matrix"].clone(), tensors[f"{name}//shift"].clone())
             self._members[name] = _Member(model, colour, follows, heard, last)
         self._weights.weights, self._shown = dict(state["weights"]), dict(state["shown"])
-        self._proposals, self._taken = state["proposals"], state["taken"]
+        self._proposals, self._taken, self._guessed = state["proposals"], state["taken"], state["guessed"]
 
     def _learn_colour(self, lesson: Lesson, reference: torch.Tensor, window: torch.Tensor) -> Colour | None:
         """Learn the change of colours; None where it does not help."""
@@ -212,14 +216,21 @@ class _Pool:
     ) -> Colour | None:
         """The change of colours behind which the base is likely to be right most often, by no labels of the stream.
 
-        None at all is believed before another, and principal axes as they are before some that are turned round.
+        None at all is believed before another, and principal axes as they are before some that are turned round. Once
+        a whole window of a concept has been looked at there is nothing new to find.
         """
         if len(window) < FEWEST or not len(lesson.apart):
+            return None
+        guesses = [] if known is None else [known]
+        if not self._guessed:
+            guesses += alike(window, reference)
+            self._guessed = len(window) >= ARRIVED
+        if not guesses:
             return None
         base, apart = self._members["base"].model, self._normalised(lesson.apart.pixels)
         usual, present = Appearance.of(reference), Appearance.of(window)
         best, most = Colour.none(), 0.0
-        for colour in (best, *([] if known is None else [known]), *alike(window, reference)):
+        for colour in (best, *guesses):
             shown = Lookalike(usual, present, colour)(apart, lesson.generator)
             with torch.inference_mode(), autocast(window.device, lesson.precision):
                 elsewhere, here = (base(colour(images)).float().softmax(dim=1) for images in (shown, window))
