@@ -527,6 +527,7 @@ class Lineage:
             arrived=recent.pixels,
             apart=APART,
             drifted=drifted,
+            moved=True,
             scarce=False,
             mean=MEAN,
             std=STD,
@@ -948,3 +949,29 @@ def test_colours_are_looked_for_until_a_whole_window_was_looked_at(monkeypatch: 
     assert windows == [100, ARRIVED]
     again.learn(CLEAN, arrived=arrived, scarce=True, drifted=True)
     assert windows == [100, ARRIVED, ARRIVED]
+
+
+def test_where_the_stream_looks_as_ever_the_first_version_answers_alone() -> None:
+    """Without labels: neither have the inputs moved nor is it less sure of them; after a drift that is over, too."""
+    first = blank(3)
+    with torch.no_grad():
+        convolution, *_, head, _ = first.parameters()
+        convolution.fill_(0.1)
+        head[3] = 1.0  # the brighter, the surer
+        first.get_parameter("1.weight").fill_(1.0)
+        first.get_parameter("4.bias").zero_()
+    apart = Images(APART.pixels, torch.full_like(APART.labels, 3))
+    lineage = begin("mixture", first)
+
+    def answers_alone(pixels: torch.Tensor, *, moved: bool) -> bool:
+        steps: list[int] = []
+        lesson = {"arrived": pixels, "apart": apart, "moved": moved, "on_step": lambda: steps.append(1)}
+        made = lineage.learn(labelled(3, 1), scarce=True, drifted=True, **lesson).model
+        assert isinstance(made, Mixture)
+        return not steps and len(made.members) == 1
+
+    dark = CLEAN.pixels // 16
+    assert not answers_alone(dark, moved=True)
+    assert answers_alone(CLEAN.pixels, moved=False)
+    assert not answers_alone(dark, moved=False)
+    assert not answers_alone(CLEAN.pixels, moved=True)

@@ -172,6 +172,7 @@ class Ungated(_Contestant):
             arrived=self._arrived.newest(ARRIVED).pixels,
             apart=self._reference.take(torch.arange(0)),
             drifted=False,
+            moved=False,
             scarce=False,
             mean=normalisation.mean,
             std=normalisation.std,

@@ -858,14 +858,16 @@ class Learner:
 
     def _lesson(self) -> Lesson:
         settings, normalisation = self.settings, self._champion.manifest.normalisation
+        window = self._window()
         return Lesson(
             recent=self._newest(settings.buffer_size),
             new=self.buffer.recent.newest(self.buffer.recent.added - self._taught),
             reservoir=self.buffer.reservoir.images(),
             reference=self._reference,
-            arrived=self._window().pixels,
+            arrived=window.pixels,
             apart=self._apart,
             drifted=self._drifted,
+            moved=self._inputs.moved(window),
             scarce=self._scarce,
             mean=normalisation.mean,
             std=normalisation.std,

@@ -6,7 +6,7 @@ a change of colours (`online.colour`); the same under the stream's own statistic
 stream (`online.lookalike`); and those of these that did best under concepts that have passed, which take over again at
 once where one returns. Weights follow the best by Fixed Share (`online.experts`), so the pool as a whole loses little
 to whichever sequence of its members would have been best in hindsight. As long as there are next to no labels weights
-are by how right each is likely to be (`online.estimate`).
+are by how right each is likely to be (`online.estimate`), and all the first version's where the stream looks as ever.
 """
 
 from __future__ import annotations
@@ -126,6 +126,9 @@ class _Pool:
         base = self._members["base"].model
         reference = self._normalised(sample(lesson.reference, REFERENCE_IMAGES, lesson.generator).pixels)
         window = self._normalised(lesson.arrived)
+        if lesson.scarce and self._as_ever(lesson, window):
+            self._weigh({"base": 1.0}, window)
+            return self._snapshot()
         colour = self._learn_colour(lesson, reference, window)
         look: Look | None = None
         if len(window):
@@ -138,8 +141,8 @@ class _Pool:
             self._put("statistics", of_window, Colour.none(), follows=True)
             learned = statistics.adapted(learned, window) or learned
         self._put("alike", learned, Colour.none(), follows=True)
-        if lesson.scarce and look is not None:
-            self._weigh(lesson, look, window)
+        if lesson.scarce and look is not None and len(window) >= FEWEST and len(lesson.apart):
+            self._weigh(self._likely_shares(lesson, look, window), window)
         return self._snapshot()
 
     def revise(self) -> Snapshot | None:
@@ -191,6 +194,18 @@ class _Pool:
             self._members[name] = _Member(model, colour, follows, heard, last)
         self._weights.weights, self._shown = dict(state["weights"]), dict(state["shown"])
         self._proposals, self._taken, self._guessed = state["proposals"], state["taken"], state["guessed"]
+
+    def _as_ever(self, lesson: Lesson, window: torch.Tensor) -> bool:
+        """Whether the `window` looks as the reference and the base is about as sure of it: nothing does better then."""
+        if lesson.moved or len(window) < FEWEST or not len(lesson.apart):
+            return False
+        base, labels = self._members["base"].model, lesson.apart.labels
+        with torch.inference_mode(), autocast(window.device, lesson.precision):
+            elsewhere, here = (
+                base(images).float().softmax(dim=1) for images in (self._normalised(lesson.apart.pixels), window)
+            )
+        usual = float((elsewhere.argmax(dim=1) == labels).float().mean())
+        return _likely(here, threshold(elsewhere, labels)) > usual - SURE * _error(len(window))
 
     def _learn_colour(self, lesson: Lesson, reference: torch.Tensor, window: torch.Tensor) -> Colour | None:
         """Learn the change of colours; None where it does not help."""
@@ -256,10 +271,8 @@ class _Pool:
         before = "base" if lesson.scarce and lesson.drifted else "alike"
         return fit(self._members.get(before, self._members["base"]).model, lesson, draw)
 
-    def _weigh(self, lesson: Lesson, look: Look, window: torch.Tensor) -> None:
-        """Weigh the members by how right they are likely to be on the `window`, as far as that can be told apart."""
-        if len(window) < FEWEST or not len(lesson.apart):
-            return
+    def _likely_shares(self, lesson: Lesson, look: Look, window: torch.Tensor) -> dict[str, float]:
+        """Weights of the members by how right they are likely to be on the `window`, as far as that can be told."""
         names = list(self._members)
         pool = self._mixture(names)
         shown = look(self._normalised(lesson.apart.pixels), lesson.generator)
@@ -268,8 +281,11 @@ class _Pool:
         likely = torch.tensor(
             [_likely(now, threshold(then, lesson.apart.labels)) for then, now in zip(elsewhere, here, strict=True)]
         )
-        shares = (likely / _error(len(window))).softmax(dim=0).tolist()
-        self._weights.restart({f"plain {name}": share for name, share in zip(names, shares, strict=True)})
+        return dict(zip(names, (likely / _error(len(window))).softmax(dim=0).tolist(), strict=True))
+
+    def _weigh(self, shares: dict[str, float], window: torch.Tensor) -> None:
+        """Let the members weigh so much, without labels, after this `window`."""
+        self._weights.restart({f"plain {name}": share for name, share in shares.items()})
         for name, member in self._members.items():
             member.heard += self._heard(name) * len(window)
 
