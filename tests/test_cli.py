@@ -658,6 +658,25 @@ def test_a_version_is_shown(home: Home) -> None:
     assert home.registry.manifest(1).sha256[:20] in text
 
 
+def test_a_training_leaves_its_figures_and_pictures_with_the_version(tmp_path: Path) -> None:
+    options = [f"--set=registry.dir={tmp_path / 'registry'}", *small_data(500), *small_train()]
+    trained = document("train", "--epochs", "2", *options)
+    plots = [Path(plot) for plot in document("registry", "show", str(trained["version"]), *options)["plots"]]
+    names = {"confusion.png", "learning-curve.png", "metrics.jsonl", "mistakes.png"}
+    assert {plot.name for plot in plots} == names
+    shown = cifarctl("registry", "show", "1", *options).stdout
+    for plot in plots:
+        assert plot.name in shown
+        if plot.suffix == ".png":
+            with Image.open(plot) as picture:
+                darkest, lightest = picture.convert("L").getextrema()
+            assert lightest - darkest > 200, "something is drawn, on something"
+    (metrics,) = (plot for plot in plots if plot.suffix == ".jsonl")
+    epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert epochs[-1]["validation_accuracy"] == pytest.approx(trained["validation_accuracy"])
+
+
 def test_aliases_are_moved_and_the_history_tells(home: Home) -> None:
     republish(home.registry)
     republish(home.registry)

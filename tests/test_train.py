@@ -337,14 +337,23 @@ def deadly(original, times):
         return original(*arguments, **options)
     return call
 
-from test_train import QUICK, SMALL, functional, load_data, module, open_registry, torch
+from test_train import NARROW, SMALL, TrainSettings, airbench, functional, load_data, module, open_registry, torch
 torch.set_num_threads(1)
+airbench.WIDTHS = NARROW
 place, times, directory, resume = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "resume"
 places = {"step": (functional, "cross_entropy"), "rename": (Path, "replace"), "end": (module.checkpoint, "discard")}
 holder, name = places[place]
 setattr(holder, name, deadly(getattr(holder, name), times))
-list(module.train(*load_data(SMALL), open_registry(directory), QUICK, SMALL, resume=resume))
+settings = TrainSettings.model_validate_json(sys.argv[5])
+list(module.train(*load_data(SMALL), open_registry(directory), settings, SMALL, resume=resume))
 """
+
+
+def kill(registry: Registry, settings: TrainSettings, place: str, times: int, *, resume: bool = False) -> None:
+    """Train in a process that ends as by kill -9."""
+    words = [place, str(times), str(registry.dir), "resume" if resume else "afresh", settings.model_dump_json()]
+    dead = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=Path(__file__).parent, timeout=120)
+    assert dead.returncode == -signal.SIGKILL
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -360,9 +369,7 @@ def test_a_run_that_was_killed_resumes(
     uninterrupted: tuple[dict[str, torch.Tensor], list[float]],
 ) -> None:
     for number, (place, times) in enumerate(deaths):
-        words = [place, str(times), str(registry.dir), "resume" if number else "afresh"]
-        dead = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=Path(__file__).parent, timeout=120)
-        assert dead.returncode == -signal.SIGKILL
+        kill(registry, QUICK, place, times, resume=bool(number))
     result = result_of(flow(images, registry, resume=True))
     assert same(weights(registry, result.version), uninterrupted[0])
     assert [line["loss"] for line in told(registry, result.version)] == uninterrupted[1]
@@ -848,12 +855,13 @@ def test_each_image_is_mirrored_in_every_other_epoch(
 # --- a strong model
 
 STRONG = TRAIN.model_copy(update={"model": "airbench", "epochs": 2, "batch_size": 50})
+NARROW = (8, 16, 16)
 
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A strong model with few filters, which is quick on any processor."""
-    monkeypatch.setattr(airbench, "WIDTHS", (8, 16, 16))
+    monkeypatch.setattr(airbench, "WIDTHS", NARROW)
 
 
 @pytest.mark.usefixtures("narrow")
@@ -893,6 +901,19 @@ def test_a_run_with_two_optimisers_resumes(
     with monkeypatch.context() as patch:
         list(flow(images, parts, STRONG, stop=stop_at_step(step, patch)))
     assert same(weights(parts, result_of(flow(images, parts, STRONG, resume=True)).version), expected)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.usefixtures("narrow")
+def test_a_run_with_two_optimisers_in_bfloat16_that_was_killed_resumes(
+    images: tuple[Dataset, Split], tmp_path: Path
+) -> None:
+    settings = STRONG.model_copy(update={"precision": "bfloat16"})
+    whole, parts = open_registry(tmp_path / "whole"), open_registry(tmp_path / "parts")
+    expected = weights(whole, result_of(flow(images, whole, settings)).version)
+    kill(parts, settings, "step", 10)
+    assert checkpoints(parts) != []
+    assert same(weights(parts, result_of(flow(images, parts, settings, resume=True)).version), expected)
 
 
 # --- the real thing

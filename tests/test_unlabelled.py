@@ -6,11 +6,12 @@ import copy
 import itertools
 import json
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import Home
+from helpers import Home, train_home
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -198,6 +199,22 @@ def test_a_drift_and_its_end_are_followed_without_a_single_label(home: Home) -> 
     assert abs(drift.at - drift.since - 200) <= 25
     (first, *_) = (result for result in of(events.RetrainResult, found) if result.outcome == "promoted")
     assert "estimated without labels" in first.reasons[0]
+
+
+def test_snapshots_average_over_what_their_first_version_does(tmp_path: Path) -> None:
+    """Answers averaged over mirror images, from a network whose statistics follow the stream."""
+    home = train_home(tmp_path, model="net-bn", tta="flip")
+    inverted = drawn(12, 300, inverted=True)
+    before = accuracy(home, inverted)
+    with open_learner(home) as learner:
+        see(learner, drawn(11, 200, inverted=False))
+        see(learner, inverted)
+        served = home.registry.manifest(learner.champion)
+    assert served.version > 1
+    assert served.arguments["arguments"] == home.registry.manifest(1).arguments == {"classes": 10, "tta": "flip"}
+    predictor = load(home.registry, served.version).predictor()
+    torch.testing.assert_close(predictor(inverted.pixels), predictor(inverted.pixels.flip(3)))
+    assert accuracy(home, inverted) > before + 0.2
 
 
 def test_a_calm_stream_without_labels_changes_nothing(home: Home) -> None:
