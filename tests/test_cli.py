@@ -669,8 +669,8 @@ def test_a_training_leaves_its_figures_and_pictures_with_the_version(tmp_path: P
         assert plot.name in shown
         if plot.suffix == ".png":
             with Image.open(plot) as picture:
-                darkest, lightest = picture.convert("L").getextrema()
-            assert lightest - darkest > 200, "something is drawn, on something"
+                colours = picture.convert("RGB").getcolors(picture.width * picture.height)
+            assert len(colours) > 100, "more is drawn than axes"
     (metrics,) = (plot for plot in plots if plot.suffix == ".jsonl")
     epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]

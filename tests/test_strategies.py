@@ -973,5 +973,9 @@ def test_where_the_stream_looks_as_ever_the_first_version_answers_alone() -> Non
     dark = CLEAN.pixels // 16
     assert not answers_alone(dark, moved=True)
     assert answers_alone(CLEAN.pixels, moved=False)
+    tensors, _ = lineage.strategy.dump()
+    for member in ("statistics", "alike"):  # so that nothing goes on from the concept before
+        for name, tensor in first.state_dict().items():
+            assert torch.equal(tensors[f"{member}/{name}"], tensor)
     assert not answers_alone(dark, moved=False)
     assert not answers_alone(CLEAN.pixels, moved=True)

@@ -911,6 +911,7 @@ def test_a_run_with_two_optimisers_in_bfloat16_that_was_killed_resumes(
     settings = STRONG.model_copy(update={"precision": "bfloat16"})
     whole, parts = open_registry(tmp_path / "whole"), open_registry(tmp_path / "parts")
     expected = weights(whole, result_of(flow(images, whole, settings)).version)
+    assert not same(expected, weights(whole, result_of(flow(images, whole, STRONG)).version)), "float32 gives others"
     kill(parts, settings, "step", 10)
     assert checkpoints(parts) != []
     assert same(weights(parts, result_of(flow(images, parts, settings, resume=True)).version), expected)

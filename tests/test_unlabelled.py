@@ -202,7 +202,6 @@ def test_a_drift_and_its_end_are_followed_without_a_single_label(home: Home) -> 
 
 
 def test_snapshots_average_over_what_their_first_version_does(tmp_path: Path) -> None:
-    """Answers averaged over mirror images, from a network whose statistics follow the stream."""
     home = train_home(tmp_path, model="net-bn", tta="flip")
     inverted = drawn(12, 300, inverted=True)
     before = accuracy(home, inverted)
@@ -215,6 +214,19 @@ def test_snapshots_average_over_what_their_first_version_does(tmp_path: Path) ->
     predictor = load(home.registry, served.version).predictor()
     torch.testing.assert_close(predictor(inverted.pixels), predictor(inverted.pixels.flip(3)))
     assert accuracy(home, inverted) > before + 0.2
+
+
+def test_where_a_drift_is_over_the_first_version_answers_alone(home: Home) -> None:
+    usual = home.dataset.train.take(home.split.stream)
+    with open_learner(home) as learner:
+        see(learner, usual.take(torch.arange(200)))
+        see(learner, drawn(12, 300, inverted=True))
+        during = load(home.registry, learner.champion)
+        see(learner, usual.take(torch.arange(200, 400)))
+        after = load(home.registry, learner.champion)
+    assert (during.manifest.version > 1, after.manifest.version > during.manifest.version) == (True, True)
+    first, now = (found.predictor()(usual.pixels) for found in (load(home.registry, 1), after))
+    torch.testing.assert_close(now, first)
 
 
 def test_a_calm_stream_without_labels_changes_nothing(home: Home) -> None:

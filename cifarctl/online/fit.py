@@ -23,8 +23,8 @@ class Lesson:
     the last lesson; `reservoir` the sample of the stream before; `reference` a sample of the images that the first
     model was trained on; `arrived` (N, 3, 32, 32) uint8 the newest images since the last drift, labelled or not.
     `apart` is for judging, never for training: images like the reference that no model has been trained on.
-    `drifted`: it is the first lesson since a drift. `moved`: those look otherwise than `reference`. `scarce`: too few
-    of the images since the drift have labels to judge by.
+    `drifted`: it is the first lesson since a drift. `moved`: `arrived` is known to look otherwise than the images that
+    validate. `scarce`: too few of the images since the drift have labels to judge by.
     """
 
     recent: Images

@@ -127,6 +127,8 @@ class _Pool:
         reference = self._normalised(sample(lesson.reference, REFERENCE_IMAGES, lesson.generator).pixels)
         window = self._normalised(lesson.arrived)
         if lesson.scarce and self._as_ever(lesson, window):
+            for name in {"statistics", "alike"} & self._members.keys():
+                self._members[name].model = base  # what they have learned is of another concept
             self._weigh({"base": 1.0}, window)
             return self._snapshot()
         colour = self._learn_colour(lesson, reference, window)
@@ -196,7 +198,7 @@ class _Pool:
         self._proposals, self._taken, self._guessed = state["proposals"], state["taken"], state["guessed"]
 
     def _as_ever(self, lesson: Lesson, window: torch.Tensor) -> bool:
-        """Whether the `window` looks as the reference and the base is about as sure of it: nothing does better then."""
+        """Whether the `window` looks as images used to and the base is about as sure of it: then it answers alone."""
         if lesson.moved or len(window) < FEWEST or not len(lesson.apart):
             return False
         base, labels = self._members["base"].model, lesson.apart.labels
