@@ -232,11 +232,13 @@ class LabelsMatched:
 
 @dataclass(frozen=True)
 class Swapped:
-    """The running predictor took another version, between two batches; `model` names its architecture."""
+    """The running predictor took another version, between two batches: an architecture, and what it is run by."""
 
     old: int
     new: int
     model: str | None = field(default=None, compare=False)
+    backend: str | None = field(default=None, compare=False)
+    precision: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

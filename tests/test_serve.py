@@ -270,6 +270,9 @@ def test_a_promotion_is_swapped_in_and_a_corrupt_version_refused(site: Site) -> 
     assert refusal.version == third
     assert "sha256" in refusal.reason
     assert serving.of(events.Swapped) == [events.Swapped(1, second), events.Swapped(second, 1)]
+    assert {(swap.model, swap.backend, swap.precision) for swap in serving.of(events.Swapped)} == {
+        ("net", "eager", "float32")
+    }
     assert (result.model_versions, result.swaps) == ([1, second], 2)
 
 

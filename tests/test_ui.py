@@ -231,12 +231,12 @@ STAGES = [events.DemoStage(number, len(TITLES), title) for number, title in enum
 def test_the_serving_dashboard_says_what_matters() -> None:
     view = ServeView()
     stream = [SERVE_STARTED, events.Assigned((0, 1, 2, 5), 1), batch(100, 70), batch(100, 90, labelled=0), STREAM]
-    shown = play(view, [*stream, events.Swapped(7, 8)])
+    shown = play(view, [*stream, events.Swapped(7, 8, "mixture", "eager", "bfloat16")])
     for part in (
         "70.0 % recent",
         "70.0 % overall",
         "200 (100 labelled)",
-        "version 8 (net, onnxruntime float32)",
+        "version 8 (mixture, eager bfloat16)",
         "swaps 1",
         "lag 12,345    1,678 on their way",
         "partitions 0–2, 5 (rebalance 1)",

@@ -63,7 +63,8 @@ class Duty:
             yield found
         elif isinstance(found, Ready) and found.version != self._current.version:
             yield from notices(found)
-            yield events.Swapped(self._current.version, found.version, found.loaded.manifest.model)
+            model, backend = found.loaded.manifest.model, found.prepared.backend
+            yield events.Swapped(self._current.version, found.version, model, backend.name, backend.precision)
             self._current, self.model = found, _model(found)
         if self._trials is not None:
             if (named := self._trials.take()) is not None:

@@ -60,8 +60,9 @@ class ServeView:
             self.started, self.version = event, event.version
         elif isinstance(event, events.Swapped):
             self.version = event.new
-            if self.started is not None and event.model is not None:
-                self.started = replace(self.started, model=event.model)
+            if self.started is not None:
+                told = {name: getattr(event, name) for name in ("model", "backend", "precision")}
+                self.started = replace(self.started, **{name: value for name, value in told.items() if value})
         elif isinstance(event, events.StreamStatus):
             self.status = event
         elif isinstance(event, events.Assigned):
