@@ -68,6 +68,20 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         assert (one - other).abs().mean() < 5e-4
 
 
+def test_two_processes_train_a_strong_model(tmp_path: Path) -> None:
+    """Each normalises by its own half of a batch, so that losses are those of one process only about."""
+    both, alone = (tmp_path / name for name in ("both", "alone"))
+    words = ("--model=airbench", "--epochs=3", "--set=train.crop_padding=0", "--set=train.batch_size=50")
+    losses, accuracies = [], []
+    for folder, torchrun in ((both, []), (alone, None)):
+        folder.mkdir()
+        accuracies.append(trained(folder, *words, torchrun=torchrun)["test_accuracy_tta"])
+        (lines,) = (path for path in open_registry(folder / "registry").plots(1) if path.name == "metrics.jsonl")
+        losses.append([json.loads(line)["loss"] for line in lines.read_text().splitlines()])
+    assert losses[0] == pytest.approx(losses[1], abs=0.06)
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.1)
+
+
 @pytest.fixture
 def long_run(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
     """Runs that are to be disturbed; what is left of them ends with the test."""
@@ -130,11 +144,11 @@ def test_when_one_dies_the_other_says_so_and_the_checkpoint_stays(
 def test_what_torchrun_starts_again_goes_on_from_the_checkpoint(
     tmp_path: Path, long_run: list[subprocess.Popen[str]]
 ) -> None:
-    run = start(tmp_path, "--epochs=40", "--json", torchrun=["--max-restarts=1", "--monitor-interval=0.1"])
+    run = start(tmp_path, "--epochs=20", "--json", torchrun=["--max-restarts=1", "--monitor-interval=0.1"])
     long_run.append(run)
     await_epoch(tmp_path, run)
     os.kill(members(run)[1], signal.SIGKILL)
     out, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 0, err
     assert "resumed at epoch" in err
-    assert json.loads(out)["epochs"] == 40
+    assert json.loads(out)["epochs"] == 20

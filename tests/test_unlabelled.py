@@ -202,8 +202,8 @@ def test_a_drift_and_its_end_are_followed_without_a_single_label(home: Home) -> 
 
 
 def test_snapshots_average_over_what_their_first_version_does(tmp_path: Path) -> None:
-    home = train_home(tmp_path, model="net-bn", tta="flip")
-    inverted = drawn(12, 300, inverted=True)
+    home = train_home(tmp_path, model="net-bn", tta="flip", epochs=2)
+    inverted = drawn(12, 200, inverted=True)
     before = accuracy(home, inverted)
     with open_learner(home) as learner:
         see(learner, drawn(11, 200, inverted=False))
