@@ -143,7 +143,7 @@ class _Pool:
             self._put("statistics", of_window, Colour.none(), follows=True)
             learned = statistics.adapted(learned, window) or learned
         self._put("alike", learned, Colour.none(), follows=True)
-        if lesson.scarce and look is not None and len(window) >= FEWEST and len(lesson.apart):
+        if lesson.scarce and look is not None and _tells(lesson):
             self._weigh(self._likely_shares(lesson, look, window), window)
         return self._snapshot()
 
@@ -199,7 +199,7 @@ class _Pool:
 
     def _as_ever(self, lesson: Lesson, window: torch.Tensor) -> bool:
         """Whether the `window` looks as images used to and the base is about as sure of it: then it answers alone."""
-        if lesson.moved or len(window) < FEWEST or not len(lesson.apart):
+        if lesson.moved or not _tells(lesson):
             return False
         base, labels = self._members["base"].model, lesson.apart.labels
         with torch.inference_mode(), autocast(window.device, lesson.precision):
@@ -236,7 +236,7 @@ class _Pool:
         None at all is believed before another, and principal axes as they are before some that are turned round. Once
         a whole window of a concept has been looked at there is nothing new to find.
         """
-        if len(window) < FEWEST or not len(lesson.apart):
+        if not _tells(lesson):
             return None
         guesses = [] if known is None else [known]
         if not self._guessed:
@@ -352,6 +352,11 @@ class _Pool:
         classes = len(self._labels)
         counted = self._renamed + RENAMING_WEIGHT * torch.eye(classes) + RENAMING_DOUBT / classes
         return counted / counted.sum(dim=1, keepdim=True)
+
+
+def _tells(lesson: Lesson) -> bool:
+    """Whether it has images enough to estimate by how right a model is without labels."""
+    return len(lesson.arrived) >= FEWEST and len(lesson.apart) > 0
 
 
 def _error(images: int) -> float:
