@@ -81,7 +81,7 @@ class Running:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.poll() is None:
+        if self.running:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._said.close()
@@ -92,6 +92,11 @@ class Running:
         """Its process id."""
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
     def until(self, done: Callable[[], object], patience_s: float, step_s: float = 0.02) -> None:
         """Look every `step_s` seconds whether it is `done`.
 
@@ -100,7 +105,7 @@ class Running:
         """
         deadline = time.monotonic() + patience_s
         while not done():
-            if self._process.poll() is not None:
+            if not self.running:
                 raise self._failure(f"ended with {self._process.returncode}")
             if time.monotonic() > deadline:
                 raise self._failure(f"took more than {patience_s:g} s")
@@ -149,7 +154,7 @@ class Running:
             SystemExit: it does not end.
         """
         most, deadline = 0.0, time.monotonic() + patience_s
-        while self._process.poll() is None:
+        while self.running:
             most = max(most, self._mib("RssAnon:") or 0.0)
             if time.monotonic() > deadline:
                 raise self._failure(f"took more than {patience_s:g} s")
