@@ -1,4 +1,4 @@
-"""A small VGG-like network that is quick to train: whitened input, batch normalisation, GELU; about 2 million weights.
+"""A small VGG-like network that is quick to train: whitened input, batch normalisation, GELU; 2.5 million weights.
 
 Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv 2404.00498).
 """
@@ -10,7 +10,7 @@ from torch import nn
 
 from cifarctl.models.recipe import Recipe
 
-WIDTHS = (64, 256, 256)
+WIDTHS = (64, 288, 288)
 PATCH = 2
 FADING = 5e-4  # added to the variances by which directions are divided, so that what hardly varies is not blown up
 
