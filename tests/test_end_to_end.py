@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -299,21 +298,6 @@ def test_retrain_asks_the_learner_that_is_at_work(site: Site) -> None:  # noqa: 
     assert learner.wait() == 130, learner.err
     assert learner.document["retrains"] == 1
     assert list((site.folder / "registry" / "learner" / "requests").iterdir()) == []
-
-
-@pytest.mark.skipif(not hasattr(os, "nice"), reason="priorities are POSIX's")
-def test_a_learner_gives_way_to_whatever_else_runs(site: Site) -> None:  # noqa: F811
-    serve = site.start("serve", "--online", "--json", **BRISK | {"online__niceness": 7})
-    serve.await_line("learner started")
-    learner = learner_of(serve.pid)
-    assert os.getpriority(os.PRIO_PROCESS, learner) == os.getpriority(os.PRIO_PROCESS, serve.pid) + 7
-    # Linux shares processors out among sessions first, and so a niceness counts only within one.
-    assert os.getsid(learner) == learner
-    sessions = Path(f"/proc/{learner}/autogroup")
-    if sessions.exists() and (told := sessions.read_text()):
-        assert told.endswith("nice 7\n")
-    serve.press_ctrl_c()
-    assert serve.wait() == 130, serve.err
 
 
 def test_a_learner_of_its_own_reaches_a_plain_serve(site: Site) -> None:  # noqa: F811

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 
@@ -145,21 +144,6 @@ def _answer(requests: Requests, learner: Learner) -> Iterator[events.LearnEvent]
         yield events.Notice(f"a request to learn cannot be answered: {error}")
 
 
-def _give_way(niceness: int) -> None:
-    """Lower this process's priority.
-
-    Where Linux shares processors out among sessions, and only within one by niceness (autogroup: man 7 sched), the
-    learner is a session of its own that has its niceness: else it would hinder the broker or a client beside it as much
-    as `serve` may.
-    """
-    if not niceness or not hasattr(os, "nice"):
-        return
-    os.nice(niceness)
-    with suppress(OSError):
-        os.setsid()
-        Path("/proc/self/autogroup").write_text(str(niceness))
-
-
 def run_process(settings: Settings, pipe: Connection) -> None:
     """The learner's own process: events go into `pipe`, its other end closing means stop.
 
@@ -168,7 +152,8 @@ def run_process(settings: Settings, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(settings.online.threads)
     memory.keep_freed()
-    _give_way(settings.online.niceness)
+    if settings.online.niceness and hasattr(os, "nice"):
+        os.nice(settings.online.niceness)
     stop = threading.Event()
 
     def follow_parent() -> None:
