@@ -85,6 +85,7 @@ def read(servers: str, topic: str, isolation: str, count: int, ready: Path, into
             "isolation.level": isolation,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
+            "fetch.wait.max.ms": 10,  # half of which the embedded broker lets pass before it answers
         }
     )
     consumer.subscribe([topic], on_assign=lambda *_: ready.touch())
