@@ -55,13 +55,18 @@ class TrainProgress:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is over and its checkpoint is on disk."""
+    """An epoch is over and its checkpoint is on disk.
+
+    `validation_accuracy_tta` is that of answers averaged over variants of an image, where those are what the model
+    answers and the epoch may be the last.
+    """
 
     epoch: int
     loss: float
     validation_accuracy: float | None
     seconds: float
     images_per_second: float
+    validation_accuracy_tta: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,7 +91,9 @@ class TrainSettings(Section):
     )
     epochs: PositiveInt = Field(10, description="passes over the training images")
     target_accuracy: Fraction | None = Field(
-        None, description="end as soon as so many of the validation images are right; train.epochs is the most then"
+        None,
+        description="end as soon as so many of the validation images are right, as the version answers; train.epochs "
+        "is the most then",
     )
     batch_size: PositiveInt | None = Field(
         None, description="images a step; default: the model's (net 128, airbench 1000)"

@@ -27,7 +27,6 @@ from cifarctl.flows import inference
 from cifarctl.flows.inference import Prepared, prepare
 from cifarctl.models import agreement, architectures, backends, hostcache
 from cifarctl.models.agreement import Agreement, compare
-from cifarctl.models.architectures import airbench
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.backends import Backend, Network, Plan, Unusable
 from cifarctl.models.predictor import Predictor
@@ -121,10 +120,9 @@ def test_the_same_probabilities_for_any_number_of_images(backend: Backend, refer
 
 
 @pytest.mark.parametrize("choice", QUICK, ids=str)
-def test_answers_that_are_averaged(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_that_are_averaged(choice: Choice) -> None:
     """The strong model's: mirrored, and moved by a pixel."""
-    monkeypatch.setattr(airbench, "WIDTHS", (8, 16, 16))
-    model = models.build("airbench", {"classes": 10, "tta": "flip-shift"}).eval()
+    model = models.build("airbench", {"classes": 10, "tta": "flip-shift", "widths": (8, 16, 16)}).eval()
     pixels = pictures(130)
     found = build(choice, of=Network(model, MEAN, STD, 10))(pixels)
     tolerance = 1e-5 if choice.precision == "float32" else 0.01

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
 from cifarctl import models
 from cifarctl.errors import SettingsError
-from cifarctl.models import architectures, statistics
-from cifarctl.models.architectures import airbench
+from cifarctl.models import architectures, convolution, statistics
 from cifarctl.models.architectures.airbench import Airbench
 from cifarctl.models.averaged import Averaged
+from cifarctl.models.convolution import SMALL, Convolution, weight_gradient
 from cifarctl.models.optimiser import Optimiser
 from cifarctl.models.predictor import Predictor, choose_device, choose_precision
 from cifarctl.models.preprocess import normalise
@@ -131,6 +133,15 @@ def test_a_whitened_input_has_directions_of_equal_strength() -> None:
     assert float((correlations - correlations.diag().diag()).abs().max()) < 0.01
 
 
+def test_versions_that_name_no_widths_have_those_from_before_there_was_a_choice() -> None:
+    widths = [
+        [len(block[0].weight) for block in model.blocks]
+        for arguments in ({}, dict(models.recipe_of("airbench").arguments))
+        if isinstance(model := models.build("airbench", arguments), Airbench)
+    ]
+    assert widths == [[64, 256, 256], [64, 288, 288]]
+
+
 @pytest.mark.parametrize(("tta", "views"), [("flip", 2), ("flip-shift", 6)])
 def test_answers_are_averaged_over_variants_of_an_image(tta: str, views: int) -> None:
     torch.manual_seed(0)
@@ -178,19 +189,66 @@ def test_statistics_are_of_one_look_at_each_image() -> None:
         torch.testing.assert_close(one, other)
 
 
+# --- convolutions on a processor
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99)
+)  # fmt: skip
+def test_the_gradient_by_products_of_matrices_is_that_of_the_convolution(
+    count: int, channels: int, filters: int, height: int, width: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    images = torch.randn(count, channels, height, width, dtype=torch.float64)
+    weight = torch.randn(filters, channels, 3, 3, dtype=torch.float64, requires_grad=True)
+    found = functional.conv2d(images, weight, padding=1)
+    gradient = torch.randn_like(found)
+    found.backward(gradient)
+    assert weight.grad is not None
+    torch.testing.assert_close(weight_gradient(images, gradient), weight.grad)
+
+
+@pytest.mark.parametrize("side", [3, SMALL, SMALL + 1])
+def test_a_convolution_and_its_gradients_are_torchs(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, where what is small is computed otherwise, and in float32."""
+    products = []
+
+    def counted(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        products.append(images.shape[-1])
+        return weight_gradient(images, gradient)
+
+    monkeypatch.setattr(convolution, "weight_gradient", counted)
+    torch.manual_seed(0)
+    ours = Convolution(8, 16)
+    theirs = nn.Conv2d(8, 16, 3, padding=1, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    pixels = torch.randn(20, 8, side, side)
+    for half, tolerance in ((True, 0.02), (False, 1e-5)):
+        outcomes = []
+        for layer in (ours, theirs):
+            images = pixels.clone().requires_grad_()
+            layer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                found = layer(images)
+            found.float().square().mean().backward()
+            outcomes.append((found.detach().float(), images.grad, layer.weight.grad))
+        for one, other in zip(*outcomes, strict=True):
+            assert one is not None
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+    assert products == [side] * (side <= SMALL)
+
+
 # --- what changes the weights
 
 
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+def narrow() -> nn.Module:
     """A strong model with few filters, which is quick on any processor."""
-    monkeypatch.setattr(airbench, "WIDTHS", (8, 16, 16))
+    return models.build("airbench", {"widths": (8, 16, 16)}).to(memory_format=torch.channels_last)
 
 
-@pytest.mark.usefixtures("narrow")
 def test_muon_changes_filters_and_keeps_their_norm() -> None:
     torch.manual_seed(0)
-    model = models.build("airbench", {}).to(memory_format=torch.channels_last)
+    model = narrow()
     optimiser = Optimiser(model, models.recipe_of("airbench"), 8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()(torch.randn(8, 3, 32, 32)).square().sum().backward()
@@ -208,10 +266,9 @@ def test_muon_changes_filters_and_keeps_their_norm() -> None:
             assert 0.3 < float(values.median()) < 1.4
 
 
-@pytest.mark.usefixtures("narrow")
 def test_what_is_no_filter_takes_steps_of_sgd_on_the_sum_of_the_losses() -> None:
     """The rates of the paper: 0.67 for the head, 0.053 for shifts, a decay of 2e-6 an image for both."""
-    model = models.build("airbench", {}).to(memory_format=torch.channels_last).train()
+    model = narrow().train()
     optimiser = Optimiser(model, models.recipe_of("airbench"), 8)
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
     with torch.no_grad():
@@ -231,9 +288,8 @@ def test_what_is_no_filter_takes_steps_of_sgd_on_the_sum_of_the_losses() -> None
             torch.testing.assert_close(parameter.detach(), expected[name])
 
 
-@pytest.mark.usefixtures("narrow")
 def test_the_bias_of_a_whitened_input_stays_after_a_while() -> None:
-    model = models.build("airbench", {}).to(memory_format=torch.channels_last)
+    model = narrow()
     optimiser = Optimiser(model, models.recipe_of("airbench"), 8)
     assert isinstance(model, Airbench)
     assert model.whiten.bias is not None

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,10 +29,12 @@ from cifarctl.errors import RegistryError, SettingsError, TrainingDiverged
 from cifarctl.flows import train as module
 from cifarctl.flows import trainer
 from cifarctl.flows.evaluate import measure
+from cifarctl.flows.team import Team
 from cifarctl.flows.train import train
 from cifarctl.flows.trainer import cycle
 from cifarctl.models import compiling
 from cifarctl.models.architectures import airbench
+from cifarctl.models.architectures.airbench import Airbench
 from cifarctl.models.averaged import Averaged
 from cifarctl.models.optimiser import one_cycle
 from cifarctl.models.predictor import Predictor
@@ -339,7 +342,7 @@ def deadly(original, times):
 
 from test_train import NARROW, SMALL, TrainSettings, airbench, functional, load_data, module, open_registry, torch
 torch.set_num_threads(1)
-airbench.WIDTHS = NARROW
+airbench.RECIPE = NARROW
 place, times, directory, resume = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "resume"
 places = {"step": (functional, "cross_entropy"), "rename": (Path, "replace"), "end": (module.checkpoint, "discard")}
 holder, name = places[place]
@@ -753,6 +756,30 @@ def test_cycles_follow_each_other_each_twice_as_long(epochs: int, first: int | N
         assert lengths[-1] < first * 2 ** (len(found) - 1) + first
 
 
+# --- on an accelerator
+
+
+@pytest.mark.parametrize(("most", "there"), [(1000, 350), (349, 500)])
+def test_images_brought_to_an_accelerator_give_the_same_weights(
+    images: tuple[Dataset, Split],
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    most: int,
+    there: int,
+) -> None:
+    """All at once, or, where it cannot hold so many, batch after batch; shown on a processor that passes for one."""
+    expected = weights(registry, result_of(flow(images, registry, NORMALISED)).version)
+    monkeypatch.setattr(Team, "apart", True)
+    monkeypatch.setattr(trainer, "MOST_THERE", most)
+    monkeypatch.setattr(trainer, "BLOCK", 100)
+    dataset, division = images
+    run = trainer.Run.start(NORMALISED, dataset.train, division.train, 10, Team(0, 1, torch.device("cpu")))
+    assert len(run.images.pixels) == there
+    list(run.train("synthetic", None, tmp_path / "checkpoint", None))
+    assert same(run.model.state_dict(), expected)
+
+
 # --- until it is good enough
 
 
@@ -855,13 +882,13 @@ def test_each_image_is_mirrored_in_every_other_epoch(
 # --- a strong model
 
 STRONG = TRAIN.model_copy(update={"model": "airbench", "epochs": 2, "batch_size": 50})
-NARROW = (8, 16, 16)
+NARROW = replace(airbench.RECIPE, arguments={"widths": [8, 16, 16]})
 
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A strong model with few filters, which is quick on any processor."""
-    monkeypatch.setattr(airbench, "WIDTHS", NARROW)
+    monkeypatch.setattr(airbench, "RECIPE", NARROW)
 
 
 @pytest.mark.usefixtures("narrow")
@@ -870,7 +897,7 @@ def test_a_strong_model_takes_its_own_recipe(images: tuple[Dataset, Split], regi
     manifest = registry.manifest(result.version)
     recipe = {"optimiser": "muon", "learning_rate": 0.24, "label_smoothing": 0.2, "batch_size": 50}
     assert manifest.settings.items() >= recipe.items()
-    assert manifest.arguments == {"classes": 10, "tta": "flip-shift"}
+    assert manifest.arguments == {"classes": 10, "tta": "flip-shift", "widths": [8, 16, 16]}
     loaded = load(registry, result.version)
     averaged = measure(loaded.predictor()(images[0].test.pixels), images[0].test.labels).accuracy
     assert (result.test_accuracy_tta, manifest.metrics["test_accuracy_tta"]) == (averaged, averaged)
@@ -882,10 +909,64 @@ def test_a_strong_model_takes_its_own_recipe(images: tuple[Dataset, Split], regi
 
 
 @pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(("plain", "averaged", "epochs"), [(0.5, 0.6, 4), (0.6, 0.5, 9), (0.6, 0.6, 1)])
+def test_the_target_is_for_the_answers_that_the_version_gives(
+    images: tuple[Dataset, Split],
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    plain: float,
+    averaged: float,
+    epochs: int,
+) -> None:
+    """They are averaged where a cycle ends, which is after four epochs and after nine, and where it is plausible."""
+
+    def judged(predictor: Predictor, _: object) -> SimpleNamespace:
+        return SimpleNamespace(accuracy=averaged if isinstance(predictor.model, Averaged) else plain)
+
+    monkeypatch.setattr(trainer, "evaluate", judged)
+    result = result_of(flow(images, registry, STRONG.model_copy(update={"epochs": 9, "target_accuracy": 0.55})))
+    assert (result.target_reached, result.epochs) == (averaged > 0.55, epochs)
+    assert (result.validation_accuracy, result.validation_accuracy_tta) == (plain, averaged)
+    shown = [line["validation_accuracy_tta"] for line in told(registry, result.version)]
+    often = plain > 0.55
+    assert shown == [averaged if often or epoch == 3 or epoch == epochs - 1 else None for epoch in range(epochs)]
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(("target", "sides"), [(None, [32, 32, 32, 32]), (1.0, [24, 24, 32, 32])])
+def test_on_the_way_to_a_target_the_first_images_are_smaller(
+    images: tuple[Dataset, Split],
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    target: float | None,
+    sides: list[int],
+) -> None:
+    """And what compiling costs is weighed against as much less."""
+    seen: list[int] = []
+    weighed: list[int] = []
+    forward = Airbench.forward
+
+    def seeing(self: Airbench, pixels: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            seen.append(pixels.shape[-1])
+        return forward(self, pixels)
+
+    def never(_: str, *, steps: int, **__: object) -> None:
+        weighed.append(steps)
+
+    monkeypatch.setattr(Airbench, "forward", seeing)
+    monkeypatch.setattr(trainer, "compiled", never)
+    settings = STRONG.model_copy(update={"epochs": 4, "target_accuracy": target, "precision": "float32"})
+    list(flow(images, registry, settings))
+    assert seen == [side for side in sides for _ in range(7)]
+    assert weighed == [round(7 * sum((side / 32) ** 2 for side in sides))]
+
+
+@pytest.mark.usefixtures("narrow")
 def test_answers_are_averaged_only_where_that_is_wanted(images: tuple[Dataset, Split], registry: Registry) -> None:
     plain = result_of(flow(images, registry, STRONG.model_copy(update={"epochs": 1, "tta": "none"})))
     assert plain.test_accuracy_tta is None
-    assert registry.manifest(plain.version).arguments == {"classes": 10}
+    assert "tta" not in registry.manifest(plain.version).arguments
     small = result_of(flow(images, registry, QUICK.model_copy(update={"epochs": 1, "tta": "flip"})))
     assert small.test_accuracy_tta is not None
     assert registry.manifest(small.version).arguments == {"classes": 10, "tta": "flip"}

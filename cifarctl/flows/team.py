@@ -35,6 +35,11 @@ class Team:
         """Whether this is the one that tells, judges and writes."""
         return self.rank == 0
 
+    @property
+    def apart(self) -> bool:
+        """Whether it computes elsewhere than where images are loaded: on an accelerator, with a memory of its own."""
+        return self.device.type != "cpu"
+
     def share(self, model: nn.Module, *, partly_used: bool = False) -> nn.Module:
         """`model`, so that its gradients become the mean of everybody's.
 

@@ -83,17 +83,17 @@ def train(
     if run.interrupted or not members.first:
         return
 
-    averaged = run.recipe.tta != "none"
+    last = run.epochs[-1]
     answers = run.predictor()(dataset.test.pixels)
     served = measure(answers, dataset.test.labels)
-    test = evaluate(run.predictor(averaged=False), dataset.test) if averaged else served
+    test = evaluate(run.predictor(averaged=False), dataset.test) if run.averaged else served
     metrics = {
-        "validation_accuracy": run.epochs[-1].validation_accuracy,
+        "validation_accuracy": last.validation_accuracy,
         "test_accuracy": test.accuracy,
         "test_loss": test.loss,
     }
-    if averaged:
-        metrics["validation_accuracy_tta"] = evaluate(run.predictor(), validation).accuracy if validation else None
+    if run.averaged:
+        metrics["validation_accuracy_tta"] = last.validation_accuracy_tta
         metrics["test_accuracy_tta"] = served.accuracy
     try:
         pictures = illustrate(_report(run.epochs, dataset, answers, served))

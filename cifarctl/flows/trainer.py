@@ -86,7 +86,7 @@ class Run:
     def start(cls, settings: TrainSettings, images: Images, index: torch.Tensor, classes: int, team: Team) -> Run:
         """A run that has yet to begin, in what the settings say or else the model's recipe."""
         recipe = _recipe(settings)
-        arguments: dict[str, Any] = {"classes": classes}
+        arguments: dict[str, Any] = {"classes": classes, **recipe.arguments}
         if recipe.tta != "none":
             arguments["tta"] = recipe.tta
         normalisation = _normalisation(images, index)
@@ -99,7 +99,7 @@ class Run:
                 part.whiten_by(normalise(some, normalisation.mean, normalisation.std))
         model = model.to(team.device).to(memory_format=torch.channels_last)
         network = model.network if isinstance(model, Averaged) else model
-        if team.device.type != "cpu" and len(index) <= MOST_THERE:  # else each batch is brought there anew
+        if team.apart and len(index) <= MOST_THERE:  # else each batch is brought there anew
             images = _brought(images, index, team.device)
             index = torch.arange(len(index))
         batch_size = min(recipe.batch_size, len(index))
@@ -184,14 +184,13 @@ class Run:
         settings, team = self.settings, self.team
         network: nn.Module | None = None
         failure = ""
-        _, end = self._cycle(self.step // self.batches + 1)  # with which a run with a target is hoped to end
         compiling = partial(
             compiled,
             model=self.model,
             device=team.device,
             precision=self.precision,
             batch=len(team.mine(torch.arange(self.batch_size))),
-            steps=end * self.batches - self.step,
+            steps=self._hoped_for(),
         )
         wanted: Wanted = settings.compile if self.compiled is None else "on" if self.compiled else "off"
         try:
@@ -210,17 +209,25 @@ class Run:
         return shared, events.Notice(notice) if notice else None
 
     def _done(self, epoch: int, validation: Images | None) -> events.EpochDone:
-        accuracy = None
+        accuracy = answered = None
         if validation is not None:
-            predictor = self.predictor(averaged=False)
-            accuracy = self.team.told(lambda: evaluate(predictor, validation).accuracy)
+            accuracy = self._accuracy(validation, averaged=False)
+            target = self.settings.target_accuracy
+            may_be_last = epoch == self._cycle(epoch)[1] or (target is not None and accuracy >= target)
+            if self.averaged and may_be_last:
+                answered = self._accuracy(validation, averaged=True)
         return events.EpochDone(
             epoch=epoch,
             loss=self.mean_loss,
             validation_accuracy=accuracy,
             seconds=self.epoch_seconds,
             images_per_second=self.batches * self.batch_size / self.epoch_seconds,
+            validation_accuracy_tta=answered,
         )
+
+    def _accuracy(self, images: Images, *, averaged: bool) -> float:
+        predictor = self.predictor(averaged=averaged)
+        return self.team.told(lambda: evaluate(predictor, images).accuracy)
 
     def _batches(self, shared: nn.Module, epoch: int, stop: threading.Event | None) -> Iterator[events.TrainProgress]:
         settings = self.settings
@@ -232,6 +239,7 @@ class Run:
         if first == 0:
             self.loss_sum, self.loss_count = 0.0, 0
         self.model.train()
+        small = self._small(epoch)
         team = self.team
         began = shown = time.perf_counter()
         for batch in range(first, self.batches):
@@ -247,6 +255,8 @@ class Run:
             )
             labels = images.labels.to(team.device)
             inputs = normalise(pixels.to(team.device), self.normalisation.mean, self.normalisation.std)
+            if small is not None:
+                inputs = functional.interpolate(inputs, size=(small, small), mode="bilinear", antialias=True)
             with autocast(team.device, self.precision), losses():
                 logits = shared(inputs)
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
@@ -299,6 +309,26 @@ class Run:
         targeted = self.settings.target_accuracy is not None
         return cycle(epoch, self.settings.epochs, self.recipe.cycle if targeted else None)
 
+    def _hoped_for(self) -> int:
+        """Steps to the end of the present cycle, with which a run with a target is hoped to end.
+
+        They are those on images as they are: on smaller ones they count as much as these have fewer pixels.
+        """
+        present = self.step // self.batches + 1
+        whole = self.images.pixels.shape[-1]
+        sides = [self._small(epoch) or whole for epoch in range(present, self._cycle(present)[1] + 1)]
+        return round(sum((side / whole) ** 2 for side in sides) * self.batches) - self.step % self.batches
+
+    def _small(self, epoch: int) -> int | None:
+        """The side (pixels) to which images are made smaller in an epoch; None: they stay as they are.
+
+        That is so in the first half of a cycle on the way to a target (progressive resizing: Tan and Le 2021,
+        EfficientNetV2), for models whose recipe has such a side.
+        """
+        begin, end = self._cycle(epoch)
+        targeted = self.settings.target_accuracy is not None
+        return self.recipe.early_side if targeted and 2 * (epoch - begin + 1) <= end - begin + 1 else None
+
     @property
     def steps_left(self) -> int:
         """Of the whole run."""
@@ -309,9 +339,15 @@ class Run:
         """Of the present epoch so far."""
         return self.loss_sum / max(1, self.loss_count)
 
+    @property
+    def averaged(self) -> bool:
+        """Whether the model answers by the mean over variants of an image."""
+        return self.recipe.tta != "none"
+
     def reached(self) -> bool:
-        """Whether the target accuracy, where there is one, has been seen."""
-        target, seen = self.settings.target_accuracy, [done.validation_accuracy for done in self.epochs]
+        """Whether the target accuracy, where there is one, has been seen: of the answers that the version will give."""
+        target = self.settings.target_accuracy
+        seen = [done.validation_accuracy_tta if self.averaged else done.validation_accuracy for done in self.epochs]
         return target is not None and any(accuracy is not None and accuracy >= target for accuracy in seen)
 
     def predictor(self, *, averaged: bool = True) -> Predictor:

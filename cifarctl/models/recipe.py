@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 Tta: TypeAlias = Literal["none", "flip", "flip-shift"]
 
@@ -13,13 +14,17 @@ class Recipe:
     """What `train` does for an architecture; most of it can be set otherwise, by settings of the same names.
 
     With ``adamw`` the learning rate rises and falls in one cycle, with ``muon`` it falls in a straight line from where
-    it begins. `cycle`: the epochs in which it first does so on the way to a target accuracy.
+    it begins. `cycle`: the epochs in which it first does so on the way to a target accuracy; `early_side`: the side
+    (pixels) to which images are made smaller in the first half of them. `arguments`: what `build` is given besides the
+    number of classes, and the manifest keeps.
     """
 
     optimiser: Literal["adamw", "muon"] = "adamw"
     cycle: int = 4
+    early_side: int | None = None
     batch_size: int = 128
     learning_rate: float = 8e-3
     weight_decay: float = 5e-2
     label_smoothing: float = 0.05
     tta: Tta = "none"
+    arguments: Mapping[str, Any] = field(default_factory=dict)

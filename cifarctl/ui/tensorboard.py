@@ -44,7 +44,10 @@ def recorded(stream: Iterator[events.TrainEvent], folder: Path) -> Iterator[even
                 }
             elif isinstance(event, events.EpochDone):
                 step = event.epoch * batches
-                figures = {"validation/accuracy": event.validation_accuracy}
+                figures = {
+                    "validation/accuracy": event.validation_accuracy,
+                    "validation/accuracy_tta": event.validation_accuracy_tta,
+                }
             for name, value in figures.items():
                 if value is not None:
                     writer.add_scalar(name, value, step)

@@ -77,6 +77,8 @@ class TrainView:
                 if event.validation_accuracy is None
                 else f"  validation accuracy {percent(event.validation_accuracy)}"
             )
+            if event.validation_accuracy_tta is not None:
+                validation += f" ({percent(event.validation_accuracy_tta)} averaged)"
             yield (
                 f"epoch {event.epoch}/{total}  loss {event.loss:.4f}{validation}  "
                 f"{event.seconds:.1f} s  {rate(event.images_per_second, 'images')}"

@@ -5,22 +5,26 @@ Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv 2404.00498).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
+from cifarctl.models.convolution import Convolution
 from cifarctl.models.recipe import Recipe
 
-WIDTHS = (64, 288, 288)
 PATCH = 2
 FADING = 5e-4  # added to the variances by which directions are divided, so that what hardly varies is not blown up
 
 RECIPE = Recipe(
     optimiser="muon",
+    early_side=24,
     batch_size=1000,
     learning_rate=0.24,
     weight_decay=2e-3,
     label_smoothing=0.2,
     tta="flip-shift",
+    arguments={"widths": [64, 288, 288]},
 )
 
 
@@ -31,15 +35,15 @@ class Airbench(nn.Module):
     their opposites, see `whiten_by`.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, widths: Sequence[int]) -> None:
         super().__init__()
         directions = 3 * PATCH**2
         self.whiten = nn.Conv2d(3, 2 * directions, PATCH)
         self.whiten.weight.requires_grad_(False)
         self.blocks = nn.Sequential(
-            *(_block(*widths) for widths in zip((2 * directions, *WIDTHS), WIDTHS, strict=False))
+            *(_block(*widths) for widths in zip((2 * directions, *widths), widths, strict=False))
         )
-        self.head = nn.Linear(WIDTHS[-1], classes, bias=False)
+        self.head = nn.Linear(widths[-1], classes, bias=False)
         with torch.no_grad():
             self.head.weight /= self.head.weight.std()
 
@@ -56,13 +60,16 @@ class Airbench(nn.Module):
         features = self.blocks(nn.functional.gelu(self.whiten(images)))
         # Not amax, whose gradient torch.compile makes 0/0: recomputed in float32, nothing equals its bfloat16 maximum.
         highest = nn.functional.adaptive_max_pool2d(features, 1).flatten(1)
-        logits: torch.Tensor = self.head(highest) / WIDTHS[-1]
+        logits: torch.Tensor = self.head(highest) / self.head.in_features
         return logits
 
 
-def build(*, classes: int = 10) -> nn.Module:
-    """The network, its first layer not yet whitened."""
-    return Airbench(classes)
+def build(*, classes: int = 10, widths: Sequence[int] = (64, 256, 256)) -> nn.Module:
+    """The network, its first layer not yet whitened; `widths`: the filters of each of its blocks.
+
+    The default are those of the paper, and of versions whose manifests name none.
+    """
+    return Airbench(classes, widths)
 
 
 def _block(channels: int, filters: int) -> nn.Module:
@@ -72,9 +79,9 @@ def _block(channels: int, filters: int) -> nn.Module:
     )  # fmt: skip
 
 
-def _convolution(channels: int, filters: int) -> nn.Conv2d:
+def _convolution(channels: int, filters: int) -> Convolution:
     """The first filters hand their input on (Dirac), as far as there are channels."""
-    layer = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
+    layer = Convolution(channels, filters)
     nn.init.dirac_(layer.weight[:channels])
     return layer
 
