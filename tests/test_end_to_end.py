@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,12 @@ from processes import (  # noqa: F401  fixtures among them
     predictions,
     site,
     trained,
-    until,
 )
 
 from cifarctl import events
 from cifarctl.flows import retrain
 from cifarctl.flows.routing import canary_side
-from cifarctl.stream import browse, clients
+from cifarctl.stream import browse
 
 pytestmark = pytest.mark.broker
 
@@ -255,6 +256,23 @@ def test_retrain_once(site: Site) -> None:  # noqa: F811
     assert site.registry.history()[-1].who == "learner"
 
 
+#: Joins a group, reads until its first message, and does nothing more; in a process of its own, as whoever hangs is.
+HANGING = """
+import sys, time
+from cifarctl.settings import KafkaSettings
+from cifarctl.stream import clients
+
+kafka, group, *topics = sys.argv[1:]
+kafka = KafkaSettings.model_validate_json(kafka)
+consumer = clients.consumer(kafka, group, **clients.group_options(kafka))
+consumer.subscribe(topics)
+while consumer.poll(1.0) is None:
+    pass
+print("it holds them", flush=True)
+time.sleep(600)
+"""
+
+
 def test_retrain_does_not_wait_forever_for_what_others_keep_from_it(
     site: Site,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -263,13 +281,14 @@ def test_retrain_does_not_wait_forever_for_what_others_keep_from_it(
     monkeypatch.setattr(retrain, "STUCK_S", 5.0)
     site.send(20)
     group = f"{site.kafka.group_id}.learner"
-    hung = clients.consumer(site.kafka, group, **clients.group_options(site.kafka))
-    hung.subscribe([site.topics.images, site.topics.labels])
-    try:
-        until(lambda: hung.poll(0.1) is not None)
-        refused = site.call("retrain", "--dry-run")
-    finally:
-        hung.close()
+    words = [site.kafka.model_dump_json(), group, site.topics.images, site.topics.labels]
+    with subprocess.Popen([sys.executable, "-c", HANGING, *words], stdout=subprocess.PIPE, text=True) as hung:
+        try:
+            assert hung.stdout is not None
+            assert hung.stdout.readline() == "it holds them\n"
+            refused = site.call("retrain", "--dry-run")
+        finally:
+            hung.kill()
     assert refused.exit_code == 5, refused.stderr
     assert f"another member of the group {group}" in refused.stderr.splitlines()[-1]
 
