@@ -46,7 +46,7 @@ format: $(STAMP)dev ## put the code into the one format
 	$(RUN) ruff format .
 
 bench: $(STAMP)dev $(VENV)/quix ## measure, about two hours; best on a machine that does nothing else
-	@missed=0; for name in startup stream latency memory scale "train --strong" folder live; do \
+	@missed=0; for name in startup stream latency memory scale "train --strong" convolution folder live; do \
 		echo "== benchmarks.$$name"; $(RUN) benchmarks.$$name || missed=1; done; exit $$missed
 
 env-example: $(STAMP)embedded ## write .env.example anew, from the settings

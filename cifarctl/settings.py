@@ -92,8 +92,8 @@ class TrainSettings(Section):
     epochs: PositiveInt = Field(10, description="passes over the training images")
     target_accuracy: Fraction | None = Field(
         None,
-        description="end as soon as so many of the validation images are right, as the version answers; train.epochs "
-        "is the most then",
+        description="end when so many of the validation images are right, as the version answers; where it averages, "
+        "that is looked at when a cycle of the learning rate is over; train.epochs is the most then",
     )
     batch_size: PositiveInt | None = Field(
         None, description="images a step; default: the model's (net 128, airbench 1000)"

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from torch import nn
 from torch.nn import functional
 from typer.testing import Result
 
-from cifarctl import events, settings
+from cifarctl import events, models, settings
 from cifarctl.cli import app
 from cifarctl.cli.command import Stop
+from cifarctl.models.architectures import airbench
 from cifarctl.registry.loading import load
 from cifarctl.settings import KafkaSettings
 
@@ -790,6 +791,15 @@ def test_weights_of_another_program_are_imported(home: Home, net: Net, tmp_path:
     assert (manifest.origin, manifest.model, manifest.normalisation.mean) == ("import", "net", (0.5, 0.5, 0.5))
     assert manifest.split.seen == ("train", "validation", "stream")
     assert home.registry.resolve("production") == 1
+
+
+def test_weights_of_what_train_makes_are_imported(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an architecture whose recipe names arguments."""
+    recipe = replace(models.recipe_of("airbench"), arguments={"widths": [4, 6, 8]})
+    monkeypatch.setattr(airbench, "RECIPE", recipe)
+    torch.save(models.build("airbench", dict(recipe.arguments)).state_dict(), tmp_path / "weights.pt")
+    document("registry", "import", tmp_path / "weights.pt", "--model", "airbench", *home.options)
+    assert load(home.registry, 2).manifest.arguments == {"classes": 10, "widths": [4, 6, 8]}
 
 
 def test_imported_weights_can_be_promoted_at_once(home: Home, net: Net, tmp_path: Path) -> None:

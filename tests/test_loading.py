@@ -194,8 +194,16 @@ def test_a_file_that_is_too_large_is_not_read(registry: Registry, model: nn.Modu
 
 @pytest.mark.parametrize(
     "changes",
-    [{"model": "no-such-net"}, {"arguments": {"depth": 3}}, {"arguments": {"classes": -1}}],
-    ids=["unknown model", "unknown argument", "impossible argument"],
+    [
+        {"model": "no-such-net"},
+        {"arguments": {"depth": 3}},
+        {"arguments": {"classes": -1}},
+        {"model": "airbench", "arguments": {"widths": []}},
+        {"model": "airbench", "arguments": {"widths": {}}},
+        {"model": "airbench", "arguments": {"widths": [8, 16, -16]}},
+        {"model": "airbench", "arguments": {"widths": 8}},
+    ],
+    ids=str,
 )
 def test_an_architecture_that_cannot_be_built(registry: Registry, model: nn.Module, changes: dict[str, Any]) -> None:
     publish(registry, model, **changes)

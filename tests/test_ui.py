@@ -222,6 +222,7 @@ TRAINING: list[Any] = [
     events.Notice(MARKUP),
     TRAIN_RESULT,
 ]
+AVERAGED = events.EpochDone(1, 1.2, 0.612, 12.0, 12_345.6, validation_accuracy_tta=0.634)
 STAGES = [events.DemoStage(number, len(TITLES), title) for number, title in enumerate(TITLES, 1)]
 
 
@@ -416,6 +417,7 @@ def test_the_verifying_dashboard_fits_whatever_happens(stream: list[Any]) -> Non
 
 
 def test_the_training_dashboard_says_what_matters() -> None:
+    assert "61.2 % (63.4 % averaged)" in play(TrainView(), [TRAIN_STARTED, AVERAGED])
     shown = play(TrainView(), [TRAIN_STARTED, *TRAINING[:2]])
     for part in (
         "net, 122,570 parameters, bfloat16 on cpu",
@@ -535,6 +537,7 @@ EXPECTED_LINES: list[tuple[AnyView, Any, str]] = [
     (TrainView(), TRAIN_STARTED, "training net (122,570 parameters) on 35,000 images of cifar10, 10 epochs"),
     (TrainView(), replace(TRAIN_STARTED, first_epoch=4), "resumed at epoch 4, batch 1"),
     (TrainView(), TRAINING[1], "loss 1.2000  validation accuracy 61.2 %  12.0 s  12,346 images/s"),
+    (TrainView(), AVERAGED, "validation accuracy 61.2 % (63.4 % averaged)  12.0 s"),
     (TrainView(), TRAINING[3], "epoch 10/10  loss 0.2000  100000.0 s"),
     (TrainView(), events.Notice("look"), "note: look"),
     (DemoView(), STAGES[0], f"--- 1/{len(TITLES)} {TITLES[0]}"),
@@ -609,6 +612,10 @@ def test_summaries() -> None:
     assert train_summary(TRAIN_RESULT) == (
         "version 3: validation accuracy 76.5 %, test accuracy 77.1 % after 10 epochs in 05:21; "
         "promoted to production (better)"
+    )
+    averaged = replace(TRAIN_RESULT, validation_accuracy_tta=0.78, test_accuracy_tta=0.785)
+    assert "validation accuracy 76.5 % (78.0 % averaged), test accuracy 77.1 % (78.5 % averaged)" in (
+        train_summary(averaged)
     )
     assert "not promoted (worse)" in train_summary(
         replace(TRAIN_RESULT, promoted=False, reason="worse", validation_accuracy=None)

@@ -60,7 +60,7 @@ def import_weights(
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise IntegrityError(f"{file} holds no state dictionary; save model.state_dict(), not the model")
-    arguments = {"classes": len(dataset.classes)}
+    arguments = {"classes": len(dataset.classes), **models.recipe_of(name).arguments}
     model = models.build(name, arguments)
     wanted = model.state_dict()
     weights = found if found.keys() == wanted.keys() else dict(zip(wanted, found.values(), strict=False))

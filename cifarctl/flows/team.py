@@ -36,8 +36,8 @@ class Team:
         return self.rank == 0
 
     @property
-    def apart(self) -> bool:
-        """Whether it computes elsewhere than where images are loaded: on an accelerator, with a memory of its own."""
+    def accelerated(self) -> bool:
+        """Whether it computes on an accelerator."""
         return self.device.type != "cpu"
 
     def share(self, model: nn.Module, *, partly_used: bool = False) -> nn.Module:

@@ -72,7 +72,8 @@ def train(
     with team(launch, choose_device(settings.device, "train.device")) as members:
         run = Run.start(settings, dataset.train, index, len(dataset.classes), members)
         chosen = settings.model_dump(mode="json") | asdict(run.recipe)
-        path = _checkpoint_path(registry, chosen, record.model_dump(mode="json"))
+        del chosen["arguments"]  # the manifest has them, with the others
+        path = _checkpoint_path(registry, chosen | run.arguments, record.model_dump(mode="json"))
         if resume or members.told(lambda: launch is not None and run.continues(path, launch)):
             run.restore(path)
         elif members.first:

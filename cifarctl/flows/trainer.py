@@ -99,7 +99,7 @@ class Run:
                 part.whiten_by(normalise(some, normalisation.mean, normalisation.std))
         model = model.to(team.device).to(memory_format=torch.channels_last)
         network = model.network if isinstance(model, Averaged) else model
-        if team.apart and len(index) <= MOST_THERE:  # else each batch is brought there anew
+        if team.accelerated and len(index) <= MOST_THERE:  # else each batch is brought there anew
             images = _brought(images, index, team.device)
             index = torch.arange(len(index))
         batch_size = min(recipe.batch_size, len(index))
@@ -190,7 +190,7 @@ class Run:
             device=team.device,
             precision=self.precision,
             batch=len(team.mine(torch.arange(self.batch_size))),
-            steps=self._hoped_for(),
+            steps=self._steps_hoped_for(),
         )
         wanted: Wanted = settings.compile if self.compiled is None else "on" if self.compiled else "off"
         try:
@@ -239,7 +239,7 @@ class Run:
         if first == 0:
             self.loss_sum, self.loss_count = 0.0, 0
         self.model.train()
-        small = self._small(epoch)
+        side = self._side(epoch)
         team = self.team
         began = shown = time.perf_counter()
         for batch in range(first, self.batches):
@@ -255,8 +255,8 @@ class Run:
             )
             labels = images.labels.to(team.device)
             inputs = normalise(pixels.to(team.device), self.normalisation.mean, self.normalisation.std)
-            if small is not None:
-                inputs = functional.interpolate(inputs, size=(small, small), mode="bilinear", antialias=True)
+            if side < inputs.shape[-1]:
+                inputs = functional.interpolate(inputs, size=(side, side), mode="bilinear", antialias=True)
             with autocast(team.device, self.precision), losses():
                 logits = shared(inputs)
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
@@ -309,25 +309,22 @@ class Run:
         targeted = self.settings.target_accuracy is not None
         return cycle(epoch, self.settings.epochs, self.recipe.cycle if targeted else None)
 
-    def _hoped_for(self) -> int:
-        """Steps to the end of the present cycle, with which a run with a target is hoped to end.
+    def _steps_hoped_for(self) -> dict[int, int]:
+        """Steps of the first cycle on images of each side (pixels): a run with a target is hoped to end with it."""
+        _, end = self._cycle(1)
+        sides = [self._side(epoch) for epoch in range(1, end + 1)]
+        return {side: sides.count(side) * self.batches for side in sides}
 
-        They are those on images as they are: on smaller ones they count as much as these have fewer pixels.
+    def _side(self, epoch: int) -> int:
+        """The side (pixels) of the images of an epoch.
+
+        On the way to a target they are smaller in the first half of each cycle (progressive resizing: Tan and Le 2021,
+        EfficientNetV2), where the model's recipe says so.
         """
-        present = self.step // self.batches + 1
-        whole = self.images.pixels.shape[-1]
-        sides = [self._small(epoch) or whole for epoch in range(present, self._cycle(present)[1] + 1)]
-        return round(sum((side / whole) ** 2 for side in sides) * self.batches) - self.step % self.batches
-
-    def _small(self, epoch: int) -> int | None:
-        """The side (pixels) to which images are made smaller in an epoch; None: they stay as they are.
-
-        That is so in the first half of a cycle on the way to a target (progressive resizing: Tan and Le 2021,
-        EfficientNetV2), for models whose recipe has such a side.
-        """
+        whole: int = self.images.pixels.shape[-1]
         begin, end = self._cycle(epoch)
-        targeted = self.settings.target_accuracy is not None
-        return self.recipe.early_side if targeted and 2 * (epoch - begin + 1) <= end - begin + 1 else None
+        early = self.settings.target_accuracy is not None and 2 * (epoch - begin + 1) <= end - begin + 1
+        return min(self.recipe.early_side or whole, whole) if early else whole
 
     @property
     def steps_left(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, cast
 
@@ -20,12 +20,13 @@ Wanted = Literal["auto", "on", "off"]
 
 
 def compiled(
-    wanted: Wanted, model: nn.Module, device: torch.device, precision: Precision, batch: int, steps: int
+    wanted: Wanted, model: nn.Module, device: torch.device, precision: Precision, batch: int, steps: Mapping[int, int]
 ) -> nn.Module | None:
-    """`model`, which is about to be trained for `steps` steps of `batch` images, compiled; None: not worth it.
+    """`model`, which is about to be trained for so many `steps` of `batch` images of each side, compiled.
 
-    Auto compiles where a fifth of the run is longer than compiling takes, and a compiled step then measures faster. The
-    model's parameters and statistics and the random generators are left as they were.
+    None: not worth it. Auto compiles where a fifth of the run is longer than compiling takes, once for each side, and
+    a compiled step on the largest images then measures faster. The model's parameters and statistics and the random
+    generators are left as they were.
 
     Raises:
         Unusable: it is wanted, or would be worth it, and fails here or makes gradients that are not finite.
@@ -37,14 +38,16 @@ def compiled(
         return None
     with _left_alone(model):
         few = min(batch, MEASURED) if device.type == "cpu" else batch
+        largest = max(steps)
         if wanted == "auto":
-            step = _step(model, _pictures(few, device), precision) * batch / few
-            if step * steps * HOPED_FOR < COMPILING_S:
+            step = _step(model, _pictures(few, largest, device), precision) * batch / few
+            whole = sum(count * (side / largest) ** 2 for side, count in steps.items())  # as much work as so many
+            if step * whole * HOPED_FOR < COMPILING_S * len(steps):
                 return None
-        pictures = _pictures(batch, device)
+        pictures = _pictures(batch, largest, device)
         with failures("torch.compile"):
-            quick = cast(nn.Module, torch.compile(model))
-            finite = _finite_gradients(quick, pictures, precision)
+            quick = cast(nn.Module, torch.compile(model, dynamic=False))
+            finite = all(_finite_gradients(quick, _pictures(batch, side, device), precision) for side in steps)
             step = _step(quick, pictures, precision)
         if not finite:
             raise Unusable("torch.compile makes gradients that are not finite")
@@ -65,8 +68,8 @@ def _finite_gradients(model: nn.Module, images: torch.Tensor, precision: Precisi
     return all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None)
 
 
-def _pictures(count: int, device: torch.device) -> torch.Tensor:
-    return torch.rand(count, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+def _pictures(count: int, side: int, device: torch.device) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Convolutions that are trained on a processor as fast as what they compute allows."""
+"""A convolution whose weights have their gradient sooner where images are small, on a processor in bfloat16."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
-#: Pixels of a side up to which matrix products are faster, measured with AMX.
-SMALL = 8
+SMALL = 8  # pixels of a row up to which matrix products are faster
 
 
 class Convolution(nn.Conv2d):
-    """3 × 3 with a border of zeros and no bias; the same function as of `Conv2d`, and the same gradients.
+    """3 × 3 with a border of zeros and no bias; the same function as of `Conv2d`, and the same gradients but rounding.
 
-    oneDNN sums a weight's gradient over a row of pixels at a time, which leaves most of AMX idle where rows are short:
-    on 7 × 7 pixels it takes three to four times as long as the convolution, on 3 × 3 eight times.
+    oneDNN sums a weight's gradient over a row of pixels at a time. Where rows are short that leaves most of AMX idle,
+    the matrix unit of Intel's processors (figures: benchmarks/README.md). On an accelerator, in float32 and where
+    torch.compile does the work it is torch's own.
     """
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -25,9 +25,9 @@ class Convolution(nn.Conv2d):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, channels, H, W) to (B, filters, H, W)."""
-        here = images.device.type == "cpu" and not torch.compiler.is_compiling()
-        short = here and self.training and torch.is_grad_enabled() and images.shape[3] <= SMALL
-        if not short or not torch.is_autocast_enabled("cpu"):  # in float32 there is no AMX
+        eager = images.device.type == "cpu" and not torch.compiler.is_compiling()
+        trained = eager and torch.is_grad_enabled() and self.weight.requires_grad
+        if not trained or not torch.is_autocast_enabled("cpu") or images.shape[3] > SMALL:
             return super().forward(images)
         dtype = torch.get_autocast_dtype("cpu")
         found: torch.Tensor = _Convolve.apply(images.to(dtype), self.weight.to(dtype))
@@ -41,9 +41,11 @@ class _Convolve(torch.autograd.Function):
         return functional.conv2d(images, weight, padding=1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         (images, weight), (gradient,) = ctx.saved_tensors, gradients
-        passed: torch.Tensor = conv2d_input(images.shape, weight, gradient, padding=1)  # type: ignore[no-untyped-call]
+        passed = None
+        if ctx.needs_input_grad[0]:
+            passed = conv2d_input(images.shape, weight, gradient, padding=1)  # type: ignore[no-untyped-call]
         return passed, weight_gradient(images, gradient)
 
 

@@ -14,9 +14,9 @@ class Recipe:
     """What `train` does for an architecture; most of it can be set otherwise, by settings of the same names.
 
     With ``adamw`` the learning rate rises and falls in one cycle, with ``muon`` it falls in a straight line from where
-    it begins. `cycle`: the epochs in which it first does so on the way to a target accuracy; `early_side`: the side
-    (pixels) to which images are made smaller in the first half of them. `arguments`: what `build` is given besides the
-    number of classes, and the manifest keeps.
+    it begins. On the way to a target accuracy, `cycle`: the epochs in which it first does so; `early_side`: the side
+    (pixels) to which images are made smaller in the first half of each cycle. `arguments`: what `build` is given
+    besides the number of classes, and the manifest keeps.
     """
 
     optimiser: Literal["adamw", "muon"] = "adamw"

@@ -57,7 +57,8 @@ class TrainView:
             ]
         accuracies = [e.validation_accuracy for e in self.epochs if e.validation_accuracy is not None]
         if accuracies:
-            rows.append(("validation", Text.assemble(percent(accuracies[-1]), "  ", sparkline(accuracies, 30))))
+            last = percent(accuracies[-1]) + _averaged(self.epochs[-1].validation_accuracy_tta)
+            rows.append(("validation", Text.assemble(last, "  ", sparkline(accuracies, 30))))
         rows += [("", Text(notice, style="yellow")) for notice in self.notices[-2:]]
         return frame("cifarctl train", facts(rows), subtitle=duration(time.monotonic() - self._began))
 
@@ -76,9 +77,8 @@ class TrainView:
                 ""
                 if event.validation_accuracy is None
                 else f"  validation accuracy {percent(event.validation_accuracy)}"
+                + _averaged(event.validation_accuracy_tta)
             )
-            if event.validation_accuracy_tta is not None:
-                validation += f" ({percent(event.validation_accuracy_tta)} averaged)"
             yield (
                 f"epoch {event.epoch}/{total}  loss {event.loss:.4f}{validation}  "
                 f"{event.seconds:.1f} s  {rate(event.images_per_second, 'images')}"
@@ -90,11 +90,18 @@ class TrainView:
 def train_summary(result: events.TrainResult) -> str:
     """The last words of `train`."""
     validation = (
-        "" if result.validation_accuracy is None else f"validation accuracy {percent(result.validation_accuracy)}, "
+        ""
+        if result.validation_accuracy is None
+        else f"validation accuracy {percent(result.validation_accuracy)}{_averaged(result.validation_accuracy_tta)}, "
     )
-    averaged = "" if result.test_accuracy_tta is None else f" ({percent(result.test_accuracy_tta)} averaged)"
+    averaged = _averaged(result.test_accuracy_tta)
     fate = "promoted to production" if result.promoted else "not promoted"
     return (
         f"version {result.version}: {validation}test accuracy {percent(result.test_accuracy)}{averaged} "
         f"after {result.epochs} epochs in {duration(result.seconds)}; {fate} ({result.reason})"
     )
+
+
+def _averaged(accuracy: float | None) -> str:
+    """What follows an accuracy of the network alone: that of answers averaged over variants of an image."""
+    return "" if accuracy is None else f" ({percent(accuracy)} averaged)"

@@ -6,6 +6,7 @@ Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv 2404.00498).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -40,9 +41,7 @@ class Airbench(nn.Module):
         directions = 3 * PATCH**2
         self.whiten = nn.Conv2d(3, 2 * directions, PATCH)
         self.whiten.weight.requires_grad_(False)
-        self.blocks = nn.Sequential(
-            *(_block(*widths) for widths in zip((2 * directions, *widths), widths, strict=False))
-        )
+        self.blocks = nn.Sequential(*(_block(*widths) for widths in pairwise((2 * directions, *widths))))
         self.head = nn.Linear(widths[-1], classes, bias=False)
         with torch.no_grad():
             self.head.weight /= self.head.weight.std()
@@ -68,7 +67,12 @@ def build(*, classes: int = 10, widths: Sequence[int] = (64, 256, 256)) -> nn.Mo
     """The network, its first layer not yet whitened; `widths`: the filters of each of its blocks.
 
     The default are those of the paper, and of versions whose manifests name none.
+
+    Raises:
+        ValueError: these are no widths of three blocks.
     """
+    if len(widths) != 3 or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ValueError(f"widths = {widths}: not three numbers of filters")
     return Airbench(classes, widths)
 
 
