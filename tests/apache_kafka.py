@@ -58,7 +58,7 @@ threading.Thread(target=follow_parent, daemon=True).start()
 sys.exit(broker.wait() != 0)
 """
 
-#: What a cluster of a few seconds' life needs other than Kafka's defaults; `properties` of a cluster are stronger.
+#: What makes tests quick where Kafka's defaults would only make them wait; `stock` clusters do without.
 QUICK = {
     "num.partitions": "1",
     "offsets.topic.num.partitions": "1",
@@ -138,6 +138,7 @@ class ApacheKafka:
         self,
         nodes: int = 1,
         *,
+        stock: bool = False,
         secure: Security | None = None,
         properties: Mapping[str, str] | None = None,
         configure: Callable[[Node, Sequence[Node]], Mapping[str, str]] | None = None,
@@ -147,12 +148,14 @@ class ApacheKafka:
 
         Args:
             nodes: brokers, all on this machine.
+            stock: Kafka's own defaults, but for what so few nodes cannot do without: ports, folders, replication.
             secure: further listeners with users, certificates and access control; see `kafka_security`.
             properties: of every broker, stronger than the ones of this module.
             configure: makes a node's properties, given that node and all, in place of this module.
             heap_mb: most memory of each Java machine's heap, in MiB.
         """
         self.secure = secure
+        self._defaults = {} if stock else QUICK
         self._properties = dict(properties or {})
         self._configure = configure or self._configuration
         self._heap_mb = heap_mb
@@ -247,6 +250,16 @@ class ApacheKafka:
         """Let a halted node go on."""
         os.kill(self._nodes[node].pid, signal.SIGCONT)
 
+    def slow_down(self, client_id: str, bytes_per_second: int) -> None:
+        """Let the producers of this client.id send so much by a quota, all of them together."""
+        command = [*_java_command(128), *BRIEFLY, "kafka.admin.ConfigCommand", "--alter"]
+        command += ["--bootstrap-server", self.bootstrap_servers, "--entity-type", "clients"]
+        command += ["--entity-name", client_id, "--add-config", f"producer_byte_rate={bytes_per_second}"]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_TIMEOUT_S
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def pid(self, node: int = 0) -> int:
         """Process id of a node's Java machine."""
         return self._nodes[node].pid
@@ -288,7 +301,7 @@ class ApacheKafka:
             "share.coordinator.state.topic.replication.factor": str(copies),
             "share.coordinator.state.topic.min.isr": str(max(1, copies - 1)),
             "min.insync.replicas": str(max(1, copies - 1)),
-            **QUICK,
+            **self._defaults,
             **further,
             **self._properties,
         }

@@ -8,6 +8,9 @@ import pytest
 import torch
 from helpers import Home, train_home
 
+#: Brokers and running commands, for every module.
+pytest_plugins = ["fixtures_broker", "fixtures_kafka", "processes"]
+
 # Read, and resolved, before the fixture below clears the environment and changes the folder.
 _GIVEN = os.environ.get("CIFARCTL_DATA__DIR")
 CIFAR10_DIR = Path(_GIVEN).resolve() if _GIVEN else None

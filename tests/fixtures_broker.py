@@ -1,4 +1,4 @@
-"""The embedded broker for tests: import `broker` and `kafka` into a test module."""
+"""The embedded broker for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apache Kafka for tests: import `apache` and `apache_kafka_settings` (or a sister) into a test module.
+"""Apache Kafka for tests.
 
 Where Kafka cannot be had the tests are skipped with the reason; they fail instead where
 REQUIRE_APACHE_KAFKA=1 says that it must be had.
@@ -18,8 +18,6 @@ from kafka_security import Secure
 from cifarctl.settings import KafkaSettings
 
 REQUIRED = os.environ.get("REQUIRE_APACHE_KAFKA") == "1"
-
-_shared: list[ApacheKafka] = []
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,8 @@ def own_settings(kafka: ApacheKafka, **changes: object) -> KafkaSettings:
 def apache() -> Iterator[ApacheKafka]:
     """One plaintext node for the whole run; tests keep apart by topic prefix, and none may stop it."""
     require_kafka()
-    if not _shared:  # every module that imports this fixture has a session-scoped one of its own
-        kafka = ApacheKafka()
-        kafka.start()
-        _shared.append(kafka)
-    yield _shared[0]
-    _shared[0].stop()
+    with ApacheKafka() as kafka:
+        yield kafka
 
 
 @pytest.fixture
@@ -66,6 +60,14 @@ def apache_alone() -> Iterator[ApacheKafka]:
     """One plaintext node of this test's own, to be killed, paused and restarted."""
     require_kafka()
     with ApacheKafka() as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="module")
+def apache_stock() -> Iterator[ApacheKafka]:
+    """One plaintext node with Kafka's own defaults; a test that ends it starts it again."""
+    require_kafka()
+    with ApacheKafka(stock=True) as kafka:
         yield kafka
 
 

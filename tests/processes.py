@@ -20,11 +20,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import pytest
 import torch
-from confluent_kafka import KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 from helpers import cifarctl
 from typer.testing import Result
 
@@ -38,6 +38,7 @@ from cifarctl.settings import KafkaSettings, Settings
 from cifarctl.stream import clients, codecs
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.codecs import Prediction, Record
+from cifarctl.stream.records import record_of
 
 PATIENCE_S = 90.0
 CLASSES = 10
@@ -231,7 +232,7 @@ class Topic:
     def _read(self) -> None:
         for message in self._consumer.consume(10_000, 0.05):
             if message.error() is None:
-                self.records.append(_record(message))
+                self.records.append(record_of(message))
             elif message.error().code() == KafkaError._PARTITION_EOF:
                 self._unread.discard(message.partition())
 
@@ -335,9 +336,9 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, kafka: KafkaSettings, trained: Path) -> Iterator[Site]:
+def site(tmp_path: Path, kafka: KafkaSettings, trained_site: Path) -> Iterator[Site]:
     """A site with a registry whose production version gets about 70 % of the synthetic images right."""
-    shutil.copytree(trained, tmp_path / "registry")
+    shutil.copytree(trained_site, tmp_path / "registry")
     site = _site(tmp_path, kafka)
     threads = torch.get_num_threads()
     yield site
@@ -345,17 +346,12 @@ def site(tmp_path: Path, kafka: KafkaSettings, trained: Path) -> Iterator[Site]:
     torch.set_num_threads(threads)  # serving sets it for itself
 
 
-_trained: list[Path] = []
-
-
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with one version, trained through the command line: one for all modules, so copy it."""
-    if not _trained:
-        folder = tmp_path_factory.mktemp("trained")
-        _site(folder, KafkaSettings()).run("train", "--epochs", "4", "--quiet")
-        _trained.append(folder / "registry")
-    return _trained[0]
+    folder = tmp_path_factory.mktemp("trained")
+    _site(folder, KafkaSettings()).run("train", "--epochs", "4", "--quiet")
+    return folder / "registry"
 
 
 def predictions(topic: Topic) -> list[Prediction]:
@@ -424,12 +420,3 @@ def _linux_processes() -> Iterator[tuple[int, int, str]]:
         with suppress(OSError):  # it has ended meanwhile
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             yield int(folder.name), parent, (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def _record(message: Message) -> Record:
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    assert topic is not None
-    assert partition is not None
-    assert offset is not None
-    headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
-    return Record(topic, partition, offset, message.timestamp()[1], message.key(), message.value(), tuple(headers))

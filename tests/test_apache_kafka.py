@@ -13,7 +13,7 @@ import apache_kafka
 import pytest
 from apache_kafka import ApacheKafka, KafkaUnavailable
 from confluent_kafka import Consumer, Producer, TopicPartition
-from fixtures_kafka import apache_alone, require_kafka  # noqa: F401
+from fixtures_kafka import require_kafka
 
 pytestmark = pytest.mark.apache
 
@@ -39,7 +39,7 @@ def exchange(kafka: ApacheKafka, word: bytes) -> list[bytes | None]:
     return found
 
 
-def test_a_node_keeps_its_messages_when_it_is_killed_and_started_again(apache_alone: ApacheKafka) -> None:  # noqa: F811
+def test_a_node_keeps_its_messages_when_it_is_killed_and_started_again(apache_alone: ApacheKafka) -> None:
     assert exchange(apache_alone, b"before") == [b"before"]
     apache_alone.kill()
     assert not apache_alone.alive()

@@ -8,8 +8,6 @@ from contextlib import closing
 
 import pytest
 from confluent_kafka import TopicPartition
-from fixtures_broker import broker, kafka  # noqa: F401  fixtures
-from fixtures_kafka import apache, apache_kafka_settings  # noqa: F401  fixtures
 
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
@@ -83,7 +81,7 @@ def test_the_record_at_a_place(anywhere: KafkaSettings) -> None:
 
 
 @pytest.mark.apache
-def test_nothing_is_at_a_place_beyond_the_end(apache_kafka_settings: KafkaSettings) -> None:  # noqa: F811
+def test_nothing_is_at_a_place_beyond_the_end(apache_kafka_settings: KafkaSettings) -> None:
     assert browse.at(apache_kafka_settings, fill(apache_kafka_settings, 100), 1, 10**9) is None
 
 
@@ -132,7 +130,7 @@ def test_the_offsets_of_a_group_are_read_without_joining_it(anywhere: KafkaSetti
 
 @pytest.mark.apache
 def test_aborted_and_open_transactions_are_seen_only_by_who_asks(
-    apache_kafka_settings: KafkaSettings,  # noqa: F811
+    apache_kafka_settings: KafkaSettings,
 ) -> None:
     settings = apache_kafka_settings
     topic = fill(settings, 30)
@@ -169,7 +167,7 @@ def test_aborted_and_open_transactions_are_seen_only_by_who_asks(
 
 @pytest.mark.apache
 def test_an_open_transaction_is_waited_for(
-    apache_kafka_settings: KafkaSettings,  # noqa: F811
+    apache_kafka_settings: KafkaSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = apache_kafka_settings
@@ -192,5 +190,5 @@ def test_an_open_transaction_is_waited_for(
 
 
 @pytest.mark.broker
-def test_the_embedded_broker_has_no_transactions_to_wait_for(kafka: KafkaSettings) -> None:  # noqa: F811
+def test_the_embedded_broker_has_no_transactions_to_wait_for(kafka: KafkaSettings) -> None:
     browse.await_decided(kafka, fill(kafka, 30))

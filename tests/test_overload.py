@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fixtures_broker import broker, kafka  # noqa: F401  fixtures
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import Flow, Site, site, trained  # noqa: F401  fixtures among them
+from processes import Flow, Site
 
 from cifarctl import events
 from cifarctl.flows import examples, learn
@@ -173,13 +172,13 @@ QUICK: dict[str, Any] = {
 }
 
 
-def learner(site: Site, **online: Any) -> Flow[events.LearnEvent]:  # noqa: F811
+def learner(site: Site, **online: Any) -> Flow[events.LearnEvent]:
     chosen = site.settings(**QUICK | {f"online__{name}": value for name, value in online.items()})
     return site._keep(Flow(lambda stop: learn.follow(chosen, stop)))
 
 
 @pytest.mark.broker
-def test_a_backlog_is_seen_before_anything_is_learned_from_it(site: Site) -> None:  # noqa: F811
+def test_a_backlog_is_seen_before_anything_is_learned_from_it(site: Site) -> None:
     """The first update comes within the batch with which it is nearly gone."""
     site.send(900)
     learning = learner(site)
@@ -189,7 +188,7 @@ def test_a_backlog_is_seen_before_anything_is_learned_from_it(site: Site) -> Non
 
 
 @pytest.mark.broker
-def test_what_comes_during_an_update_is_seen_before_the_next(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_what_comes_during_an_update_is_seen_before_the_next(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a batch that has been read already would make another one due."""
 
     def lag(_: Source) -> int:
@@ -220,7 +219,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.broker
-def test_a_burst_is_seen_before_anything_is_learned_from_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_burst_is_seen_before_anything_is_learned_from_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     found = reads(monkeypatch)
     site.send(examples.READ)
     learning = learner(site)
@@ -232,7 +231,7 @@ def test_a_burst_is_seen_before_anything_is_learned_from_it(site: Site, monkeypa
 
 @pytest.mark.broker
 def test_a_burst_without_labels_is_learned_from_once_it_has_been_seen(
-    site: Site,  # noqa: F811
+    site: Site,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reads(monkeypatch)

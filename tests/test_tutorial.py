@@ -9,9 +9,7 @@ import fixtures_broker
 import fixtures_kafka
 import pytest
 import torch
-from fixtures_broker import broker  # noqa: F401  fixtures
-from fixtures_kafka import apache  # noqa: F401  fixtures
-from processes import Site, predictions, site, trained, tutorial  # noqa: F401  fixtures among them
+from processes import Site, predictions, tutorial
 
 from cifarctl import events
 from cifarctl.registry.loading import load
@@ -37,7 +35,7 @@ def kafka(request: pytest.FixtureRequest) -> KafkaSettings:
 
 
 def test_the_tutorials_consumer_reads_our_json(
-    site: Site,  # noqa: F811
+    site: Site,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scripts = tutorial()
@@ -72,7 +70,7 @@ def test_the_tutorials_consumer_reads_our_json(
         assert any(torch.allclose(image[0], other, atol=1e-6) for other in wanted)
 
 
-def test_the_tutorials_producer_is_served(site: Site) -> None:  # noqa: F811
+def test_the_tutorials_producer_is_served(site: Site) -> None:
     scripts = tutorial()
     images = site.stream_images()
     examples = [
