@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.process import CIFARCTL, Running, machine
+from cifarctl import cpus
 from cifarctl.data import synthetic
 
 DRAWN = 5000  # images that all others are made of
@@ -68,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor() as pool:
         root = Path(folder)
         os.environ["XDG_CACHE_HOME"] = str(root / "cache")
-        workers = os.cpu_count() or 1
+        workers = cpus.count()
         parts = [("train", given.images // workers)] * workers + [("test", TESTED)]
         for done in [pool.submit(write, root / "pictures", *part, seed) for seed, part in enumerate(parts)]:
             done.result()

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cifarctl import cpus
 from cifarctl.flows.inference import prepare
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     given = parser.parse_args()
 
-    threads = max(1, (os.cpu_count() or 1) // 2)
+    threads = max(1, cpus.count() // 2)
     torch.set_num_threads(threads)
     registry = Registry(RegistrySettings(dir=given.registry))
     chosen = ServeSettings(backend=given.backend, batch_size=given.batch)

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from cifarctl import cpus
+
 CIFARCTL = [sys.executable, "-m", "cifarctl"]
 TUTORIAL = [sys.executable, "-m", "benchmarks.tutorial"]
 
@@ -179,7 +181,7 @@ class Running:
 
 def machine() -> str:
     """A line about where a measurement was made, and whether others were at work there before it."""
-    cores = os.cpu_count() or 1
+    cores = cpus.count()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -23,6 +23,7 @@ from cifarctl.errors import DataError
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
 TIMEOUT_S = 10.0
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 # What fetching and unpacking raise; RuntimeError is torchvision's for a file that fails its md5.
 _FAILURES = (
@@ -98,7 +99,7 @@ def _culprit(directory: Path) -> str | None:
 
     folder = directory / FOLDER
     files = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
-    remedy = f"delete {folder} and run again with data.download=true to download it again"
+    remedy = f"move {folder} away and run again with data.download=true to download it again"
     for name, md5 in files:
         path = folder / name
         try:
@@ -141,7 +142,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         if not check_integrity(archive, CIFAR10.tgz_md5):
             raise DataError(
                 f"{archive} does not match its md5 {CIFAR10.tgz_md5} (truncated or altered); "
-                "delete it and run again with data.download=true to download it again"
+                "move it away and run again with data.download=true to download it again"
             )
         with _staging(archive.parent) as staging:
             extract_archive(str(archive), str(staging))

@@ -22,19 +22,29 @@ def load(settings: DataSettings, tell: Callable[[str], None] = lambda _: None) -
     Raises:
         DataError: the images are absent, altered or unusable; the message names the file and the remedy.
     """
+    directory = settings.dir.absolute()  # so that errors name the folder that was looked in
     if settings.source == "folder":
-        return folder.load(settings.dir, tell)
+        return folder.load(directory, tell)
     if settings.source == "synthetic":
         return _synthetic(settings, f"the images are drawn by this program (data.source = synthetic): {WARNING}")
-    reason = cifar10.obtain(settings.dir, download=settings.download)
+    reason = cifar10.obtain(directory, download=settings.download)
     if reason is None:
-        return cifar10.load(settings.dir)
+        return cifar10.load(directory)
     if settings.source == "auto":
         return _synthetic(settings, f"synthetic images are drawn instead of CIFAR-10, since {reason}: {WARNING}")
     raise DataError(
-        f"{reason}; put {cifar10.FOLDER} into {settings.dir}, or set data.dir (CIFARCTL_DATA__DIR) to a "
+        f"{reason}; put {cifar10.FOLDER} into {directory}, or set data.dir (CIFARCTL_DATA__DIR) to a "
         "folder that holds it, or use data.source=synthetic"
     )
+
+
+def classes(settings: DataSettings) -> tuple[str, ...] | None:
+    """The classes of the images that the settings name, told without loading any; None where that cannot be."""
+    if settings.source == "synthetic":
+        return synthetic.CLASSES
+    if settings.source == "folder":
+        return folder.classes(settings.dir)
+    return cifar10.CLASSES if (settings.dir / cifar10.FOLDER).is_dir() else None
 
 
 def _synthetic(settings: DataSettings, notice: str) -> Dataset:

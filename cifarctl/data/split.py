@@ -43,7 +43,7 @@ def split(labels: torch.Tensor, shares: tuple[float, float, float], seed: int) -
         if len(members) < len(PARTS):
             raise DataError(
                 f"class {label} has {len(members)} training image(s); the split into {', '.join(PARTS)} "
-                f"needs at least {len(PARTS)} of every class, so add images or remove the class"
+                f"needs at least {len(PARTS)} of every class, so add images or move the class elsewhere"
             )
         order = np.argsort(np.random.PCG64([seed, label]).random_raw(len(members)), kind="stable")
         ends = np.cumsum(_counts(len(members), shares))

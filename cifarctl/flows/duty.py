@@ -59,7 +59,7 @@ class Duty:
     def changes(self) -> Iterator[events.ServeEvent]:
         """Take over what the aliases name by now, and tell of it."""
         found = self._production.take()
-        if isinstance(found, events.SwapRefused):
+        if isinstance(found, events.SwapRefused | events.Notice):
             yield found
         elif isinstance(found, Ready) and found.version != self._current.version:
             yield from notices(found)
@@ -67,7 +67,10 @@ class Duty:
             yield events.Swapped(self._current.version, found.version, model, backend.name, backend.precision)
             self._current, self.model = found, _model(found)
         if self._trials is not None:
-            if (named := self._trials.take()) is not None:
+            named = self._trials.take()
+            if isinstance(named, events.Notice):
+                yield named
+            elif named is not None:
                 if isinstance(named, events.SwapRefused):
                     yield replace(named, canary=True)
                 self._named = named if isinstance(named, Ready) else None

@@ -21,6 +21,7 @@ from cifarctl.flows.team import team
 from cifarctl.flows.trainer import Run
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Precision, choose_device
+from cifarctl.models.threads import use as use_threads
 from cifarctl.registry import Manifest, Registry, checkpoint
 from cifarctl.registry import validation as validation_images
 from cifarctl.registry.loading import load
@@ -63,8 +64,7 @@ def train(
     """
     if full and settings.target_accuracy is not None:
         raise SettingsError("train.target_accuracy: with --full no images are left to see by that it is reached")
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     index = torch.arange(len(dataset.train)) if full else split.train
     held_out = dataset.train.take(split.validation)
     validation = None if full else held_out

@@ -13,9 +13,11 @@ from typing import Any, get_args
 from torch import nn
 
 from cifarctl.errors import SettingsError
-from cifarctl.models import architectures, foreign
+from cifarctl.models import architectures, foreign, threads
 from cifarctl.models.averaged import Averaged
 from cifarctl.models.recipe import Recipe, Tta
+
+threads.use()  # whoever computes with a model imports this first, and may choose another number then
 
 
 def names() -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
+from cifarctl.models import threads
 from cifarctl.models.backends import Unusable, failures
 from cifarctl.models.predictor import MEASURED, Precision, autocast, fastest
 
@@ -46,6 +47,7 @@ def compiled(
                 return None
         pictures = _pictures(batch, largest, device)
         with failures("torch.compile"):
+            threads.bound_compilers()
             quick = cast(nn.Module, torch.compile(model, dynamic=False))
             finite = all(_finite_gradients(quick, _pictures(batch, side, device), precision) for side in steps)
             step = _step(quick, pictures, precision)

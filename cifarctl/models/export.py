@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch.export import Dim
 
+from cifarctl.models import telemetry
 from cifarctl.models.preprocess import Whole
+
+telemetry.switch_off()  # the newer exporter imports ONNX Runtime where that is installed
 
 INPUT = "pixels"
 OUTPUT = "probabilities"

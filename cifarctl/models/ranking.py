@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cifarctl import __version__
+from cifarctl import __version__, cpus
 from cifarctl.errors import SettingsError
 from cifarctl.models import backends, hostcache
 from cifarctl.models.backends import Backend, Unusable
@@ -95,6 +95,7 @@ def identity(choices: Sequence[Choice], device: torch.device) -> dict[str, Any]:
         "versions": versions,
         "device": str(device),
         "processor": hostcache.processor(),
+        "cpus": cpus.count(),
     }
 
 

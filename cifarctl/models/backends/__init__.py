@@ -18,8 +18,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from cifarctl.models import telemetry
 from cifarctl.models.predictor import Precision
 from cifarctl.models.preprocess import Channels, Whole
+
+telemetry.switch_off()  # whatever imports one of the runtimes, or the exporter that does, has imported this
 
 CHUNK = 64
 """Images of one pass on the CPU: more of them only push each other out of the processor's caches."""

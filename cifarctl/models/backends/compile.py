@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from cifarctl.models import threads
 from cifarctl.models.backends import Backend, Network, Plan
 from cifarctl.models.predictor import PRECISIONS, Precision, autocast
 from cifarctl.models.preprocess import Whole
@@ -27,6 +28,8 @@ class Compiled(Backend):
         """`function` is what another network of the same architecture was compiled to."""
         super().__init__(network, plan)
         self._whole = network.whole().to(plan.device).to(memory_format=torch.channels_last)
+        if function is None:
+            threads.bound_compilers()
         self._function = function or torch.compile(_forward)
         # What is compiled holds for a range of sizes (kernels change at 16, say), so that all ranges are met here.
         for size in sorted({max(FEWEST, plan.chunk), *(2**power for power in range(1, plan.chunk.bit_length()))}):
