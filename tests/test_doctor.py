@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from fixtures_broker import broker, kafka  # noqa: F401 - fixtures
 from helpers import Home, cifarctl
 
 from cifarctl.settings import KafkaSettings
@@ -15,13 +14,13 @@ from cifarctl.stream.clients import Topics
 pytestmark = pytest.mark.broker
 
 
-def findings(home: Home, kafka: KafkaSettings, *options: str) -> tuple[int, dict[str, dict[str, object]]]:  # noqa: F811
+def findings(home: Home, kafka: KafkaSettings, *options: str) -> tuple[int, dict[str, dict[str, object]]]:
     place = (f"--set=kafka.{name}={getattr(kafka, name)}" for name in ("bootstrap_servers", "topic_prefix", "group_id"))
     result = cifarctl("doctor", "--json", *home.options, *place, *options)
     return result.exit_code, {check["check"]: check for check in json.loads(result.stdout)}
 
 
-def test_nothing_is_wrong(home: Home, kafka: KafkaSettings) -> None:  # noqa: F811
+def test_nothing_is_wrong(home: Home, kafka: KafkaSettings) -> None:
     topics = Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.images])
     code, found = findings(home, kafka)
@@ -33,7 +32,7 @@ def test_nothing_is_wrong(home: Home, kafka: KafkaSettings) -> None:  # noqa: F8
     assert f"{topics.predictions}: made when first needed" in found["topics"]["finding"]
 
 
-def test_absent_topics_that_may_not_be_made_are_a_failure(home: Home, kafka: KafkaSettings) -> None:  # noqa: F811
+def test_absent_topics_that_may_not_be_made_are_a_failure(home: Home, kafka: KafkaSettings) -> None:
     code, found = findings(home, kafka, "--set=kafka.create_topics=false")
     assert code == 5
     assert [name for name, check in found.items() if not check["ok"]] == ["topics"]

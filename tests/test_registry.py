@@ -343,7 +343,7 @@ def test_epochs_rise_whatever_becomes_of_their_file(registry: Registry) -> None:
         registry.begin_epoch(epoch)
     registry.begin_epoch(3)  # over by now
     registry.carry_out(decided(registry, 2, epoch=7))
-    (registry.dir / "learner" / "epoch").unlink()
+    (registry.dir / "learner" / "epoch-production").unlink()
     assert registry.next_epoch() == 8
     registry.begin_epoch(8)
     with registry.in_epoch(8):
@@ -806,4 +806,4 @@ def test_a_request_waits_until_it_is_answered_whoever_looks(tmp_path: Path) -> N
     assert requests.fetch(first) is None
     requests.withdraw(second)
     assert requests.waiting() == []
-    assert list((tmp_path / "learner" / "requests").iterdir()) == []
+    assert list((tmp_path / "learner" / "requests" / "production").iterdir()) == []

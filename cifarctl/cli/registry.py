@@ -1,5 +1,6 @@
 """``cifarctl registry ...``."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +51,8 @@ def list_versions(run: Run) -> None:
             manifests.append(registry.manifest(number))
         except RegistryError as error:  # one damaged version must not hide the others
             run.output.warn(f"not listed: {error}")
+    for fault in registry.faults():
+        run.output.warn(f"note: {fault}")
     document = [
         {
             "version": manifest.version,
@@ -61,7 +64,7 @@ def list_versions(run: Run) -> None:
         }
         for manifest in manifests
     ]
-    run.output.result(document, versions_table(document))
+    run.output.result(document, versions_table(document, registry.dir))
 
 
 def show(run: Run, version: Version) -> None:
@@ -86,11 +89,14 @@ def compare(run: Run, first: Version, second: Version) -> None:
 
 def promote(run: Run, version: Version, alias: Alias = "production", why: Why = "by hand") -> None:
     """Point an alias at a version, once the version has passed all checks of loading."""
+    from cifarctl.errors import AliasDamaged
     from cifarctl.registry.loading import load
 
     registry = _open(run)
     number = load(registry, version).manifest.version
-    before = registry.alias(alias)
+    before = None
+    with suppress(AliasDamaged):
+        before = registry.alias(alias)
     moved = registry.promote(number, alias=alias, who="cli", why=why)
     verb = "is" if before is not None and before.generation == moved.generation else "is now"
     document = {"alias": moved.name, "version": moved.version, "generation": moved.generation}
@@ -137,25 +143,34 @@ def gc(
 
 def verify(
     run: Run,
-    version: Annotated[str | None, typer.Argument(help="A version; all of them when left out.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(help="A version; all of them, the aliases and the history when left out.")
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Rebuild aliases from the history, and the history from aliases; what is replaced goes to damaged/.",
+        ),
+    ] = False,
 ) -> None:
-    """Put versions through every check of loading."""
-    from cifarctl.errors import IntegrityError, RegistryError
-    from cifarctl.registry.loading import load
+    """Put versions through every check of loading, and aliases through a comparison with the history."""
+    settings = run.settings()
+    from cifarctl.errors import IntegrityError
+    from cifarctl.flows.inspect import inspect
+    from cifarctl.registry import Registry
     from cifarctl.ui.tables import verify_table
 
-    registry = _open(run)
+    registry = Registry(settings.registry)
+    healed = registry.repair() if repair else []
     numbers = [registry.resolve(version)] if version else registry.numbers()
-    problems: dict[int, str | None] = {}
-    for number in numbers:
-        try:
-            load(registry, number)
-            problems[number] = None
-        except RegistryError as error:
-            problems[number] = str(error)
-    document = [{"version": number, "problem": problem} for number, problem in problems.items()]
-    run.output.result(document, verify_table(document))
-    if bad := [problem for problem in problems.values() if problem]:
+    findings = inspect(registry, numbers, settings.data, everything=version is None)
+    document = [
+        *({"version": None, "problem": fault.finding, "repaired": True} for fault in healed),
+        *findings,
+    ]
+    run.output.result(document, verify_table(document, registry.dir))
+    if bad := [finding["problem"] for finding in findings if finding["problem"]]:
         raise IntegrityError("; ".join(bad))
 
 

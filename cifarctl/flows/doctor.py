@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import torch
 
-from cifarctl import data
-from cifarctl.errors import BrokerError, CifarctlError
+from cifarctl import cpus, data
+from cifarctl.errors import BrokerError, CifarctlError, RegistryError
 from cifarctl.events import Check
+from cifarctl.flows.inspect import other_classes
 from cifarctl.models.predictor import choose_device
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
@@ -59,7 +60,13 @@ def examine(settings: Settings) -> list[tuple[Check, int]]:
 
 def _device(settings: Settings) -> str:
     device = choose_device(settings.serve.device, "serve.device")
-    return f"{device}, {os.cpu_count()} cores; python {platform.python_version()}, torch {torch.__version__}"
+    return f"{device}, {_cores()}; python {platform.python_version()}, torch {torch.__version__}"
+
+
+def _cores() -> str:
+    """How many CPUs may be used, and how many there are where those are more."""
+    allowed, there = cpus.count(), os.cpu_count() or 1
+    return f"{allowed} core{'s' if allowed != 1 else ''}" + (f" of {there}" if there > allowed else "")
 
 
 def _data(settings: Settings) -> str:
@@ -71,10 +78,14 @@ def _data(settings: Settings) -> str:
 
 def _registry(settings: Settings) -> str:
     registry = Registry(settings.registry)
+    if faults := registry.faults():
+        raise RegistryError("; ".join(map(str, faults)))
     alias = registry.alias(settings.serve.alias)
     if alias is None:
         return f"{registry.dir} has no {settings.serve.alias} version yet; `cifarctl train` makes one"
     manifest = load(registry, alias.version).manifest
+    if (other := other_classes(manifest, settings.data)) is not None:
+        raise RegistryError(f"{registry.dir}: {alias.name} is version {manifest.version}, but {other}")
     return f"{registry.dir}: {alias.name} is version {manifest.version} ({manifest.model}), which passes all checks"
 
 

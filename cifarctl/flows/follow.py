@@ -38,7 +38,7 @@ class Gone:
     """The alias has been taken away."""
 
 
-Found: TypeAlias = Ready | events.SwapRefused | Gone
+Found: TypeAlias = Ready | events.SwapRefused | events.Notice | Gone
 
 
 class AliasFollower:
@@ -60,6 +60,7 @@ class AliasFollower:
         self._registry, self._alias, self._interval, self._generation = registry, alias, interval, generation
         self._current, self._prepare = current, prepare
         self._found: Found | None = None
+        self._unreadable = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alias-follower", daemon=True)
@@ -91,8 +92,10 @@ class AliasFollower:
         while not self._stop.wait(self._interval):
             try:
                 alias = self._registry.alias(self._alias)
-            except CifarctlError:  # a registry on a network disk may be away for a moment; what serves, serves on
+            except CifarctlError as error:  # as when a network disk is away for a moment; what serves, serves on
+                self._tell(error)
                 continue
+            self._unreadable = False
             generation = 0 if alias is None else alias.generation
             if generation == self._generation:
                 continue
@@ -103,6 +106,16 @@ class AliasFollower:
             self._generation = generation
             with self._lock:
                 self._found = found
+
+    def _tell(self, error: CifarctlError) -> None:
+        """Say once that the alias cannot be read; what has been found and not been taken yet comes first."""
+        with self._lock:
+            if not self._unreadable and self._found is None:
+                self._unreadable = True
+                serving = self._current.loaded.manifest.version
+                self._found = events.Notice(
+                    f"the alias {self._alias} cannot be read ({error}); version {serving} goes on serving"
+                )
 
     def _prepared(self, version: int) -> Ready | events.SwapRefused:
         try:

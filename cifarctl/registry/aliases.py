@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import stat
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cifarctl.errors import RegistryError
+from cifarctl.errors import AliasDamaged, RegistryError
 from cifarctl.registry.files import entries, os_errors, replace_file
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _RESERVED = re.compile(r"latest|v[0-9]+")
+_GENERATION = re.compile(rb'"generation":\s*([0-9]{1,18})\s*[,}]')
+REPAIR = "`cifarctl registry verify --repair` rebuilds it from the history"
 
 
 class Mark(BaseModel):
@@ -59,28 +63,61 @@ def read_mark(path: Path) -> Mark | None:
     """What the file `path` says: an Alias, the mark of one that was taken away, or None where there never was one.
 
     Raises:
-        RegistryError: the file cannot be read or is no alias.
+        AliasDamaged: the file is no alias.
+        RegistryError: the file cannot be read.
+    """
+    text = read_text(path)
+    mark = None if text is None else parse_mark(text, path.name)
+    if text is not None and mark is None:
+        raise AliasDamaged(f"{path}: not an alias file; {REPAIR}")
+    return mark
+
+
+def read_text(path: Path) -> bytes | None:
+    """The content of an alias's file; None where there is none, nothing where something else lies in its place.
+
+    Raises:
+        RegistryError: it cannot be read.
     """
     with os_errors(path):
         try:
-            text = path.read_bytes()
+            return path.read_bytes() if stat.S_ISREG(path.stat().st_mode) else b""
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a symbolic link to itself
+                return b""
+            raise
+
+
+def parse_mark(text: bytes, name: str) -> Mark | None:
+    """The mark of the alias `name` in the content of its file; None where that is none."""
     try:
         mark = Mark.model_validate_json(text)
     except ValidationError:
-        mark = None
-    if mark is None or mark.name != path.name:
-        raise RegistryError(
-            f"{path}: not an alias file; delete it and set the alias again by `cifarctl registry promote`"
-        )
+        return None
+    return typed(mark) if mark.name == name else None
+
+
+def typed(mark: Mark) -> Mark:
+    """The same as an Alias, where it names a version."""
     return mark if mark.version is None else Alias(**mark.model_dump())
 
 
-def read_marks(directory: Path) -> dict[str, Mark]:
-    """The marks of all aliases by name, also of those taken away; files that can be no alias are passed over."""
-    found = (read_mark(directory / name) for name in entries(directory) if is_alias_name(name))
-    return {mark.name: mark for mark in found if mark is not None}
+def generation_in(text: bytes) -> int:
+    """The generation in what is left of an alias's file, 0 where it cannot be made out."""
+    found = _GENERATION.search(text)
+    return int(found[1]) if found else 0
+
+
+def read_texts(directory: Path) -> dict[str, bytes]:
+    """The content of everything that may be an alias's file, by name, as `read_text` gives it.
+
+    Raises:
+        RegistryError: one cannot be read.
+    """
+    found = {name: read_text(directory / name) for name in entries(directory) if is_alias_name(name)}
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def write_mark(directory: Path, mark: Mark) -> None:

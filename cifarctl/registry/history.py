@@ -2,12 +2,14 @@
 
 A move is appended and synced before the alias file is replaced. A crash between the two leaves a line whose
 generation the alias never reached: it did not happen, readers pass over it, and the next move takes the same
-generation again, so of several lines with one generation the last one counts.
+generation again, so of several lines with one generation the last one counts. Only where there is no alias file at
+all does the last line count in its place: see `repair`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -47,6 +49,14 @@ class Move(BaseModel):
         return time
 
 
+@dataclass(frozen=True)
+class Torn:
+    """A line that is no move: a crash cut it short, or something has damaged it."""
+
+    number: int
+    text: bytes
+
+
 def append_move(path: Path, move: Move) -> None:
     """Add `move` durably.
 
@@ -56,8 +66,8 @@ def append_move(path: Path, move: Move) -> None:
     append_line(path, move.model_dump_json().encode())
 
 
-def read_moves(path: Path) -> list[Move]:
-    """Every line that is a move, also those that no alias reached; torn lines are passed over.
+def read_lines(path: Path, about: str = "") -> list[Move | Torn]:
+    """Every line that has the text `about`, also the moves that no alias reached, in the order of the file.
 
     Raises:
         RegistryError: the file cannot be read.
@@ -67,13 +77,32 @@ def read_moves(path: Path) -> list[Move]:
             text = path.read_bytes()
         except FileNotFoundError:
             return []
-    moves = []
-    for line in text.split(b"\n"):
-        try:
-            moves.append(Move.model_validate_json(line))
-        except ValidationError:  # a crash tore this line before its move took place
-            continue
-    return moves
+    lines: list[Move | Torn] = []
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        if line.strip() and about.encode() in line:
+            try:
+                lines.append(Move.model_validate_json(line))
+            except ValidationError:  # a crash tore this line before its move took place, or it was damaged since
+                lines.append(Torn(number, line))
+    return lines
+
+
+def without(path: Path, torn: Iterable[Torn]) -> bytes:
+    """The content of the file but for these lines, the others as they are.
+
+    Raises:
+        RegistryError: the file cannot be read.
+    """
+    with os_errors(path):
+        lines = path.read_bytes().split(b"\n")
+    numbers = {line.number for line in torn}
+    kept = [line for number, line in enumerate(lines, start=1) if number not in numbers and line.strip()]
+    return b"".join(line + b"\n" for line in kept)
+
+
+def moves_in(lines: Iterable[Move | Torn], alias: str | None = None) -> list[Move]:
+    """The moves among `lines`, of one alias or of all."""
+    return [line for line in lines if isinstance(line, Move) and alias in {None, line.alias}]
 
 
 def reached(moves: Iterable[Move], generations: Mapping[str, int]) -> list[Move]:

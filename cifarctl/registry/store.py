@@ -5,6 +5,7 @@
     versions/.staging-*, .trash-*                                being written, being deleted: never read
     aliases/production                                           one small file, replaced atomically
     history.jsonl                                                every alias move, written ahead of the move
+    damaged/                                                     files as they were before they were repaired
     validation/                                                  images of splits, see registry.validation
     learner/                                                     of the active learner: checkpoint, epoch, requests
     .lock                                                        held by whoever writes; readers need no lock
@@ -25,13 +26,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic_core import PydanticSerializationError
 
 from cifarctl.errors import (
     AliasConflict,
+    AliasDamaged,
     IntegrityError,
     ModelTooLarge,
     RegistryBusy,
@@ -39,15 +41,8 @@ from cifarctl.errors import (
     Superseded,
     VersionNotFound,
 )
-from cifarctl.registry.aliases import (
-    Alias,
-    Mark,
-    check_alias_name,
-    is_alias_name,
-    read_mark,
-    read_marks,
-    write_mark,
-)
+from cifarctl.registry.aliases import Alias, canary_of, check_alias_name, is_alias_name
+from cifarctl.registry.claims import deserted
 from cifarctl.registry.files import (
     STAGING,
     TRASH,
@@ -62,8 +57,10 @@ from cifarctl.registry.files import (
     token,
     write_file,
 )
-from cifarctl.registry.history import Move, append_move, reached, read_moves, rollback_target
+from cifarctl.registry.history import Move, rollback_target
 from cifarctl.registry.manifest import Draft, Manifest, parse
+from cifarctl.registry.pointers import Pointers
+from cifarctl.registry.repair import Fault
 from cifarctl.registry.retention import kept
 from cifarctl.settings import RegistrySettings
 
@@ -109,14 +106,14 @@ class Registry:
     def __init__(self, settings: RegistrySettings, clock: Callable[[], datetime] = utc_now) -> None:
         self._settings = settings
         self._clock = clock
-        self._versions = settings.dir / "versions"
-        self._aliases = settings.dir / "aliases"
-        self._history = settings.dir / "history.jsonl"
+        self._dir = settings.dir.absolute()  # so that every error names the folder that was looked in
+        self._versions = self.dir / "versions"
+        self._pointers = Pointers(self.dir, clock)
 
     @property
     def dir(self) -> Path:
-        """The registry's folder."""
-        return self._settings.dir
+        """The registry's folder, from the root."""
+        return self._dir
 
     @property
     def trusted_models(self) -> frozenset[str]:
@@ -146,7 +143,7 @@ class Registry:
             number = self._next_number()
             target = self._versions / _folder(number)
             text = _manifest_text(
-                draft, {"version": number, "created": self._now(), "sha256": digest, "bytes": len(weights)}
+                draft, {"version": number, "created": self._pointers.now(), "sha256": digest, "bytes": len(weights)}
             )
             manifest = parse(text, target / MANIFEST_FILE)
             with staged(target) as staging:
@@ -232,14 +229,14 @@ class Registry:
         """Where an alias points, or None when nobody has set it, or it was taken away.
 
         Raises:
+            AliasDamaged: its file does not tell, though it was set.
             RegistryError: no alias may have that name.
         """
-        mark = self._mark(name)
-        return mark if isinstance(mark, Alias) else None
+        return self._pointers.alias(name)
 
     def aliases(self) -> dict[str, Alias]:
-        """All aliases by name."""
-        return {name: mark for name, mark in read_marks(self._aliases).items() if isinstance(mark, Alias)}
+        """All aliases by name; those whose files do not tell are among the `faults`."""
+        return self._pointers.aliases()
 
     def promote(
         self,
@@ -268,10 +265,10 @@ class Registry:
         check_alias_name(alias)
         with self._lock():
             target = self.resolve(version)
-            current = self._expect(alias, expected_generation, epoch)
+            current = self._pointers.expect(alias, expected_generation, epoch)
             if isinstance(current, Alias) and current.version == target and epoch in {None, current.epoch}:
                 return current
-            return self._point("promote", alias, current, target, who, why, epoch)
+            return self._pointers.point("promote", alias, current, target, who, why, epoch)
 
     def rollback(self, *, alias: str = "production", who: str, why: str) -> Alias:
         """Point an alias one step back through what it pointed at; again, one step further.
@@ -283,14 +280,14 @@ class Registry:
         """
         check_alias_name(alias)
         with self._lock():
-            current = self.alias(alias)
+            current = self._pointers.expect(alias, None)
             target = rollback_target(self.history(alias), set(self.numbers()).__contains__)
             if target is None:
                 raise RegistryError(
-                    f"alias {alias} has nothing to go back to (there is {self._inventory()}); "
+                    f"alias {alias} has nothing to go back to in {self.dir} (there is {self._inventory()}); "
                     "`cifarctl registry promote VERSION` takes any version"
                 )
-            return self._point("rollback", alias, current, target, who, why)
+            return self._pointers.point("rollback", alias, current, target, who, why)
 
     def remove_alias(self, alias: str, *, who: str, why: str, epoch: int | None = None) -> bool:
         """Take an alias away, so that it names nothing; whether there was one. Its history stays.
@@ -300,10 +297,9 @@ class Registry:
         """
         check_alias_name(alias)
         with self._lock():
-            current = self._expect(alias, None, epoch)
+            current = self._pointers.expect(alias, None, epoch)
             if isinstance(current, Alias):
-                mark = Mark(version=None, **self._next(alias, current, epoch))
-                self._move("remove", current, mark, who, why, epoch)
+                self._pointers.move("remove", alias, current, None, who, why, epoch)
         return isinstance(current, Alias)
 
     def carry_out(self, move: Move) -> Alias:
@@ -317,29 +313,31 @@ class Registry:
         """
         check_alias_name(move.alias)
         with self._lock():
-            current = self.alias(move.alias)
-            if current is None:
+            current = self._pointers.expect(move.alias, None)
+            if not isinstance(current, Alias):
                 raise AliasConflict(f"alias {move.alias} is not set; set it by `cifarctl registry promote`")
             if any(move.same(known) for known in self.history(move.alias)):
                 return current
-            self._expect(move.alias, move.generation - (move.action != "reject"), move.epoch)
+            self._pointers.expect(move.alias, move.generation - (move.action != "reject"), move.epoch)
             if move.action == "reject":
-                append_move(self._history, move)
+                self._pointers.note(move)
                 return current
             if move.action == "remove" or move.to_version is None:
                 raise RegistryError(f"{move.action} of alias {move.alias}: no decision of a learner")
             version = self.resolve(move.to_version)
-            return self._point(move.action, move.alias, current, version, move.who, move.why, move.epoch, move.at)
+            return self._pointers.point(
+                move.action, move.alias, current, version, move.who, move.why, move.epoch, move.at
+            )
 
-    def next_epoch(self, after: int = 0) -> int:
-        """A number above `after` and above that of every learner so far."""
-        return max(after, self._epoch(), *(found.epoch or 0 for found in self.aliases().values()), 0) + 1
+    def next_epoch(self, after: int = 0, *, alias: str = "production") -> int:
+        """A number above `after` and above that of every learner of the alias so far."""
+        return max(after, self._epoch(alias), self._pointers.epoch({alias, canary_of(alias)})) + 1
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Let nothing count any more that a learner of an older epoch writes."""
+    def begin_epoch(self, epoch: int, *, alias: str = "production") -> None:
+        """Let nothing count any more that a learner of the alias of an older epoch writes."""
         with self._lock():
-            if epoch > self._epoch():
-                replace_file(self.dir / LEARNER / EPOCH, b"%d\n" % epoch)
+            if epoch > self._epoch(alias):
+                replace_file(self.dir / LEARNER / f"{EPOCH}-{alias}", b"%d\n" % epoch)
 
     def identity(self) -> str:
         """A name that this registry has kept since it was first asked for."""
@@ -351,19 +349,22 @@ class Registry:
                 return path.read_text()
 
     @contextmanager
-    def in_epoch(self, epoch: int) -> Iterator[None]:
-        """Keep others from beginning a newer epoch meanwhile.
+    def in_epoch(self, epoch: int, *, alias: str = "production") -> Iterator[None]:
+        """Keep others from beginning a newer epoch of the alias meanwhile.
 
         Raises:
             Superseded: a newer one has begun.
         """
         with self._lock():
-            if epoch < (newest := self._epoch()):
+            if epoch < (newest := self._epoch(alias)):
                 raise Superseded(f"another learner has taken over: epoch {epoch} is over, this is epoch {newest}")
             yield
 
-    def _epoch(self) -> int:
-        path = self.dir / LEARNER / EPOCH
+    def _epoch(self, alias: str) -> int:
+        """That of the alias's learner, or the one that all aliases had in common before each had its own."""
+        return max(self._epoch_in(self.dir / LEARNER / name) for name in (f"{EPOCH}-{alias}", EPOCH))
+
+    def _epoch_in(self, path: Path) -> int:
         with os_errors(path):
             try:
                 return int(path.read_bytes())
@@ -374,25 +375,50 @@ class Registry:
         """The moves that took place and the refusals, oldest first, of one alias or of all."""
         if alias is not None:
             check_alias_name(alias)
-        # The aliases are read first: a move that lands in between is then not yet reached, never half seen.
-        generations = {name: mark.generation for name, mark in read_marks(self._aliases).items()}
-        moves = reached(read_moves(self._history), generations)
-        return [move for move in moves if alias in {None, move.alias}]
+        return [move for move in self._pointers.moves() if alias in {None, move.alias}]
 
     def gc(self, *, of: str | None = None, dry_run: bool = False) -> list[Removed]:
-        """Remove leftovers of interrupted writers, and versions that nobody needs; see `retention.kept`.
+        """Remove leftovers of interrupted writers, checkpoints of streams that have given up their alias to another one
+        for ``registry.keep_hours``, and versions that nobody needs; see `retention.kept`.
 
         With `of` an origin, only versions of that. A removed version leaves a tombstone, so that its number is never
-        used again.
+        used again. While it is not known what an alias names, or has named, nothing is removed.
+
+        Raises:
+            AliasDamaged: an alias and the history do not tell that; with `of`, nothing is raised.
         """
         if not self.dir.exists():
             return []
         with self._lock():
-            removed = self._superfluous(of) if of is not None else [*self._leftovers(), *self._superfluous()]
+            if doubts := self._pointers.doubts(locked=True):
+                if of is not None:
+                    return []
+                raise AliasDamaged(f"{'; '.join(map(str, doubts))}; until then gc removes nothing")
+            if of is not None:
+                removed = self._superfluous(of)
+            else:
+                removed = [*self._leftovers(), *self._deserted(), *self._superfluous()]
             if not dry_run:
                 for item in removed:
                     self._remove(item)
         return removed
+
+    def faults(self) -> list[Fault]:
+        """What is wrong with aliases and history; reads what aliases name, but needs no torch."""
+        return self._pointers.doubts() + self._pointers.torn() + self._dangling()
+
+    def repair(self) -> list[Fault]:
+        """Make aliases and history agree again, each rebuilt from the other; what was wrong and no longer is.
+
+        What it replaces is kept in the folder ``damaged``. Doing it twice does nothing more.
+        """
+        if not self.dir.exists():
+            return []
+        with self._lock():
+            before = self._pointers.doubts(locked=True) + self._pointers.torn()
+            self._pointers.repair()
+            left = self._pointers.doubts(locked=True) + self._pointers.torn()
+        return [fault for fault in before if fault not in left]
 
     def verify(self, version: int) -> list[str]:
         """What is wrong with the files of a version, a line each; empty when it is sound. Needs no torch.
@@ -403,6 +429,8 @@ class Registry:
         folder = self.path(version)
         unknown = set(entries(folder)) - {MODEL_FILE, MANIFEST_FILE, PLOTS}
         problems = [f"{folder / name}: does not belong to a version" for name in sorted(unknown)]
+        if (tombstone := self._versions / f"{_folder(version)}.deleted").exists():
+            problems.append(f"{folder}: {tombstone.name} says that it was deleted, so it came from elsewhere")
         try:
             manifest = self.manifest(version)
         except IntegrityError as error:
@@ -459,9 +487,6 @@ class Registry:
         finally:
             lock.release()
 
-    def _now(self) -> str:
-        return self._clock().astimezone(timezone.utc).isoformat(timespec="milliseconds")
-
     def _inventory(self) -> str:
         numbers = self.numbers()
         if not numbers:
@@ -475,9 +500,7 @@ class Registry:
         used = [int(name) for name in names if _is_folder(name)]
         used += [int(match[1]) for match in map(_TOMBSTONE.fullmatch, names) if match]
         used += [number for name in names if (number := _trashed(name)) is not None]
-        for move in read_moves(self._history):
-            used += [move.to_version or 0, move.from_version or 0]
-        return max(used, default=0) + 1
+        return max((*used, *self._pointers.mentioned()), default=0) + 1
 
     def _read(self, version: int, path: Path, limit: int) -> bytes:
         with os_errors(path):
@@ -494,80 +517,24 @@ class Registry:
             )
         return content
 
-    def _mark(self, name: str) -> Mark | None:
-        check_alias_name(name)
-        return read_mark(self._aliases / name)
-
-    def _expect(self, name: str, generation: int | None, epoch: int | None = None) -> Mark | None:
-        """The alias as it is, if it is as the caller believes."""
-        current = self._mark(name)
-        actual = current.generation if isinstance(current, Alias) else 0
-        if generation is not None and generation != actual:
-            where = f"names version {current.version}" if isinstance(current, Alias) else "is not set"
-            raise AliasConflict(
-                f"alias {name} {where} at generation {actual}, not {generation}: somebody moved it first; "
-                "see `cifarctl registry history` and decide again"
-            )
-        if epoch is not None and current is not None and epoch < (current.epoch or 0):
-            raise AliasConflict(
-                f"alias {name} was moved in epoch {current.epoch}, epoch {epoch} is over: "
-                "another learner has taken over, stop this one"
-            )
-        return current
-
-    def _next(self, name: str, current: Mark | None, epoch: int | None) -> dict[str, Any]:
-        """What the mark after `current` says, but for the version."""
-        return {
-            "name": name,
-            "generation": 1 if current is None else current.generation + 1,
-            "moved": self._now(),
-            "epoch": current.epoch if current is not None and epoch is None else epoch,
-        }
-
-    def _point(
-        self,
-        action: Literal["promote", "rollback"],
-        name: str,
-        current: Mark | None,
-        version: int,
-        who: str,
-        why: str,
-        epoch: int | None = None,
-        at: int | None = None,
-    ) -> Alias:
-        alias = Alias(version=version, **self._next(name, current, epoch))
-        self._move(action, current, alias, who, why, epoch, at)
-        return alias
-
-    def _move(
-        self,
-        action: Literal["promote", "rollback", "remove"],
-        before: Mark | None,
-        after: Mark,
-        who: str,
-        why: str,
-        epoch: int | None = None,
-        at: int | None = None,
-    ) -> None:
-        move = Move(
-            time=after.moved,
-            alias=after.name,
-            action=action,
-            from_version=None if before is None else before.version,
-            to_version=after.version,
-            who=who,
-            why=why,
-            generation=after.generation,
-            epoch=epoch,
-            at=at,
-        )
-        append_move(self._history, move)
-        write_mark(self._aliases, after)
+    def _dangling(self) -> list[Fault]:
+        """Aliases that name a version that is not there, or whose files are not what was published."""
+        found = []
+        for name, alias in self.aliases().items():
+            try:
+                problems = self.verify(alias.version)
+            except VersionNotFound:
+                problems = [f"there is none; there is {self._inventory()}"]
+            if problems:
+                problem = f"names version {alias.version}: {'; '.join(problems)}"
+                remedy = f"`cifarctl registry rollback --alias {name}` goes back to what it named before"
+                found.append(Fault(self._pointers.folder / name, problem, remedy, curable=False))
+        return found
 
     def _leftovers(self) -> list[Removed]:
         """What interrupted writers left; under the lock nobody is at work on any of it."""
         found = []
-        for folder in (self._versions, self._aliases):
+        for folder in (self._versions, self._pointers.folder):
             for name in entries(folder):
                 path = folder / name
                 if name.startswith((STAGING, TRASH)):
@@ -583,12 +550,25 @@ class Registry:
                         found.append(Removed(None, path, "interrupted write", size_of(path)))
         return found
 
-    def _superfluous(self, origin: str | None = None) -> list[Removed]:
-        numbers = self.numbers()
+    def _since(self) -> datetime:
+        """What is younger is kept."""
         try:
-            since = self._clock() - timedelta(hours=self._settings.keep_hours)
+            return self._clock() - timedelta(hours=self._settings.keep_hours)
         except OverflowError:  # so many hours that they mean for ever
-            since = datetime.min.replace(tzinfo=timezone.utc)
+            return datetime.min.replace(tzinfo=timezone.utc)
+
+    def _deserted(self) -> list[Removed]:
+        """Learners' states of streams of which none has been at work of late, another one having its alias."""
+        found = []
+        for path in deserted(self.dir / LEARNER):
+            with os_errors(path):
+                written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+                if written < self._since():
+                    found.append(Removed(None, path, "another stream's learner moves its alias", size_of(path)))
+        return found
+
+    def _superfluous(self, origin: str | None = None) -> list[Removed]:
+        numbers, since = self.numbers(), self._since()
         origins, bases = {}, {}
         for number in numbers:
             with suppress(IntegrityError):  # of which nobody knows
@@ -641,7 +621,7 @@ class Registry:
             digest = parse((trash / MANIFEST_FILE).read_bytes(), trash / MANIFEST_FILE).sha256
         except (FileNotFoundError, IntegrityError):
             digest = None
-        record = {"version": version, "sha256": digest, "deleted": self._now()}
+        record = {"version": version, "sha256": digest, "deleted": self._pointers.now()}
         replace_file(tombstone, json.dumps(record).encode() + b"\n")
 
 

@@ -1,0 +1,166 @@
+"""Whether aliases and their history agree, and how to make them agree again without losing anything.
+
+Both files tell of every move, the history first. So each can be rebuilt from the other as far as it is read:
+
+- an alias whose file is missing or says nothing is what the last complete line of the history says;
+- a move that the history does not tell of any more is told there again, as the alias's file says it;
+- an alias whose generation went back (its file was deleted and set anew, or came from a backup) goes on above the
+  highest generation that the history knows.
+
+A generation never goes back: where a torn line may have been a later move, its generation is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifarctl.registry.aliases import REPAIR, Mark, generation_in, is_alias_name, parse_mark, typed
+from cifarctl.registry.history import Action, Move, Torn, moves_in, reached
+
+WHO = "repair"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something of the registry that is not as it should be: in which file, what, and what to do.
+
+    `curable` tells whether a repair makes it right without anybody's decision.
+    """
+
+    path: Path
+    problem: str
+    remedy: str
+    curable: bool
+
+    @property
+    def finding(self) -> str:
+        """What is, or was, wrong where."""
+        return f"{self.path}: {self.problem}"
+
+    def __str__(self) -> str:
+        return f"{self.finding}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the file of an alias stands to the history.
+
+    Attributes:
+        generation: that the alias has, as far as anything tells.
+        mark: what its file should say; None where nobody knows, or it was never set.
+        move: the line that the history lacks.
+        problem: what is wrong, None where nothing is.
+        remedy: what to do about it.
+        lost: whether the file does not tell what the alias names although it was set.
+        first: whether it may be the alias's first move, under way: the history tells of it, the file is not there yet.
+    """
+
+    generation: int
+    mark: Mark | None
+    move: Move | None = None
+    problem: str | None = None
+    remedy: str = ""
+    lost: bool = False
+    first: bool = False
+
+
+def standing(name: str, text: bytes | None, lines: Sequence[Move | Torn], now: str) -> Standing:
+    """How an alias stands, given the content of its file (None = no file) and the lines of the history."""
+    moves = moves_in(lines, name)
+    mark = None if text is None else parse_mark(text, name)
+    return _lost(name, text, lines, now) if mark is None else _readable(mark, moves, now)
+
+
+def names(texts: Mapping[str, bytes], lines: Sequence[Move | Torn]) -> list[str]:
+    """Every alias that has a file or a history."""
+    return sorted({*texts, *(move.alias for move in moves_in(lines) if is_alias_name(move.alias))})
+
+
+def _readable(mark: Mark, moves: Sequence[Move], now: str) -> Standing:
+    taken = [move for move in moves if move.action != "reject"]
+    said = {move.generation: move.to_version for move in taken}  # of several with one generation the last counts
+    written = max(said, default=0)
+    refused = max((move.generation for move in moves if move.action == "reject"), default=0)
+    last = taken[-1].to_version if taken else None
+    if mark.generation > written:
+        problem = f"at generation {mark.generation}, of which the history does not tell"
+        move = _move(mark, last, now, "the history had lost this move")
+        return Standing(mark.generation, mark, move, problem, _writes("that line"))
+    # One line ahead of the file is a move that a crash has kept from taking place.
+    behind = mark.generation < max(written - 1, refused)
+    if not behind and said.get(mark.generation) == mark.version:
+        return Standing(mark.generation, mark)
+    highest = max(written, refused)
+    problem = (
+        f"at generation {mark.generation}, but the history knows {highest}"
+        if behind
+        else f"names {_named(mark.version)}, but the history says {_named(said.get(mark.generation))} "
+        f"of generation {mark.generation}"
+    )
+    after = mark.model_copy(update={"generation": highest + 1, "moved": now})
+    why = f"{mark.name} was at generation {mark.generation} beside a history that knew {highest}"
+    generation = highest if behind else mark.generation
+    return Standing(generation, after, _move(after, last, now, why), problem, _writes("one above both"))
+
+
+def _lost(name: str, text: bytes | None, lines: Sequence[Move | Torn], now: str) -> Standing:
+    """Of an alias without a readable file."""
+    moves = moves_in(lines, name)
+    written = max((move.generation for move in moves), default=0)
+    happened = [move for move in reached(moves, {name: written}) if move.action != "reject"]
+    what = "missing" if text is None else "not an alias file"
+    if not happened:
+        if text is None:
+            return Standing(0, None)
+        torn = sum(isinstance(line, Torn) for line in lines)
+        problem = f"{what}, and the history does not know {name}"
+        remedy = f"set it by `cifarctl registry promote VERSION --alias {name}`"
+        return Standing(generation_in(text) + torn, None, None, problem, remedy, lost=True)
+    last = happened[-1]
+    place = max(index for index, line in enumerate(lines) if line is last)
+    torn = sum(isinstance(line, Torn) for line in lines[place + 1 :])  # each may have been one more move
+    highest = max(written, generation_in(text or b""), last.generation + torn)
+    # What was named at a later generation is not known: whoever saw it must see that the alias has moved since.
+    generation = last.generation if highest == last.generation else highest + 1
+    epochs = [move.epoch for move in happened if move.epoch is not None]
+    mark = typed(
+        Mark(
+            name=name,
+            version=last.to_version,
+            generation=generation,
+            moved=last.time if generation == last.generation else now,
+            epoch=epochs[-1] if epochs else None,
+        )
+    )
+    move = None
+    if generation != last.generation:
+        why = f"the file of {name} was {what}, and lines of the history after its last move were torn"
+        move = _move(mark, last.to_version, now, why)
+    problem = f"{what}, though the history says {_named(last.to_version)}, generation {last.generation}"
+    # Before a second move is told, the file of the first one is there.
+    return Standing(highest, mark, move, problem, REPAIR, lost=True, first=text is None and highest == 1)
+
+
+def _move(mark: Mark, before: int | None, now: str, why: str) -> Move:
+    action: Action = "remove" if mark.version is None else "promote"
+    return Move(
+        time=now,
+        alias=mark.name,
+        action=action,
+        from_version=before,
+        to_version=mark.version,
+        who=WHO,
+        why=why,
+        generation=mark.generation,
+        epoch=mark.epoch,
+    )
+
+
+def _named(version: int | None) -> str:
+    return "nothing" if version is None else f"version {version}"
+
+
+def _writes(what: str) -> str:
+    return f"`cifarctl registry verify --repair` writes {what}"
