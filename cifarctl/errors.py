@@ -9,7 +9,9 @@
     │   ├── ModelTooLarge            a model is larger than what would be loaded again
     │   ├── UntrustedCode            a version needs code that nobody has allowed to be run
     │   ├── AliasConflict            somebody else moved the alias first
+    │   ├── AliasDamaged             the file of an alias is missing or says nothing
     │   └── RegistryBusy             another process holds a lock of the registry
+    │       └── AliasClaimed         the learner of another stream moves the alias
     ├── Superseded               4   another learner has taken over from this one
     ├── BrokerError              5   Kafka cannot be reached or refuses
     │   └── BrokerAway               nobody answers, which may pass
@@ -67,8 +69,16 @@ class AliasConflict(RegistryError):
     """Somebody else moved the alias since it was read."""
 
 
+class AliasDamaged(RegistryError):
+    """The file of an alias is missing or cannot be understood; the history can rebuild it."""
+
+
 class RegistryBusy(RegistryError):
     """Another process holds a lock of the registry."""
+
+
+class AliasClaimed(RegistryBusy):
+    """The learner of another stream moves the alias."""
 
 
 class Superseded(CifarctlError):

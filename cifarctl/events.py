@@ -150,7 +150,10 @@ class ProduceProgress:
 
 @dataclass(frozen=True)
 class ProduceResult:
-    """JSON of `produce`: images, in seconds from the first to the acknowledgement of the last; then late labels."""
+    """JSON of `produce`: images, in seconds from the first to the acknowledgement of the last; then late labels.
+
+    `sent` are acknowledged, `failed` have not arrived; `unconfirmed` were given up on their way and may have arrived.
+    """
 
     sent: int
     failed: int
@@ -158,6 +161,8 @@ class ProduceResult:
     messages_per_second: float
     labels_sent: int = 0
     labels_failed: int = 0
+    unconfirmed: int = 0
+    labels_unconfirmed: int = 0
 
 
 # --- serve
@@ -184,8 +189,9 @@ class ServeStarted:
 class BatchServed:
     """What a version answered of a micro-batch, committed; arrays of (B,): `labels` -1 = unlabelled.
 
-    `latency_ms` is from produced to predicted, `seconds` passed from its reading to its handing over. `trial` numbers
-    the canary's trial that was on, 0 = none: the canary and the production version answer a part each.
+    `latency_ms` is from produced to predicted by the clocks of two machines, so it may be negative or years; it is NaN
+    where an image has no timestamp. `seconds` passed from its reading to its handing over. `trial` numbers the canary's
+    trial that was on, 0 = none: the canary and the production version answer a part each.
     """
 
     version: int
@@ -212,6 +218,7 @@ class StreamStatus:
     """Where the stream stands: messages still to be read (None: not known) and answers not acknowledged yet.
 
     `commits` counts those so far, `undone` the times that answers were given up and their images read again.
+    `labels_unmatched` counts labels of the labels topic that belong to no image answered by this process, so far.
     """
 
     lag: int | None
@@ -219,6 +226,7 @@ class StreamStatus:
     commits: int
     undone: int
     paused: bool
+    labels_unmatched: int = 0
 
 
 @dataclass(frozen=True)
@@ -278,6 +286,7 @@ class ServeResult:
 
     `model_versions` are those that production has named; `by_version` says of each version that has answered, canaries
     too, how many images it `predicted`, how many of these are `labelled`, and its `accuracy` on them.
+    `latency_left_out` counts the images whose timestamps tell no latency; `labels_unmatched` is as in StreamStatus.
     """
 
     predicted: int
@@ -290,6 +299,8 @@ class ServeResult:
     model_versions: list[int]
     swaps: int
     by_version: list[dict[str, Any]]
+    latency_left_out: int = field(default=0, kw_only=True)
+    labels_unmatched: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -344,7 +355,8 @@ class ServedRecord:
 class LearnerStatus:
     """Where the learner stands; `accuracy` is prequential over the recent labelled images.
 
-    `waiting` counts images whose label has not come yet; `served` has the versions that have answered of late.
+    `waiting` counts images whose label has not come yet, `labels_unmatched` labels whose image has not come; `served`
+    has the versions that have answered of late; `lag` counts messages still to be read (None: not known).
     """
 
     labelled: int
@@ -359,6 +371,8 @@ class LearnerStatus:
     waiting: int = 0
     shadow: Shadow | None = None
     served: tuple[ServedRecord, ...] = ()
+    labels_unmatched: int = 0
+    lag: int | None = None
 
 
 @dataclass(frozen=True)
@@ -428,11 +442,11 @@ class ChampionChanged:
 
 @dataclass(frozen=True)
 class LearnerDown:
-    """The learner process ended or hung; it is started again after `delay` seconds."""
+    """The learner process ended or hung; it is started again after `delay` seconds, with None not at all."""
 
     reason: str
     restarts: int
-    delay: float
+    delay: float | None
 
 
 # --- evaluate
@@ -572,7 +586,11 @@ class VerifyProgress:
 class VerifyResult:
     """JSON of `verify-stream`: whether every input below the committed offsets was answered exactly once, in order.
 
-    `examples` names a few of the places where that is not so.
+    `examples` names a few of the places where that is not so, `notes` says what limits the comparison. Never exact:
+    `mismatched` answers, whose source offset holds another message; `aged_out_unread` messages; partitions whose
+    committed offset lies beyond the end (`beyond_end`) or is of another topic of that name (`other_topic`). No fault:
+    inputs `skipped` on purpose by `serve --from` or `unread` yet; answers to inputs that have `aged_out` or were
+    `compacted` away since; inputs whose answer may have been removed since, so that nothing is known (`unverifiable`).
     """
 
     topic: str
@@ -587,6 +605,16 @@ class VerifyResult:
     out_of_order: int
     exact: bool
     examples: list[str]
+    mismatched: int = 0
+    aged_out_unread: int = 0
+    beyond_end: int = 0
+    other_topic: int = 0
+    skipped: int = 0
+    unread: int = 0
+    aged_out: int = 0
+    compacted: int = 0
+    unverifiable: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 # --- demo

@@ -16,18 +16,29 @@ from cifarctl import events
 RECENT = 200  # labelled images of the recent accuracy
 PER_DECADE = 100  # buckets of the latency histogram: 2.3 % wide
 LOWEST_MS = 0.01
-BUCKETS = 10 * PER_DECADE  # up to 10⁸ ms
+BUCKETS = 11 * PER_DECADE
+LONGEST_MS = 1e9  # the end of the last bucket: 11.6 days, more than Kafka keeps a message for by default (7 days)
+SKEW_MS = 100.0  # by which two clocks that NTP keeps may differ: a latency of less than -100 ms is none
+
+
+def credible(milliseconds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of these (B,) can be latencies: not negative beyond the skew of clocks, not years, and not NaN."""
+    found: NDArray[np.bool_] = (milliseconds >= -SKEW_MS) & (milliseconds < LONGEST_MS)
+    return found
 
 
 class Latencies:
-    """A histogram with logarithmic buckets; percentiles are right to 2.3 %."""
+    """A histogram with logarithmic buckets; percentiles are right to 2.3 %. What cannot be a latency is left out."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(BUCKETS, dtype=np.int64)
+        self.left_out = 0
 
     def add(self, milliseconds: NDArray[np.float64]) -> None:
-        """Count latencies (B,) in milliseconds."""
-        buckets = np.log10(np.maximum(milliseconds, LOWEST_MS) / LOWEST_MS) * PER_DECADE
+        """Count latencies (B,) in milliseconds, as far as they are credible."""
+        counted = milliseconds[credible(milliseconds)]
+        self.left_out += len(milliseconds) - len(counted)
+        buckets = np.log10(np.maximum(counted, LOWEST_MS) / LOWEST_MS) * PER_DECADE
         self._counts += np.bincount(np.minimum(buckets.astype(np.int64), BUCKETS - 1), minlength=BUCKETS)
 
     def percentile(self, share: float) -> float | None:
@@ -95,6 +106,7 @@ class Tally:
     rollbacks: int = 0
     buffer_size: int = 0
     buffer_capacity: int = 0
+    labels_unmatched: int = 0
     began: float | None = None
     ended: float = 0.0
     versions: list[int] = field(default_factory=list)
@@ -125,6 +137,8 @@ class Tally:
             for version, trial in {*zip(event.versions.tolist(), event.trials.tolist(), strict=True)}:
                 for score in self._scores(version, trial):
                     score.judge(right[(event.versions == version) & (event.trials == trial)])
+        elif isinstance(event, events.StreamStatus):
+            self.labels_unmatched = event.labels_unmatched
         elif isinstance(event, events.ServeStarted):
             self.versions.append(event.version)
         elif isinstance(event, events.Swapped):

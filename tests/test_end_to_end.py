@@ -13,17 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from fixtures_broker import broker, kafka  # noqa: F401  fixtures
-from processes import (  # noqa: F401  fixtures among them
-    PATIENCE_S,
-    Site,
-    committed,
-    ids,
-    learner_of,
-    predictions,
-    site,
-    trained,
-)
+from processes import PATIENCE_S, Site, committed, ids, learner_of, predictions
 
 from cifarctl import events
 from cifarctl.flows import retrain
@@ -60,7 +50,7 @@ BRISK: dict[str, Any] = {
 }
 
 
-def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> None:  # noqa: F811
+def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> None:
     images, answers = site.topic("images"), site.topic("predictions")
     serve = site.start("serve", "--online", "--json", **BRISK, serve__backend="auto", serve__precision="auto")
     clean = 300
@@ -112,7 +102,7 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
 
 
 @pytest.mark.long
-def test_what_is_on_trial_answers_its_share_until_its_trial_is_over(site: Site) -> None:  # noqa: F811
+def test_what_is_on_trial_answers_its_share_until_its_trial_is_over(site: Site) -> None:
     """Clean images, of which there is nothing to be learned, keep it on trial; a drift ends that trial."""
     brisk = BRISK | {"online__update_every": 150, "serve__canary": 0.3}
     answers = site.topic("predictions")
@@ -147,7 +137,7 @@ def when(answer: Any) -> tuple[int, int]:
     return answer.predicted_at, answer.model_version
 
 
-def test_serve_killed_in_mid_stream_loses_nothing(site: Site) -> None:  # noqa: F811
+def test_serve_killed_in_mid_stream_loses_nothing(site: Site) -> None:
     """Its learner leaves too. Ctrl-C ends the successor with 130, all that it read answered, committed and told."""
     images, answers = site.topic("images"), site.topic("predictions")
     producing = site.keep_producing(rate=300)
@@ -159,7 +149,7 @@ def test_serve_killed_in_mid_stream_loses_nothing(site: Site) -> None:  # noqa: 
     assert first.out == ""
     count = producing.finish().sent + 20
     site.send(20)  # at least these are left to the successor
-    lock = FileLock(site.folder / "registry" / "learner" / "lock")
+    lock = FileLock(site.folder / "registry" / "learner" / "production.lock")
     lock.acquire(timeout=PATIENCE_S)
     lock.release()
 
@@ -175,15 +165,14 @@ def test_serve_killed_in_mid_stream_loses_nothing(site: Site) -> None:  # noqa: 
     assert committed(site) == count
 
 
-def test_a_killed_learner_is_started_again_and_nobody_waits_for_it(site: Site) -> None:  # noqa: F811
+def test_a_killed_learner_is_started_again_and_nobody_waits_for_it(site: Site) -> None:
     images, answers = site.topic("images"), site.topic("predictions")
     quick = BRISK | {"online__update_every": 60, "online__min_examples": 40, "online__steps": 2}
     serve = site.start("serve", "--online", "--print", "--json", **quick)
     serve.await_line("learner started")
     assert "buffer 0/400)" in serve.err
     producing = site.keep_producing(rate=40)
-    checkpoint = site.folder / "registry" / "learner" / "checkpoint.safetensors"
-    serve.until(checkpoint.exists)
+    serve.until(lambda: list((site.folder / "registry" / "learner").glob("checkpoint-production-*.safetensors")))
 
     os.kill(learner_of(serve.pid), signal.SIGKILL)
     serve.await_line("learner down: killed by signal 9")
@@ -214,7 +203,7 @@ def shown_sizes(text: str) -> list[int]:
 
 
 @pytest.mark.long
-def test_retrain_once(site: Site) -> None:  # noqa: F811
+def test_retrain_once(site: Site) -> None:
     """Nothing there: 7. Nothing to be gained: 6, and why. A drifted stream: promoted."""
     brisk = {name: value for name, value in BRISK.items() if name != "online__niceness"}
 
@@ -274,7 +263,7 @@ time.sleep(600)
 
 
 def test_retrain_does_not_wait_forever_for_what_others_keep_from_it(
-    site: Site,  # noqa: F811
+    site: Site,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A learner hangs: it holds the group's partitions, and does not hear that others have come."""
@@ -293,7 +282,7 @@ def test_retrain_does_not_wait_forever_for_what_others_keep_from_it(
     assert f"another member of the group {group}" in refused.stderr.splitlines()[-1]
 
 
-def test_retrain_asks_the_learner_that_is_at_work(site: Site) -> None:  # noqa: F811
+def test_retrain_asks_the_learner_that_is_at_work(site: Site) -> None:
     brisk = BRISK | {"online__update_every": 100_000}
     learner = site.start("retrain", "--follow", "--json", **brisk)
     learner.await_line("learner started")
@@ -316,10 +305,10 @@ def test_retrain_asks_the_learner_that_is_at_work(site: Site) -> None:  # noqa: 
     learner.press_ctrl_c()
     assert learner.wait() == 130, learner.err
     assert learner.document["retrains"] == 1
-    assert list((site.folder / "registry" / "learner" / "requests").iterdir()) == []
+    assert list((site.folder / "registry" / "learner" / "requests" / "production").iterdir()) == []
 
 
-def test_a_learner_of_its_own_reaches_a_plain_serve(site: Site) -> None:  # noqa: F811
+def test_a_learner_of_its_own_reaches_a_plain_serve(site: Site) -> None:
     serving = site.serve()
     learner = site.start("retrain", "--follow", "--json", **BRISK)
     producing = site.keep_producing(rate=80, drift="invert@0-1000000")

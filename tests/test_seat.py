@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import pytest
 from apache_kafka import ApacheKafka
-from fixtures_kafka import apache, own_settings  # noqa: F401  fixtures
+from fixtures_kafka import own_settings
 from helpers import draft
-from processes import Site, site, trained, until  # noqa: F401  fixtures among them
+from processes import Site, until
 
 from cifarctl.errors import Superseded
 from cifarctl.flows.seat import KafkaSeat, RegistrySeat, open_seat
 from cifarctl.registry import Move, Registry
+from cifarctl.registry.claims import Stream
 from cifarctl.settings import KafkaSettings, RegistrySettings, Settings
 from cifarctl.stream import browse, clients
 from cifarctl.stream.seat import Seat
@@ -25,10 +26,11 @@ from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
 
 PATIENCE_S = 60.0
+STREAM = Stream(None, "cifar", "cifarctl", "production")
 
 
 @pytest.fixture
-def kafka(apache: ApacheKafka) -> KafkaSettings:  # noqa: F811
+def kafka(apache: ApacheKafka) -> KafkaSettings:
     """The shared node; a member that is suspended is missed after a second or so."""
     return own_settings(apache, session_timeout_ms=6000, partitions=1)
 
@@ -73,7 +75,7 @@ def log(kafka: KafkaSettings) -> list[Any]:
 
 
 def test_the_lock_of_a_registry_is_a_seat(registry: Registry) -> None:
-    first, second = RegistrySeat(registry), RegistrySeat(registry)
+    first, second = RegistrySeat(registry, STREAM), RegistrySeat(registry, STREAM)
     assert not first.taken
     assert first.wait(0)
     assert (first.held, second.taken, second.wait(0.01), second.held) == (True, True, False, False)
@@ -112,7 +114,7 @@ def opened() -> Iterator[Callable[..., Any]]:
 def test_one_holds_the_seat_and_the_next_one_gets_it(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
-    first, second = (opened(KafkaSeat(registry, kafka)) for _ in range(2))
+    first, second = (opened(KafkaSeat(registry, kafka, STREAM)) for _ in range(2))
     assert not first.taken
     assert first.wait(PATIENCE_S)
     assert first.take(patient) == 1
@@ -143,7 +145,7 @@ def test_who_is_no_longer_in_office_decides_nothing(kafka: KafkaSettings, opened
 def test_a_decision_that_was_not_carried_out_is_carried_out_by_the_next_one(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
-    first, second, third = (opened(KafkaSeat(registry, kafka)) for _ in range(3))
+    first, second, third = (opened(KafkaSeat(registry, kafka, STREAM)) for _ in range(3))
     topics = clients.Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.images, topics.learner])
     source = opened(Source(kafka, [topics.images], group_id=f"{kafka.group_id}.learner"))
@@ -164,7 +166,7 @@ def test_a_decision_that_was_not_carried_out_is_carried_out_by_the_next_one(
 def test_offsets_are_committed_with_the_decision_or_not_at_all(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
-    seat = opened(KafkaSeat(registry, kafka))
+    seat = opened(KafkaSeat(registry, kafka, STREAM))
     topics, group = clients.Topics.of(kafka.topic_prefix), f"{kafka.group_id}.learner"
     clients.ensure_topics(kafka, [topics.images, topics.learner])
     sender = Sender(kafka)
@@ -192,7 +194,7 @@ def test_decisions_about_another_registry_are_none_of_ours(
     for _ in range(2):
         other.publish(draft(), b"weights")
     other.promote(1, who="test", why="first")
-    first, second = opened(KafkaSeat(registry, kafka)), opened(KafkaSeat(other, kafka))
+    first, second = opened(KafkaSeat(registry, kafka, STREAM)), opened(KafkaSeat(other, kafka, STREAM))
     topics = clients.Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.images, topics.learner])
     source = opened(Source(kafka, [topics.images], group_id=f"{kafka.group_id}.learner"))
@@ -203,7 +205,7 @@ def test_decisions_about_another_registry_are_none_of_ours(
 
 @pytest.mark.apache
 @pytest.mark.long
-def test_a_learner_that_was_suspended_stands_by_when_it_wakes(site: Site) -> None:  # noqa: F811
+def test_a_learner_that_was_suspended_stands_by_when_it_wakes(site: Site) -> None:
     small: dict[str, Any] = {
         "online__update_every": 100,
         "online__min_examples": 100,

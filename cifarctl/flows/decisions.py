@@ -15,7 +15,7 @@ class Decisions:
 
     A learner that goes on from a checkpoint decides again what was decided after that. Each decision says how much the
     learner had seen, so that it is known again. What is not decided again, as it would be where the stream has become
-    another, is given up: the alias has then been moved as if by somebody else.
+    another, is given up: the alias has then been moved by the learner before this one.
     """
 
     def __init__(self, registry: Registry, alias: str, epoch: int | None) -> None:
@@ -50,6 +50,12 @@ class Decisions:
         return alias is not None and alias.generation == self.generation
 
     @property
+    def mover(self) -> str:
+        """Who has moved the alias last."""
+        moves = [move for move in self._registry.history(self._alias) if move.action != "reject"]
+        return "the learner before this one" if moves and moves[-1].at is not None else "somebody else"
+
+    @property
     def known(self) -> int:
         """How many moves and refusals are behind the learner, those to be decided again not counted."""
         return self._moves - len(self._redo)
@@ -76,7 +82,7 @@ class Decisions:
             self._redo, self.generation = [], self.made
 
     def look(self) -> tuple[int, int] | None:
-        """Version and generation of the alias where somebody else has moved it; None while decisions are made again."""
+        """Version and generation of the alias where another has moved it; None while decisions are made again."""
         alias = self._registry.alias(self._alias)
         if alias is None or alias.generation == self.generation or self._redo:
             return None

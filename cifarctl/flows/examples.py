@@ -19,11 +19,13 @@ from cifarctl.flows.overload import Overload
 from cifarctl.flows.pace import Pace
 from cifarctl.flows.served import Served
 from cifarctl.flows.shown import MOST, Shown
+from cifarctl.flows.strays import Strays
 from cifarctl.online.join import Place
 from cifarctl.online.labels import LabelJoin, Matched
 from cifarctl.settings import Settings
 from cifarctl.stream import clients, codecs, labels
 from cifarctl.stream.codecs import Record
+from cifarctl.stream.limits import of_topics
 from cifarctl.stream.predictions import Prediction
 from cifarctl.stream.records import Partition
 from cifarctl.stream.sender import Sender
@@ -68,6 +70,8 @@ class Examples:
         # What was learned from before the last restart is read again, where its neighbours were still waiting then.
         known = learner.buffer.ids
         self._join.settle(known, repeat(None, len(known)))
+        #: Labels that match no image.
+        self.strays = Strays(join, topics.labels, settings.online.label_wait)
         self._served = Served(settings.online.label_wait)
         self._overload = Overload(settings.online.update_every)
         self._overload.behind = learner.behind
@@ -85,7 +89,13 @@ class Examples:
 
     def status(self) -> events.LearnerStatus:
         """Where the learner stands, how many images wait for their label, and what was served."""
-        return replace(self.learner.status(), waiting=len(self._join), served=self._served.record())
+        return replace(
+            self.learner.status(),
+            waiting=len(self._join),
+            served=self._served.record(),
+            labels_unmatched=self.strays.count,
+            lag=self.source.lag(),
+        )
 
     def read(self) -> Iterator[events.LearnEvent]:
         """Show the learner the next labelled images, and those that have met their label now."""
@@ -93,7 +103,7 @@ class Examples:
         yield from self._look_at_the_lag(len(records))
         for record in records:
             self._positions[record.topic, record.partition] = record.offset + 1
-        self.unsaved = self.unsaved or bool(records)
+        self.unsaved = self.unsaved or bool(records) or bool(self.source.settled({}))
         if self._since_ms:
             records = [record for record in records if record.timestamp_ms >= self._since_ms]
         images = [record for record in records if record.topic == self._topics.images]
@@ -109,6 +119,8 @@ class Examples:
         self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
         self._served.answers(self._answers.read())
         yield from self._losses()
+        if (notice := self.strays.look(drained=self.source.drained)) is not None:
+            yield notice
         while self._gaps:
             yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
 
@@ -132,7 +144,8 @@ class Examples:
             if not delivered:
                 return
         low = self._join.low_water(self._too_late_ms())
-        offsets = {partition: min(offset, low.get(partition, offset)) for partition, offset in self._positions.items()}
+        done = self.source.settled(self._positions)
+        offsets = {partition: min(offset, low.get(partition, offset)) for partition, offset in done.items()}
         self.unsaved = not self.source.commit(offsets)
         if not self.unsaved:
             self._shown.committed(offsets)
@@ -182,8 +195,9 @@ class Examples:
         batch, letters = labels.decode(records, classes=len(self.learner.classes))
         for letter in () if self._dry else letters:
             if self._letters is None:
-                self._letters = Sender(self._settings.kafka)
-            self._letters.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
+                kafka, topic = self._settings.kafka, self._topics.dead_letters
+                self._letters = Sender(kafka, limits=of_topics(kafka, [topic]))
+            self._letters.send_letter(self._topics.dead_letters, letter)
         self._bad_labels += len(letters)
         self._served.labels(zip(batch.ids, batch.labels.tolist(), strict=True))
         if self._overload.every > 1:

@@ -30,10 +30,20 @@ class LateLabels:
         self._join: Join[Predicted] = Join(
             Store(size, wait_s), wait_s=wait_s, label_bytes=size, settled_bytes=size, clock=clock
         )
+        self._labels = False  # whether any has come on the labels topic
 
     def __len__(self) -> int:
         """Predictions that wait for a label."""
         return len(self._join.items)
+
+    @property
+    def fitting_labels(self) -> int:
+        """Labels whose image has been answered."""
+        return self._join.fitting_labels
+
+    def strays(self, for_s: float) -> tuple[int, str | None]:
+        """Labels whose image has not been answered, given up or waiting for `for_s` seconds; the id of one of them."""
+        return self._join.strays(for_s)
 
     def add(
         self,
@@ -46,6 +56,9 @@ class LateLabels:
         """Take in a batch as it was served, (B,): of its unlabelled images (-1), those whose label has come before."""
         self._join.expire()
         found: list[tuple[str, Predicted, int]] = []
+        if self._labels:  # one of these may come there too, and belongs to an image then
+            for index in np.flatnonzero(labels >= 0).tolist():
+                self._join.settle(ids[index], int(labels[index]))
         for index in np.flatnonzero(labels < 0).tolist():
             item = (int(predicted[index]), version, trial)
             label = self._join.add_item(ids[index], item, 0)
@@ -58,6 +71,7 @@ class LateLabels:
         self._join.expire()
         found: list[tuple[str, Predicted, int]] = []
         for image_id, label in labels:
+            self._labels = True
             item = self._join.add_label(image_id, label)
             if item is not None:
                 found.append((image_id, item, label))

@@ -11,17 +11,19 @@ from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 
-import torch
-
 from cifarctl import events
-from cifarctl.errors import BrokerAway, CifarctlError, RegistryError, Superseded
+from cifarctl.errors import AliasClaimed, BrokerAway, CifarctlError, RegistryError, Superseded
 from cifarctl.flows.budget import Budget
 from cifarctl.flows.learner import Learner
+from cifarctl.flows.orphan import orphaned
 from cifarctl.flows.seat import Seat, open_seat
+from cifarctl.flows.supervise import Refused
 from cifarctl.flows.tenure import Material, Stopped, tenure
 from cifarctl.models import memory
+from cifarctl.models.threads import use as use_threads
 from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
+from cifarctl.stream import clients
 
 WAIT = 0.2  # seconds to wait for the seat
 PAUSE = 1.0  # seconds before another attempt
@@ -52,24 +54,25 @@ def follow(
             look()
             budget.keep(look)
 
-        began, told, worked = time.monotonic(), False, False
+        worked = False
+        said: events.LearnEvent | None = None
+        say_at = time.monotonic() + JOINING
         while not stop.is_set():
             on_step()
             try:
                 if seat.wait(WAIT):
                     worked = True
                     yield from _work(settings, material, seat, budget, stop, look, step)
-                elif not told and time.monotonic() - began >= JOINING:
-                    told = True
-                    if seat.trouble is not None:
-                        yield events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer ({seat.trouble})")
-                    else:
-                        yield events.Notice("another learner is at work: this one stands by")
+                elif time.monotonic() >= say_at:
+                    say_at = time.monotonic() + JOINING
+                    if (why := _standing_by(settings, seat)) != said:
+                        said = why
+                        yield why
             except Stopped:  # in the middle of an update: it is made again from the last checkpoint
                 return
             except Superseded as reason:
                 yield events.Notice(f"{reason}: from the last checkpoint again, once the seat is held")
-                began, told = time.monotonic(), False
+                say_at, said = time.monotonic() + JOINING, None
                 stop.wait(PAUSE)
             except BrokerAway as error:
                 if not worked:  # there may be no broker at all
@@ -95,7 +98,7 @@ def _work(
         yield examples.status()
         saved = shown = time.monotonic()
         waiting = False
-        requests = Requests(settings.registry.dir)
+        requests = Requests(settings.registry.dir, settings.serve.alias)
         while not stop.is_set():
             updates = learner.updates
             yield from examples.read()
@@ -119,6 +122,20 @@ def _work(
                     yield events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer")
         if examples.unsaved:
             examples.save()
+
+
+def _standing_by(settings: Settings, seat: Seat) -> events.LearnEvent:
+    """Why this learner does not work."""
+    if seat.trouble is not None:
+        return events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer ({seat.trouble})")
+    if seat.working:
+        return events.Notice("another learner is at work: this one stands by")
+    topic = clients.Topics.of(settings.kafka.topic_prefix).learner
+    return events.Notice(
+        f"this learner stands by: none works on {settings.registry.dir}, but the seat on {topic} is not free; either "
+        "the learner before was killed and the broker has not missed it yet, or one works for another registry, alias "
+        "or group"
+    )
 
 
 def _require(seat: Seat) -> None:
@@ -145,12 +162,14 @@ def _answer(requests: Requests, learner: Learner) -> Iterator[events.LearnEvent]
 
 
 def run_process(settings: Settings, pipe: Connection) -> None:
-    """The learner's own process: events go into `pipe`, its other end closing means stop.
+    """The learner's own process: events go into `pipe`, at last Refused where a restart is no use.
+
+    The other end of the pipe closing means stop.
 
     Interrupts of the terminal are the parent's affair; it closes the pipe when it is time.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(settings.online.threads)
+    use_threads(settings.online.threads)
     memory.keep_freed()
     if settings.online.niceness and hasattr(os, "nice"):
         os.nice(settings.online.niceness)
@@ -165,12 +184,14 @@ def run_process(settings: Settings, pipe: Connection) -> None:
     beat = time.monotonic()
     writing = threading.Lock()
 
-    def say(event: events.LearnEvent | None) -> None:
+    def say(event: events.LearnEvent | Refused | None) -> None:
         with writing:
             pipe.send(event)
 
     def heartbeat() -> None:
         nonlocal beat
+        if orphaned():
+            stop.set()
         if time.monotonic() - beat >= STATUS_INTERVAL:
             beat = time.monotonic()
             say(None)
@@ -191,6 +212,10 @@ def run_process(settings: Settings, pipe: Connection) -> None:
             say(event)
     except OSError:
         pass  # the parent has gone
+    except AliasClaimed as error:  # as long as the other one works, which no restart changes
+        code = error.exit_code
+        with suppress(OSError):
+            say(Refused(str(error)))
     except CifarctlError as error:
         code, last_words = error.exit_code, str(error)
     except Exception as error:  # noqa: BLE001  the parent tells it in a line; nobody reads a traceback here

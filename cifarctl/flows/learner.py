@@ -34,6 +34,8 @@ from cifarctl.online.lookalike import Appearance, Lookalike
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
 from cifarctl.registry import Registry, checkpoint
+from cifarctl.registry.claims import Stream
+from cifarctl.registry.files import os_errors
 from cifarctl.registry.history import Action, Move
 from cifarctl.registry.loading import LoadedModel, canary, load, require_trusted
 from cifarctl.settings import OnlineSettings
@@ -82,6 +84,7 @@ class Learner:
         reference: Images,
         validation: Images,
         epoch: int | None = None,
+        stream: Stream | None = None,
         afresh: bool = False,
         canary: bool = False,
         on_step: Callable[[], None] = lambda: None,
@@ -89,8 +92,8 @@ class Learner:
     ) -> None:
         """Load the champion and, unless it is to begin `afresh`, the last checkpoint.
 
-        `epoch` is that of its tenure: see `flows.seat`. With `canary` the snapshot on trial is published, for `serve`
-        to let it answer a share of the stream.
+        `epoch` is that of its tenure: see `flows.seat`; `stream` is what it learns from, whose checkpoint it has. With
+        `canary` the snapshot on trial is published, for `serve` to let it answer a share of the stream.
 
         Raises:
             VersionNotFound: there is no champion to learn from.
@@ -112,7 +115,7 @@ class Learner:
         self._on_step, self._clock = on_step, clock
         self._begin = strategy(settings.strategy)
         self._generator = torch.Generator().manual_seed(settings.seed)
-        self._epoch = epoch
+        self._epoch, self._stream = epoch, stream
         self.decisions = Decisions(registry, alias, epoch)
         self._inputs = InputMonitor(validation)
         self._rate = AdaptiveRate(settings.learning_rate, settings.learning_rate_min, settings.learning_rate_max)
@@ -157,8 +160,13 @@ class Learner:
 
     @property
     def folder(self) -> Path:
-        """Where the active learner keeps its checkpoint."""
+        """Where learners keep their checkpoints."""
         return self.registry.dir / "learner"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where this learner keeps its state, apart from learners of other streams."""
+        return self.folder / (CHECKPOINT if self._stream is None else self._stream.checkpoint)
 
     @property
     def champion(self) -> int:
@@ -338,7 +346,7 @@ class Learner:
         except (RegistryError, DataError) as error:
             if self._refused != generation:
                 self._refused = generation
-                self._canary.withdraw("somebody has moved the alias")
+                self._canary.withdraw(f"{self.decisions.mover} has moved the alias")
                 yield events.Notice(f"the learner stays with version {old} and promotes nothing: {error}")
             return
         self.decisions.generation = self.decisions.made = generation
@@ -567,7 +575,7 @@ class Learner:
             version, self.decisions.made = move.to_version, move.generation
         else:
             if not self.decisions.unmoved:  # before there is a version for nothing
-                raise AliasConflict(f"somebody else has moved the alias {self.alias}")
+                raise AliasConflict(f"{self.decisions.mover} has moved the alias {self.alias}")
             version = self._published(pairs, guard)
             self._carry_out("promote", version, "; ".join(reasons))
             self.decisions.made = self.decisions.generation
@@ -741,8 +749,10 @@ class Learner:
             "behind": self.behind,
         }
         state = {"of": self._identity(), "buffer": state, "learner": own}
-        allowed = nullcontext() if self._epoch is None else self.registry.in_epoch(self._epoch)
-        checkpoint.save(self.folder / CHECKPOINT, tensors, state, allowed)
+        if self._stream is not None:
+            state["stream"] = self._stream.to_json()
+        allowed = nullcontext() if self._epoch is None else self.registry.in_epoch(self._epoch, alias=self.alias)
+        checkpoint.save(self.checkpoint, tensors, state, allowed)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on with the learner that takes it over."""
@@ -761,8 +771,10 @@ class Learner:
         return [self.alias, self.settings.strategy, self.settings.follow_relabelling]
 
     def _restore(self) -> None:
-        found = checkpoint.load(self.folder / CHECKPOINT)
+        found = checkpoint.load(self.checkpoint) or self._unclaimed()
         if found is None or found[1].get("of") != self._identity():  # other images, classes or sizes: begin afresh
+            return
+        if Stream.of_json(found[1].get("stream")) not in {None, self._stream}:  # a copy of another's
             return
         tensors, state = found
         own: dict[str, Any] = state["learner"]
@@ -787,6 +799,18 @@ class Learner:
             else:
                 self._resume(own, tensors, redo, began, champion)
         self._generator.set_state(tensors["generator"])  # last, as to begin a lineage may have drawn from it
+
+    def _unclaimed(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """A checkpoint from before each stream had its own: it is that of the first one that moves the same alias."""
+        before = self.folder / CHECKPOINT
+        if self._stream is None or (found := checkpoint.load(before)) is None:
+            return None
+        alias, *_ = found[1]["learner"]["strategy"]
+        if alias != self.alias:
+            return None
+        with os_errors(before):
+            before.replace(self.checkpoint)
+        return found
 
     def _resume(
         self,

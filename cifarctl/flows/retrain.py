@@ -17,7 +17,7 @@ from cifarctl.errors import BrokerError, NotEnoughData, RegistryBusy
 from cifarctl.flows.examples import Examples, teach
 from cifarctl.flows.learn import STATUS_INTERVAL
 from cifarctl.flows.learner import Learner
-from cifarctl.flows.seat import RegistrySeat, Seat, open_seat
+from cifarctl.flows.seat import RegistrySeat, Seat, open_seat, stream_of
 from cifarctl.flows.tenure import Material, Stopped, tenure
 from cifarctl.online.labels import Matched
 from cifarctl.registry import Registry
@@ -80,7 +80,10 @@ def once(
 
     began = time.perf_counter()
     with ExitStack() as stack:
-        seat = RegistrySeat(Registry(settings.registry)) if dry else stack.enter_context(open_seat(settings))
+        if dry:
+            seat: Seat = RegistrySeat(Registry(settings.registry), stream_of(settings, clients.check(settings.kafka)))
+        else:
+            seat = stack.enter_context(open_seat(settings))
         if seat.taken or not seat.wait(JOIN_S):
             if since_ms is not None:
                 raise RegistryBusy(
@@ -101,6 +104,8 @@ def once(
         yield from _catch_up(examples, settings, stop)
         if stop.is_set():
             return
+        if (notice := examples.strays.verdict()) is not None:
+            yield notice
         if held.count < settings.online.min_examples:
             yield from held.learn(0)
             examples.save()
@@ -124,7 +129,7 @@ def once(
             challenger=decisive.challenger | {"version": learner.champion if promoted else None},
             seconds=time.perf_counter() - began,
         )
-        requests = Requests(settings.registry.dir)
+        requests = Requests(settings.registry.dir, settings.serve.alias)
         for name in requests.waiting():  # others who have asked meanwhile
             requests.answer(name, asdict(result))
         yield result
@@ -138,7 +143,7 @@ def _refuse(result: events.RetrainResult) -> Iterator[events.LearnEvent]:
 
 def _ask(settings: Settings, seat: Seat, stop: threading.Event) -> Iterator[events.LearnEvent]:
     """Let the learner that is at work learn; ends with its RetrainResult, or without one when `stop` is set."""
-    requests = Requests(settings.registry.dir)
+    requests = Requests(settings.registry.dir, settings.serve.alias)
     name = requests.ask()
     yield events.Notice("a learner is at work on this registry: it is asked to learn now")
     try:

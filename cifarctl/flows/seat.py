@@ -1,35 +1,48 @@
-"""Who is the active learner of a registry, and what its decisions are worth once another one is.
+"""Who is the active learner of an alias, and what its decisions are worth once another one is.
 
-A learner works while it holds the seat; others stand by. Each tenure has an epoch of its own, higher than all before.
-A decision is committed where only the holder of the seat can write, and then carried out in the registry under that
-epoch: whatever dies in between, the next one finds it there and carries it out first.
+A learner works while it holds the seat; others of its stream stand by, and those of other streams are refused. Each
+tenure has an epoch of its own, higher than all before. A decision is committed where only the holder of the seat can
+write, and then carried out in the registry under that epoch: whatever dies in between, the next one finds it there and
+carries it out first.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
-
-from cifarctl.errors import AliasConflict, VersionNotFound
+from cifarctl.errors import AliasClaimed, AliasConflict, VersionNotFound
 from cifarctl.registry import Move, Registry
-from cifarctl.registry.files import make_directory, os_errors
+from cifarctl.registry.claims import Claim, Stream
 from cifarctl.settings import KafkaSettings, Settings
 from cifarctl.stream import clients, seat
 from cifarctl.stream.records import Partition
 from cifarctl.stream.source import Source
 
+CLAIM_INTERVAL_S = 1.0  # between two looks whether one that was suspended has let go of the claim
+
 
 class Seat(Protocol):
-    """What only one learner has at a time."""
+    """What only one learner of a stream has at a time.
+
+    `taken`, `wait`, `working` and `take` raise AliasClaimed where the learner of another stream moves the alias.
+    """
+
+    stream: Stream
 
     @property
     def taken(self) -> bool:
         """Whether another one has it, or waits for it; to be asked before `wait`."""
+        ...
+
+    @property
+    def working(self) -> bool:
+        """Whether another one of the stream works on the alias; to be asked while this one does not."""
         ...
 
     @property
@@ -64,41 +77,38 @@ class Seat(Protocol):
 
 
 class RegistrySeat:
-    """A lock of the registry: for a broker without transactions."""
+    """The claim of the alias: for a broker without transactions."""
 
     trouble = None
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, stream: Stream) -> None:
+        self.stream = stream
         self._registry = registry
-        self._lock = FileLock(registry.dir / "learner" / "lock")
+        self._claim = Claim(registry.dir, stream)
 
     @property
     def taken(self) -> bool:
         """See Seat."""
-        if not self.wait(0):
-            return True
-        self._lock.release()
-        return False
+        return self._claim.taken()
+
+    @property
+    def working(self) -> bool:
+        """See Seat."""
+        return self._claim.taken()
 
     @property
     def held(self) -> bool:
         """See Seat."""
-        return self._lock.is_locked
+        return self._claim.held
 
     def wait(self, timeout_s: float) -> bool:
         """See Seat."""
-        if self.held:
-            return True
-        path = self._registry.dir / "learner"
-        make_directory(path)
-        with os_errors(path), suppress(Timeout):
-            self._lock.acquire(timeout=timeout_s)
-        return self.held
+        return self._claim.hold(timeout_s)
 
     def take(self, on_wait: Callable[[], None]) -> int:  # noqa: ARG002
         """See Seat."""
-        epoch = self._registry.next_epoch()
-        self._registry.begin_epoch(epoch)
+        epoch = self._registry.next_epoch(alias=self.stream.alias)
+        self._registry.begin_epoch(epoch, alias=self.stream.alias)
         return epoch
 
     def commit(self, move: Move, offsets: Mapping[Partition, int], source: Source, on_wait: Callable[[], None]) -> None:
@@ -106,25 +116,45 @@ class RegistrySeat:
 
     def close(self) -> None:
         """Leave the seat to the next one."""
-        self._lock.release()
+        self._claim.release()
 
 
 class KafkaSeat:
-    """The only partition of the learner's topic, which holds every decision of every tenure."""
+    """The only partition of the learner's topic, which holds every decision of every tenure; and the alias's claim.
 
-    def __init__(self, registry: Registry, kafka: KafkaSettings) -> None:
+    The topic tells which learner of the stream is the active one. The claim keeps away those of other streams, whose
+    topics are others. Where one that was suspended still has the claim, it is taken as soon as that lets it go.
+    """
+
+    def __init__(self, registry: Registry, kafka: KafkaSettings, stream: Stream) -> None:
+        self.stream = stream
         self._registry = registry
         self._seat = seat.Seat(kafka)
+        self._claim = Claim(registry.dir, stream)
+        self._ask_at = math.inf  # when to ask for the claim again, once a tenure has begun without
 
     @property
     def taken(self) -> bool:
         """See Seat."""
+        self._claim.taken()  # raises where it is another stream's
         return self._seat.taken
+
+    @property
+    def working(self) -> bool:
+        """See Seat."""
+        return self._claim.taken()
 
     @property
     def held(self) -> bool:
         """See Seat."""
-        return self._seat.held
+        if not self._seat.held:
+            return False
+        try:
+            if time.monotonic() >= self._ask_at:
+                self._ask_at = math.inf if self._claim.hold() else time.monotonic() + CLAIM_INTERVAL_S
+        except AliasClaimed:  # in the moment between the end of one that was suspended and this one's look
+            return False
+        return True
 
     @property
     def trouble(self) -> str | None:
@@ -137,13 +167,15 @@ class KafkaSeat:
 
     def take(self, on_wait: Callable[[], None]) -> int:
         """See Seat; carries out what the one before has decided last."""
+        self._ask_at = math.inf if self._claim.hold() else time.monotonic() + CLAIM_INTERVAL_S
         own = [entry for value in self._seat.take(on_wait) if (entry := self._read(value)) is not None]
         if own and isinstance(last := own[-1], Move):
             with suppress(AliasConflict, VersionNotFound):  # somebody has moved the alias since, or removed the version
                 self._registry.carry_out(last)
-        epoch = self._registry.next_epoch(after=max(map(_epoch, own), default=0))
+        alias = self.stream.alias
+        epoch = self._registry.next_epoch(after=max(map(_epoch, own), default=0), alias=alias)
         self._write({"began": epoch}, on_wait)  # only who can do that has the seat
-        self._registry.begin_epoch(epoch)
+        self._registry.begin_epoch(epoch, alias=alias)
         return epoch
 
     def commit(self, move: Move, offsets: Mapping[Partition, int], source: Source, on_wait: Callable[[], None]) -> None:
@@ -153,6 +185,7 @@ class KafkaSeat:
     def close(self) -> None:
         """Leave the seat to the next one."""
         self._seat.close()
+        self._claim.release()
 
     @cached_property
     def _name(self) -> str:
@@ -181,18 +214,26 @@ class KafkaSeat:
 
 @contextmanager
 def open_seat(settings: Settings) -> Iterator[Seat]:
-    """The seat of the settings' registry, on Kafka where transactions are to be had and wanted.
+    """The seat of the settings' alias and stream, on Kafka where transactions are to be had and wanted.
 
     Raises:
         BrokerError: no broker answers.
     """
     registry = Registry(settings.registry)
-    lacking = settings.kafka.delivery == "at-least-once" or clients.check(settings.kafka).embedded
-    found = RegistrySeat(registry) if lacking else KafkaSeat(registry, settings.kafka)
+    broker = clients.check(settings.kafka)
+    stream = stream_of(settings, broker)
+    lacking = settings.kafka.delivery == "at-least-once" or broker.embedded
+    found = RegistrySeat(registry, stream) if lacking else KafkaSeat(registry, settings.kafka, stream)
     try:
         yield found
     finally:
         found.close()
+
+
+def stream_of(settings: Settings, broker: clients.Broker) -> Stream:
+    """What a learner with these settings learns from, and which alias it moves."""
+    cluster = None if broker.embedded else broker.cluster_id
+    return Stream(cluster, settings.kafka.topic_prefix, settings.kafka.group_id, settings.serve.alias)
 
 
 def _epoch(entry: Move | int) -> int:

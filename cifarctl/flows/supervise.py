@@ -6,17 +6,26 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
 from cifarctl import events
+from cifarctl.flows.orphan import end_with_parent
 from cifarctl.settings import Settings
 
 FIRST_DELAY = 1.0  # seconds before the first restart; doubled each time
 LONGEST_DELAY = 60.0
 REAP_TIMEOUT = 0.5
 STOP_TIMEOUT = 5.0  # seconds for the learner to save its work
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Last word of a learner that is not to be started again."""
+
+    reason: str
 
 
 class LearnerProcess:
@@ -35,6 +44,7 @@ class LearnerProcess:
         self._start_at = 0.0
         self._last_notice = ""
         self._stopping = False
+        self._refused: str | None = None
 
     @property
     def pid(self) -> int | None:
@@ -66,6 +76,9 @@ class LearnerProcess:
                     self._heard = self._clock()
                     if event is None:
                         continue
+                    if isinstance(event, Refused):
+                        self._refused = event.reason
+                        continue
                     if self._heard - self._started > LONGEST_DELAY:
                         self._restarts = 0  # it works: an end after this is a new misfortune
                     if isinstance(event, events.Notice):
@@ -76,7 +89,7 @@ class LearnerProcess:
         if self._stopping:
             return
         if self._process is None:
-            if self._clock() >= self._start_at:
+            if self._refused is None and self._clock() >= self._start_at:
                 self._start()
         elif not self._process.is_alive():
             yield self._down(self._ended())
@@ -105,16 +118,19 @@ class LearnerProcess:
         return f"{how}: {self._last_notice}" if self._last_notice else how
 
     def _down(self, reason: str) -> events.LearnerDown:
+        if self._refused is not None:
+            reason = self._refused
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2**self._restarts)
         self._restarts += 1
         self._start_at = self._clock() + delay
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
-        return events.LearnerDown(reason, self._restarts, delay)
+        return events.LearnerDown(reason, self._restarts, delay if self._refused is None else None)
 
 
 def _learn(settings: Settings, theirs: Connection) -> None:
+    end_with_parent()  # before all that takes its time
     from cifarctl.flows import learn  # the data set and what learning needs are no business of the predictor
 
     learn.run_process(settings, theirs)

@@ -17,7 +17,7 @@ from cifarctl.flows.seat import Seat
 from cifarctl.online.labels import LabelJoin
 from cifarctl.registry import Move, Registry
 from cifarctl.settings import Settings
-from cifarctl.stream import clients, positions
+from cifarctl.stream import clients, positions, rights
 from cifarctl.stream.predictions import prediction_reader
 from cifarctl.stream.source import Source
 
@@ -81,7 +81,9 @@ def tenure(
 ) -> Iterator[Examples]:
     """A tenure of the seat, which is held."""
     topics = clients.Topics.of(settings.kafka.topic_prefix)
-    clients.ensure_topics(settings.kafka, [topics.images, topics.labels, topics.dead_letters])
+    needed = {topics.images: ["Read"], topics.labels: ["Read"], topics.dead_letters: ["Write"]}
+    rights.ensure_topics(settings.kafka, needed)
+    rights.require(settings.kafka, {topics.predictions: ["Read"]})
     learner = Learner(
         Registry(settings.registry),
         settings.online,
@@ -89,6 +91,7 @@ def tenure(
         reference=material.reference,
         validation=material.validation,
         epoch=seat.take(on_wait),
+        stream=seat.stream,
         afresh=since_ms is not None,
         canary=canary,
         on_step=on_step,
@@ -113,6 +116,7 @@ def tenure(
         examples = Examples(learner, source, join, answers, gaps, topics, settings, since_ms=since_ms or 0, dry=dry)
 
         def commit(move: Move) -> None:
+            on_wait()  # who has been told to stop decides nothing more
             seat.commit(move, examples.saved, source, on_wait)
 
         learner.decisions.commit = commit

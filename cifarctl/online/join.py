@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Set
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Generic, NamedTuple, TypeVar
 
 from cifarctl.stream.records import Partition
@@ -44,9 +45,20 @@ class Store(Generic[ItemT]):
         self._bytes = 0
         self.displaced = 0  # for want of room
         self.expired = 0
+        self.given_up: str | None = None  # id of the last one that was displaced or has expired
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def waiting(self, before: float) -> tuple[int, str | None]:
+        """How many have been here since before that time, and the id of the first of them."""
+        if not self._entries:
+            return 0, None
+        if next(reversed(self._entries.values())).since <= before:
+            count = len(self._entries)
+        else:
+            count = sum(1 for _ in takewhile(lambda entry: entry.since <= before, self._entries.values()))
+        return count, next(iter(self._entries)) if count else None
 
     def __contains__(self, id: str) -> bool:
         return id in self._entries
@@ -101,6 +113,7 @@ class Store(Generic[ItemT]):
     def _take_oldest(self) -> tuple[str, Entry[ItemT]]:
         id, entry = self._entries.popitem(last=False)
         self._bytes -= entry.size
+        self.given_up = id
         return id, entry
 
 
@@ -125,6 +138,7 @@ class Join(Generic[ItemT]):
         self.items = items
         self.labels: Store[int] = Store(label_bytes, wait_s)
         self._settled: Store[int | None] = Store(settled_bytes, wait_s)
+        self.matched = 0  # pairs made
         self.repeated_items = 0
         self.repeated_labels = 0
         self.conflicting_labels = 0
@@ -139,6 +153,16 @@ class Join(Generic[ItemT]):
         """Labels that were given up before their item came."""
         return self.labels.displaced + self.labels.expired
 
+    def strays(self, for_s: float) -> tuple[int, str | None]:
+        """Labels that were given up or have been waiting for `for_s` seconds, and the id of one of them."""
+        count, example = self.labels.waiting(self._clock() - for_s)
+        return self.unmatched_labels + count, example or self.labels.given_up
+
+    @property
+    def fitting_labels(self) -> int:
+        """Labels whose item is known: those of pairs, and those that came again."""
+        return self.matched + self.repeated_labels + self.conflicting_labels
+
     def add_item(self, id: str, item: ItemT, size: int, place: Place | None = None) -> int | None:
         """Take in an item of `size` bytes; its label where that has been waiting for it."""
         if id in self._settled or id in self.items:
@@ -148,6 +172,7 @@ class Join(Generic[ItemT]):
         if label is None:
             self.items.put(id, item, size, self._clock(), place)
         else:
+            self.matched += 1
             self._settle(id, label)
         return label
 
@@ -163,6 +188,7 @@ class Join(Generic[ItemT]):
         if item is None:
             self.labels.put(id, label, 0, self._clock(), place)
         else:
+            self.matched += 1
             self._settle(id, label)
         return item
 

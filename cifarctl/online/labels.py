@@ -91,6 +91,15 @@ class LabelJoin:
         return self._join.unmatched_labels
 
     @property
+    def fitting_labels(self) -> int:
+        """Labels whose image is known."""
+        return self._join.fitting_labels
+
+    def strays(self, for_s: float) -> tuple[int, str | None]:
+        """Labels without an image: those given up or waiting for `for_s` seconds, and the id of one of them."""
+        return self._join.strays(for_s)
+
+    @property
     def repeated_labels(self) -> int:
         """Labels that said again what was known."""
         return self._join.repeated_labels

@@ -1,4 +1,4 @@
-"""Words to the learner that works on a registry, and its answers: a file each in ``learner/requests``."""
+"""Words to the learner that moves an alias, and its answers: a file each in ``learner/requests/<alias>``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ KEPT_S = 3600.0  # seconds after which a request that nobody has answered goes, 
 class Requests:
     """Requests to learn at once; whoever asks waits for the answer under the name that it was given."""
 
-    def __init__(self, registry: Path) -> None:
-        self._folder = registry / "learner" / "requests"
+    def __init__(self, registry: Path, alias: str = "production") -> None:
+        self._folder = registry / "learner" / "requests" / alias
 
     def ask(self) -> str:
         """Leave a request; its name.

@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from cifarctl.errors import CifarctlError, Superseded
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import browse, clients, connection, limited
+from cifarctl.stream import browse, clients, connection, limited, rights
 from cifarctl.stream.records import Partition
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.sink import HOPELESS, OPEN_TIMEOUT_S
@@ -85,7 +85,7 @@ class Seat:
             BrokerError: no broker answers, or it refuses.
         """
         if self._thread is None:
-            clients.ensure_topics(self._settings, [self._topic])
+            rights.ensure_topics(self._settings, {self._topic: ["Read", "Write"]})
             source = Source(self._settings, [self._topic], group_id=self._group, on_gap=lambda _: None)
             self._thread = threading.Thread(target=self._keep, args=(source,), name="seat", daemon=True)
             self._thread.start()
@@ -130,7 +130,8 @@ class Seat:
             producer.begin_transaction()
             self._sender.enqueue(self._topic, None, value)
             if offsets and source is not None:
-                places = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+                places: list[TopicPartition] = []
+                self._repeat(lambda: places.extend(source.marked(offsets)), on_wait)
                 metadata = source.group_metadata()
                 self._repeat(partial(producer.send_offsets_to_transaction, places, metadata, limit), on_wait)
             self._repeat(partial(producer.commit_transaction, limit), on_wait)

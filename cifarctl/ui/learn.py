@@ -10,7 +10,8 @@ from rich.text import Text
 
 from cifarctl import events
 from cifarctl.ui.output import notice_line
-from cifarctl.ui.widgets import Every, Log, bar, duration, facts, frame, percent
+from cifarctl.ui.pulse import Pulse
+from cifarctl.ui.widgets import Log, bar, duration, facts, frame, percent
 
 
 class LearnPanel:
@@ -41,8 +42,7 @@ class LearnPanel:
         """What there is to say, in at most seven rows."""
         now = self.status
         if self.down is not None:
-            state = f"{self.down.reason}; starts again in {self.down.delay:.0f} s (restart {self.down.restarts})"
-            return [("learner", Text(state, style="bold red"))]
+            return [("learner", Text(_down_text(self.down), style="bold red"))]
         if now is None:
             return [("learner", Text("starting …", style="dim"))]
         fill = now.size / now.capacity
@@ -53,7 +53,7 @@ class LearnPanel:
                 "buffer",
                 Text.assemble(f"{now.size:,} / {now.capacity:,}  ", bar(fill, 16), f" {fill:.0%}{balance}"),
             ),
-            ("waiting", f"{now.waiting:,} images for their labels"),
+            ("waiting", f"{now.waiting:,} images for their labels{_strays(now)}"),
             ("drift", self._drift_text(now)),
             ("served", served_text(now.served)),
             ("shadow", _shadow_text(now.shadow)),
@@ -79,6 +79,10 @@ class LearnPanel:
         ago = f"{duration(time.monotonic() - self._last_at)} ago  "
         style = "bold green" if self.last.outcome == "promoted" else "yellow"
         return Text.assemble((ago, "dim"), (outcome(self.last), style))
+
+
+def _strays(now: events.LearnerStatus) -> str:
+    return f"    {now.labels_unmatched:,} labels match no image" if now.labels_unmatched else ""
 
 
 def served_text(served: Iterable[events.ServedRecord]) -> str:
@@ -114,6 +118,12 @@ def _errors(drift: events.DriftDetected) -> str:
     return f"error {percent(drift.error_before)} → {percent(drift.error_after)}, "
 
 
+def _down_text(down: events.LearnerDown) -> str:
+    if down.delay is None:
+        return f"{down.reason}; it is not started again"
+    return f"{down.reason}; starts again in {down.delay:.0f} s (restart {down.restarts})"
+
+
 def learn_line(event: events.ServeEvent) -> str | None:
     """What a log says of a learner's event."""
     if isinstance(event, events.LearnerStarted):
@@ -132,7 +142,7 @@ def learn_line(event: events.ServeEvent) -> str | None:
     if isinstance(event, events.ChampionChanged):
         return f"learner follows the alias from version {event.old} to {event.new}"
     if isinstance(event, events.LearnerDown):
-        return f"learner down: {event.reason}; starts again in {event.delay:.0f} s (restart {event.restarts})"
+        return f"learner down: {_down_text(event)}"
     if isinstance(event, events.Waiting):
         return f"waiting: {event.reason}"
     if isinstance(event, events.Notice):
@@ -146,7 +156,7 @@ class RetrainView:
     def __init__(self) -> None:
         self.panel = LearnPanel()
         self._log = Log(6)
-        self._every = Every(10.0)
+        self._pulse = Pulse(10.0)
         self._began = time.monotonic()
 
     def update(self, event: events.LearnEvent) -> None:
@@ -173,13 +183,26 @@ class RetrainView:
         )
 
     def lines(self, event: events.LearnEvent) -> Iterable[str]:
-        """Every decision, and where the learner stands each ten seconds."""
+        """Every decision, and where the learner stands, as `Pulse` has it."""
         line = learn_line(event)
         if line is not None:
             yield line
-        elif isinstance(event, events.LearnerStatus) and self._every():
+        elif isinstance(event, events.LearnerStatus) and self._pulse(_figures(event), resting=not event.lag):
             yield (
-                f"labelled {event.labelled:,}  buffer {event.size:,}/{event.capacity:,}  "
+                f"labelled {event.labelled:,}  buffer {event.size:,}/{event.capacity:,}  {_waiting(event)}"
                 f"accuracy {percent(event.accuracy)}  served: {served_text(event.served)}  "
                 f"next update in {event.until_update:,}"
             )
+
+
+def _figures(status: events.LearnerStatus) -> tuple[object, ...]:
+    """What is worth another line when it changes."""
+    return status.labelled, status.size, status.waiting, status.labels_unmatched, status.lag, status.served
+
+
+def _waiting(status: events.LearnerStatus) -> str:
+    """What the learner has still to read, and which halves wait for the other one."""
+    lag = "" if status.lag is None else f"lag {status.lag:,}  "
+    images = f"{status.waiting:,} images wait for labels  " if status.waiting else ""
+    labels = f"{status.labels_unmatched:,} labels match no image  " if status.labels_unmatched else ""
+    return lag + images + labels

@@ -15,8 +15,8 @@ from cifarctl import events
 from cifarctl.tally import Tally
 from cifarctl.ui.canary import canary_line, canary_rows
 from cifarctl.ui.learn import LearnPanel, learn_line
+from cifarctl.ui.pulse import Pulse
 from cifarctl.ui.widgets import (
-    Every,
     Log,
     Rate,
     duration,
@@ -46,7 +46,7 @@ class ServeView:
         self._open_point: list[bool] = []
         self._rate = Rate()
         self._log = Log(4)
-        self._every = Every(5.0)
+        self._pulse = Pulse(5.0)
         self._print_images = print_images
         self._began = time.monotonic()
 
@@ -92,7 +92,7 @@ class ServeView:
             ),
             (
                 "predicted",
-                f"{tally.predicted:,} ({tally.labelled:,} labelled)    {rate(float(self._rate), 'images')}",
+                f"{tally.predicted:,} ({tally.labelled:,} labelled)    {rate(self._rate.value, 'images')}",
             ),
             (
                 "latency",
@@ -112,7 +112,7 @@ class ServeView:
         return frame(title, *parts, subtitle=f"{start.topic}  {duration(time.monotonic() - self._began)}")
 
     def lines(self, event: events.ServeEvent) -> Iterable[str]:
-        """What changes, every five seconds where things stand, and with --print every image."""
+        """What changes, and with --print every image; else where things stand, as `Pulse` has it."""
         if isinstance(event, events.ServeStarted):
             learner = ", learning online" if event.online else ""
             yield (
@@ -122,12 +122,21 @@ class ServeView:
         elif isinstance(event, events.BatchServed) and self._print_images:
             yield from self._image_lines(event)
         yield from self._news(event)
-        if isinstance(event, events.BatchServed) and not self._print_images and self._every():
-            tally = self.tally
+        if isinstance(event, events.BatchServed | events.StreamStatus) and not self._print_images:
+            yield from self._standing()
+
+    def _standing(self) -> Iterator[str]:
+        """Where things stand, if that is to be said now."""
+        tally, status = self.tally, self.status
+        if not tally.handled and not status.lag:  # nothing has come yet
+            return
+        resting = not (status.lag or status.queue or status.paused)
+        figures = (tally.predicted, tally.dead_lettered, tally.labelled, status.lag, self.version, tally.buffer_size)
+        if self._pulse(figures, resting=resting):
             buffer = f"  buffer {tally.buffer_size:,}/{tally.buffer_capacity:,}" if tally.buffer_capacity else ""
             canary = f" canary {tally.canary}" if tally.canary else ""
             yield (
-                f"predicted {tally.predicted:,}  {rate(float(self._rate), 'images')}  "
+                f"predicted {tally.predicted:,}  {rate(self._rate.value, 'images')}  "
                 f"accuracy {percent(tally.accuracy)} (recent {percent(tally.recent_accuracy)})  "
                 f"p99 {milliseconds(tally.latencies.percentile(0.99))}  lag {_count(self.status.lag)}  "
                 f"version {self.version}{canary}{buffer}"
@@ -203,6 +212,10 @@ def serve_summary(result: events.ServeResult) -> str:
         f"{result.swaps} swaps; latency p50 {milliseconds(result.latency_ms['p50'])}, "
         f"p99 {milliseconds(result.latency_ms['p99'])}"
     )
+    if result.latency_left_out:
+        text += f" ({result.latency_left_out:,} images left out for their timestamps)"
+    if result.labels_unmatched:
+        text += f"; {result.labels_unmatched:,} labels matched no image"
     if isinstance(result, events.OnlineServeResult):
         text += f"; {result.retrains} updates, {result.promotions} promoted, {result.rollbacks} rolled back"
     return text

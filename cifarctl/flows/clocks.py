@@ -1,0 +1,47 @@
+"""Timestamps that tell no latency: whose clock is wrong, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from cifarctl import events
+from cifarctl.tally import LONGEST_MS, SKEW_MS
+
+DAY_S = 86_400
+
+
+class Clocks:
+    """Says of each fault of the images' timestamps, once, that latencies are left out for it."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def look(self, batch: events.BatchServed) -> Iterator[events.Notice]:
+        """What the timestamps of a batch show for the first time."""
+        latency = batch.latency_ms
+        if (ahead := latency[latency < -SKEW_MS]).size and self._first("ahead"):
+            yield events.Notice(
+                f"the producer's clock is {_span(-ahead.min())} ahead of this one: such images are left out of the "
+                "latencies; set both clocks by NTP, or the timestamps that the producer gives"
+            )
+        if (old := latency[latency >= LONGEST_MS]).size and self._first("old"):
+            yield events.Notice(
+                f"an image was produced {_span(old.max())} ago, by its timestamp: what is older than "
+                f"{_span(LONGEST_MS)} is left out of the latencies; check the producer's clock and timestamps"
+            )
+        if np.isnan(latency).any() and self._first("none"):
+            yield events.Notice("images come without a timestamp: they are left out of the latencies")
+
+    def _first(self, fault: str) -> bool:
+        if fault in self._told:
+            return False
+        self._told.add(fault)
+        return True
+
+
+def _span(milliseconds: float) -> str:
+    """``3,600 s``, or days where that is longer than two of them."""
+    seconds = milliseconds / 1000
+    return f"{seconds:,.0f} s" if seconds < 2 * DAY_S else f"{seconds / DAY_S:,.0f} days"
