@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageOps, features
 
-from cifarctl.stream import codecs, letters, pictures
+from cifarctl.stream import codecs, fields, labels, letters, pictures
 from cifarctl.stream.codecs import DeadLetter, Decoded, Record
 
 HALF = (0.5, 0.5, 0.5)
@@ -228,6 +228,25 @@ def test_every_record_is_accounted_for_once_and_in_order(records: list[Record]) 
 
 BAD = [
     ("NullValue", record(None)),
+    ("HeadersUnread", record(b"x" * 3072)._replace(unread=True)),
+    ("UnsupportedContentType", record(file(format="GIF"))),
+    ("UnsupportedContentType", record(b"BM" + b"x" * 20, content_type=b"image/bmp")),
+    ("BadBase64", record(message(image="data:;base64," + floats(0)))),
+    ("NotJson", record(message().decode().encode("utf-16"))),
+    ("NotJson", record(b"\xef\xbb\xbf" + message())),
+    ("NotJson", record((b"\xef\xbb\xbf" + message(image="AAAA")).ljust(3072))),
+    ("NotJson", record(message().replace(b"3", b"Infinity", 1))),
+    ("NotJson", record(b'{"image": ' + b"[" * 5000 + b"]" * 5000 + b"}")),
+    ("WrongLength", record(b'{"image": "AAAA"}'.ljust(3072))),
+    ("WrongLength", record(message(image=base64.b64encode(file()).decode()))),
+    ("LabelOutOfRange", record(b"x" * 3072, label=b"%d" % 2**70)),
+    ("LabelOutOfRange", record(b"x" * 3072, label=b"-" + b"9" * 5000)),
+    ("LabelNotInteger", record(b"x" * 3072, label=b" 3")),
+    ("LabelNotInteger", record(b"x" * 3072, label=b"3\n")),
+    ("LabelNotInteger", record(b"x" * 3072, label=b"+3")),
+    ("LabelNotInteger", record(b"x" * 3072, label=b"1_0")),
+    ("LabelNotInteger", record(b"x" * 3072, label=b"3.0")),
+    ("IdTooLong", record(b"x" * 3072, key=b"\xff" * 600)),
     ("UnsupportedContentType", record(b"x" * 3072, content_type=b"text/\xff")),
     ("UnsupportedContentType", record(file(format="GIF"), content_type=b"image/gif")),
     ("BadPicture", record(b"x" * 3072, content_type=b"image/png")),
@@ -298,6 +317,22 @@ BAD = [
     ("IdTooLong", record(b"x" * 3072, id=b"x" * 1025)),
     ("IdTooLong", record(b"x" * 3072, key=b"x" * 1025)),
 ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (record(b"\xef\xbb\xbf" + message()), "byte order mark"),
+        (record(message(image="data:;base64," + floats(0))), "send only what follows its comma"),
+        (record(file(format="GIF")), "a GIF picture; only PNG and JPEG are read"),
+        (record(b"x" * 3072, key=b"\xff" * 600), "1204 bytes, since hexadecimal doubles the 600 of the key"),
+        (record(b"x" * 3072, key=b"x" * 1025), "the id has 1025 bytes; at most 1024"),
+        (record(b"x" * 3072)._replace(unread=True), "send header names in UTF-8"),
+    ],
+)
+def test_a_dead_letter_says_what_to_send_instead(bad: Record, told: str) -> None:
+    _, (letter,) = decode(bad)
+    assert told in letter.message
 
 
 @pytest.mark.parametrize(("error", "bad"), BAD, ids=[f"{error}-{place}" for place, (error, _) in enumerate(BAD)])
@@ -373,11 +408,39 @@ def test_sixteen_bits_of_grey_become_eight() -> None:
     assert np.array_equal(good.pixels[0], np.repeat((steps >> 8).astype(np.uint8)[None], 3, 0))
 
 
-def test_transparency_is_dropped() -> None:
-    picture = PHOTO.resize((32, 32)).convert("RGBA")
-    picture.putalpha(0)
-    good, _ = decode(record(file(picture)))
-    assert np.array_equal(good.pixels[0].astype(int), area_means(picture))
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+@pytest.mark.parametrize("size", [(32, 32), (70, 50)])
+def test_white_shows_through_what_is_transparent(mode: str, size: tuple[int, int]) -> None:
+    picture = PHOTO.resize(size).convert("RGBA")
+    opacity = Image.fromarray(np.linspace(0, 255, size[0] * size[1]).reshape(size[::-1]).astype(np.uint8))
+    options: dict[str, Any] = {}
+    if mode in ("RGB", "L", "P"):  # a colour, or a place of the palette, that is transparent
+        picture = PHOTO.resize(size).convert(mode)
+        options = {"transparency": tuple(PHOTO.resize(size).getpixel((9, 9))) if mode == "RGB" else 90}
+    else:
+        picture.putalpha(opacity)
+        picture = picture.convert(mode)
+    value = file(picture, **options)
+    seen = Image.open(io.BytesIO(value)).convert("RGBA")
+    expected = area_means(Image.alpha_composite(Image.new("RGBA", size, "white"), seen))
+    good, bad = decode(record(value))
+    assert not bad
+    assert abs(good.pixels[0].astype(int) - expected).max() <= 1
+    assert not np.array_equal(expected, area_means(picture))  # what has been dropped until now
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_picture_is_turned_as_its_exif_says(orientation: int, format: str, order: str) -> None:
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F], exif[0x0112] = "a camera", orientation
+    value = file(format=format, exif=exif, **({"quality": 100, "subsampling": 0} if format == "JPEG" else {}))
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(value)))
+    good, bad = decode(record(value))
+    assert not bad
+    assert abs(good.pixels[0].astype(int) - area_means(shown)).max() <= 2  # the box filter rounds from the other side
 
 
 def test_of_an_animation_the_first_picture_counts() -> None:
@@ -450,7 +513,14 @@ def test_damaged_pictures_are_images_or_letters(value: bytes) -> None:
         (record(message(id=...)), "k"),
         (record(b"x" * 3072, id=b"header"), "header"),
         (record(b"x" * 3072, id=None), "k"),
-        (record(b"x" * 3072, key=b"\xffkey"), "�key"),
+        (record(b"x" * 3072, key=b"\xffkey"), "key:ff6b6579"),
+        (record(b"x" * 3072, key=(600).to_bytes(8, "big")), "\0\0\0\0\0\0\2X"),
+        (record(b"x" * 3072, key=(128).to_bytes(8, "big")), "key:0000000000000080"),
+        (record(b"x" * 3072, key=b"key:12"), "key:12"),
+        (record(b"x" * 3072, key=b"key:ff"), "key:6b65793a6666"),
+        (record(b"x" * 3072)._replace(headers=(("id", b"first"), ("id", b"last"))), "last"),
+        (record(b"x" * 3072, id=b""), "k"),
+        (record(b"x" * 3072, id=b"a\0b\nc"), "a\0b\nc"),
         (record(b"x" * 3072, key=None, offset=12), "cifar.images-2-12"),
         (record(b"x" * 3072, key=b"", offset=13), "cifar.images-2-13"),
     ],
@@ -471,12 +541,102 @@ def test_where_the_id_comes_from(sent: Record, id: str) -> None:
         (record(b"x" * 3072), -1),
         (record(b"x" * 3072, label=None), -1),
         (record(b"x" * 3072, label=b"09"), 9),
+        (record(b"x" * 3072, label=b"0" * 5000 + b"7"), 7),
+        (record(message().replace(b'"label": 3', b'"label": 3, "label": 4')), 4),
+        (record(b"x" * 3072)._replace(headers=(("label", b"3"), ("label", b"4"))), 4),
     ],
 )
 def test_where_the_label_comes_from(sent: Record, label: int) -> None:
     good, bad = decode(sent)
     assert not bad
     assert good.labels.tolist() == [label]
+
+
+written = st.recursive(
+    st.binary(max_size=6) | st.text(max_size=4).map(str.encode) | st.sampled_from([b"key:", b"key:ff", b"key:FF"]),
+    lambda keys: keys.map(lambda key: b"key:" + key.hex().encode()),
+)
+
+
+@given(written, written)
+def test_different_keys_are_different_ids(first: bytes, second: bytes) -> None:
+    assert (fields.shown_key(first) == fields.shown_key(second)) == (first == second)
+
+
+def test_binary_keys_are_as_many_ids_everywhere() -> None:
+    keys = [number.to_bytes(8, "big") for number in range(128, 728)]
+    images, _ = decode(*(record(bytes(3072), key=key) for key in keys))
+    found, _ = labels.decode([record(b'{"label": 3}', key=key) for key in keys], classes=CLASSES)
+    assert len(set(images.ids)) == len(keys)
+    assert images.ids == found.ids
+
+
+def test_labels_do_as_images_do() -> None:
+    """What is no label is refused as what is no image is."""
+    sent = [
+        record(b'{"id": "a", "label": 3}')._replace(unread=True),
+        record('{"id": "a", "label": 3}'.encode("utf-16")),
+        record(b'\xff{"id": "a", "label": 3}'),
+        record(b'{"id": "a", "label": NaN}'),
+        record(b'{"id": "a", "label": true}'),
+        record(b'{"id": "a", "label": "3"}'),
+        record(b'{"id": 1.5, "label": 3}'),
+        record(b'{"label": 3}', key=b"\xff" * 600),
+    ]
+    _, bad = labels.decode(sent, classes=CLASSES)
+    assert [letter.error for letter in bad] == [
+        *["HeadersUnread", "NotJson", "NotJson", "NotJson", "LabelNotInteger", "LabelNotInteger"],
+        *["IdNotText", "IdTooLong"],
+    ]
+    assert "UTF-16" in bad[1].message
+    assert "surrogates" not in bad[2].message
+
+
+@given(images, st.integers(1, 200), st.sampled_from(["\n", "\r\n", " "]))
+def test_base64_of_every_kind_is_read(pixels: np.ndarray, width: int, newline: str) -> None:
+    image = json.loads(codecs.encode_json(pixels, 3, "a", HALF, HALF))["image"]
+    lines = newline.join(image[at : at + width] for at in range(0, len(image), width))
+    url_safe = image.replace("+", "-").replace("/", "_")
+    good, bad = decode(*(record(message(image=text)) for text in (image, lines, url_safe)))
+    assert not bad
+    assert all(np.array_equal(found, pixels) for found in good.pixels)
+
+
+def test_json_of_the_length_of_a_raw_image_is_json() -> None:
+    """Even where it is none that can be used; all else of this length is raw."""
+    for value in (b'{"image": "AAAA"}'.ljust(3072), b' \n{"image": null, "label": 3}'.ljust(3072)):
+        _, (letter,) = decode(record(value))
+        assert letter.error in ("WrongLength", "MissingImage")
+    good, bad = decode(*(record(value.ljust(3072)) for value in (b'{"label": 3}', b'{"image"', b"{", b"[1]", b" ")))
+    assert not bad
+    assert len(good.ids) == 5
+
+
+@pytest.mark.parametrize("format", ["WebP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF"])
+@pytest.mark.parametrize("untyped", [True, False])
+def test_a_picture_of_another_format_is_called_by_its_name(format: str, untyped: bool) -> None:
+    if format in ("WebP", "AVIF") and not features.check(format.lower()):
+        pytest.skip(f"this Pillow writes no {format}")
+    value = file(format=format)
+    value = value if not untyped else value[:3072].ljust(3072, b"\0")  # as long as a raw image, at that
+    for typed in ({}, {"content_type": b"image/png"}):
+        _, (letter,) = decode(record(value, **typed))
+        assert format.replace("G2", "G 2") in letter.message
+        assert "PNG" in letter.message
+        assert "surrogates" not in letter.message
+
+
+@pytest.mark.parametrize("name", ["image/jpg", "image/pjpeg", "IMAGE/JPEG", " image/jpg ; q=1", "image/jpeg;x"])
+def test_a_jpeg_by_any_name(name: str) -> None:
+    good, bad = decode(record(file(format="JPEG"), content_type=name.encode()))
+    assert not bad
+    assert abs(good.pixels[0].astype(int) - area_means(PHOTO)).max() <= 8
+
+
+def test_a_blank_content_type_is_none() -> None:
+    good, bad = decode(record(bytes(3072), content_type=b" "), record(file(), content_type=b";"))
+    assert not bad
+    assert len(good.ids) == 2
 
 
 def test_content_type_decides_before_the_length() -> None:

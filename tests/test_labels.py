@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
-from fixtures_broker import broker, kafka  # noqa: F401  fixtures
-from fixtures_kafka import apache, apache_kafka_settings  # noqa: F401  fixtures
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import PATIENCE_S, Flow, Site, ids, site, trained, until  # noqa: F401  fixtures among them
+from processes import PATIENCE_S, Flow, Site, ids, until
 
 from cifarctl import events
 from cifarctl.errors import NotEnoughData
@@ -453,7 +451,7 @@ def gather(reader: Tail[tuple[str, int]], count: int) -> dict[str, int]:
 
 @pytest.mark.broker
 @pytest.mark.usefixtures("quick")
-def test_a_reader_gets_all_labels_and_leaves_no_trace(kafka: KafkaSettings) -> None:  # noqa: F811
+def test_a_reader_gets_all_labels_and_leaves_no_trace(kafka: KafkaSettings) -> None:
     first = {f"a-{n}": n % 10 for n in range(50)}
     send_labels(kafka, first)
     send_labels(kafka, [(b"k", b"no label"), (b"k", b'{"id": "bad", "label": 77}')])
@@ -477,7 +475,7 @@ def test_a_reader_gets_all_labels_and_leaves_no_trace(kafka: KafkaSettings) -> N
 
 @pytest.mark.broker
 @pytest.mark.usefixtures("quick")
-def test_a_topic_that_is_absent_is_not_created_but_found_later(kafka: KafkaSettings) -> None:  # noqa: F811
+def test_a_topic_that_is_absent_is_not_created_but_found_later(kafka: KafkaSettings) -> None:
     topic = Topics.of(kafka.topic_prefix).labels
     looks = 0
     with label_reader(kafka, classes=CLASSES, wait_s=600) as reader:
@@ -499,7 +497,7 @@ def test_a_topic_that_is_absent_is_not_created_but_found_later(kafka: KafkaSetti
 @pytest.mark.apache
 @pytest.mark.usefixtures("quick")
 def test_a_reader_begins_where_labels_are_young_and_takes_new_partitions_in(
-    apache_kafka_settings: KafkaSettings,  # noqa: F811
+    apache_kafka_settings: KafkaSettings,
 ) -> None:
     own = apache_kafka_settings
     topic = Topics.of(own.topic_prefix).labels
@@ -547,7 +545,7 @@ BRISK: dict[str, Any] = {
 }
 
 
-def learner(site: Site, **changes: Any) -> Flow[events.LearnEvent]:  # noqa: F811
+def learner(site: Site, **changes: Any) -> Flow[events.LearnEvent]:
     chosen = site.settings(**(BRISK | changes))
     return site._keep(Flow(lambda stop: learn.follow(chosen, stop)))
 
@@ -562,7 +560,7 @@ def waiting(flow: Flow[events.LearnEvent]) -> int:
     return statuses[-1].waiting if statuses else 0
 
 
-def learner_offsets(site: Site, name: str) -> dict[int, int]:  # noqa: F811
+def learner_offsets(site: Site, name: str) -> dict[int, int]:
     """The committed offset of each partition of a topic."""
     topic = getattr(site.topics, name)
     client = clients.consumer(site.kafka, f"{site.kafka.group_id}.learner")
@@ -573,14 +571,14 @@ def learner_offsets(site: Site, name: str) -> dict[int, int]:  # noqa: F811
         client.close()
 
 
-def truth(site: Site) -> dict[str, int]:  # noqa: F811
+def truth(site: Site) -> dict[str, int]:
     """The labels of what is on the images topic, as the labels topic tells them."""
     found, _ = decode(site.topic("labels").look(), classes=CLASSES)
     return dict(zip(found.ids, found.labels.tolist(), strict=True))
 
 
 @pytest.mark.broker
-def test_retrain_learns_from_labels_that_come_after_or_before_their_images(site: Site) -> None:  # noqa: F811
+def test_retrain_learns_from_labels_that_come_after_or_before_their_images(site: Site) -> None:
     site.send(150, produce__label_delay=0.3)
     early = [(f"early-{n}", n % 10) for n in range(60)]
     send_labels(site.kafka, dict(early))
@@ -599,7 +597,7 @@ def test_retrain_learns_from_labels_that_come_after_or_before_their_images(site:
 
 
 @pytest.mark.broker
-def test_a_restart_loses_no_image_that_waits(site: Site) -> None:  # noqa: F811
+def test_a_restart_loses_no_image_that_waits(site: Site) -> None:
     """Killed while images wait: the offsets committed are not beyond them, and a successor learns from all of them."""
     topic = site.topic("images")
     site.send(200, produce__unlabelled=1.0)
@@ -633,7 +631,7 @@ def test_a_restart_loses_no_image_that_waits(site: Site) -> None:  # noqa: F811
 
 @pytest.mark.broker
 @pytest.mark.parametrize(("wait", "held_back"), [(600.0, True), (0.001, False)], ids=["young", "old"])
-def test_images_that_never_get_a_label_hold_back_for_a_time_only(site: Site, wait: float, held_back: bool) -> None:  # noqa: F811
+def test_images_that_never_get_a_label_hold_back_for_a_time_only(site: Site, wait: float, held_back: bool) -> None:
     """Else each `retrain`, which runs for seconds, would begin at the first image that nobody has ever labelled."""
     topic = site.topic("images")
     site.send(40, produce__unlabelled=1.0)
@@ -645,7 +643,7 @@ def test_images_that_never_get_a_label_hold_back_for_a_time_only(site: Site, wai
 
 
 @pytest.mark.broker
-def test_what_is_no_label_goes_to_the_dead_letters(site: Site) -> None:  # noqa: F811
+def test_what_is_no_label_goes_to_the_dead_letters(site: Site) -> None:
     site.send(30, produce__label_delay=0.01)
     send_labels(site.kafka, [(b"k", b"no label"), (b"k", b'{"id": "bad", "label": 77}')])
     learning = learner(site)
@@ -661,7 +659,7 @@ def test_what_is_no_label_goes_to_the_dead_letters(site: Site) -> None:  # noqa:
 @pytest.mark.broker
 @pytest.mark.parametrize("disk_mb", [0, 1024])
 def test_a_backlog_that_does_not_fit_into_memory_is_joined_all_the_same(
-    site: Site,  # noqa: F811
+    site: Site,
     monkeypatch: pytest.MonkeyPatch,
     disk_mb: int,
 ) -> None:
@@ -687,7 +685,7 @@ def test_a_backlog_that_does_not_fit_into_memory_is_joined_all_the_same(
 
 
 @pytest.mark.broker
-def test_images_that_do_not_fit_into_memory_wait_on_disk(site: Site) -> None:  # noqa: F811
+def test_images_that_do_not_fit_into_memory_wait_on_disk(site: Site) -> None:
     site.send(900, produce__unlabelled=1.0)
     learning = learner(site, online__label_wait_mb=1)
     learning.until(lambda: waiting(learning) == 900)
@@ -703,7 +701,7 @@ def test_images_that_do_not_fit_into_memory_wait_on_disk(site: Site) -> None:  #
 
 @pytest.mark.broker
 def test_without_a_disk_the_oldest_images_are_given_up_and_that_is_told(
-    site: Site,  # noqa: F811
+    site: Site,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:

@@ -7,7 +7,7 @@ buffer. Whatever is wrong with a record becomes a `DeadLetter`, not an exception
 
 from __future__ import annotations
 
-import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -18,10 +18,18 @@ import orjson
 import pybase64
 
 from cifarctl.stream import pictures
-from cifarctl.stream.fields import in_range, json_id, json_label, key_id, short_id
+from cifarctl.stream.fields import (
+    headers_unread,
+    json_id,
+    json_label,
+    json_object,
+    key_id,
+    label_text,
+    short_id,
+)
 from cifarctl.stream.letters import dead_letter_headers, dead_letter_message
 from cifarctl.stream.predictions import Prediction, PredictionEncoder, decode_prediction
-from cifarctl.stream.records import SHAPE, DeadLetter, Decoded, Headers, Pixels, Record, Refused
+from cifarctl.stream.records import RAW_BYTES, SHAPE, DeadLetter, Decoded, Headers, Pixels, Record, Refused
 
 __all__ = [
     "CONTENT_TYPES",
@@ -40,6 +48,7 @@ __all__ = [
     "encode_json",
     "encode_raw",
     "headers_for",
+    "id_of",
 ]
 
 RAW = "application/x-cifar-raw"
@@ -47,8 +56,10 @@ JSON = "application/json"
 PNG = "image/png"
 JPEG = "image/jpeg"
 CONTENT_TYPES: Mapping[str, str] = {"raw": RAW, "json": JSON, "png": PNG, "jpeg": JPEG}
+#: Names that are in use although they are registered nowhere.
+_ALIASES = {"image/jpg": JPEG, "image/pjpeg": JPEG, "image/x-png": PNG, "text/json": JSON}
+_READ = {**{name: name for name in CONTENT_TYPES.values()}, **_ALIASES}
 
-RAW_BYTES = 3 * 32 * 32
 FLOAT_BYTES = 4 * RAW_BYTES
 #: An image in JSON takes 17 kB; what is far larger is refused before a parser turns it into many times its size.
 MAX_JSON_BYTES = 1 << 20
@@ -60,7 +71,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 _RAW_HEADER = RAW.encode()
 _TYPE_HEADERS = {format: ("content-type", name.encode()) for format, name in CONTENT_TYPES.items()}
-_DECIMAL = re.compile(rb"-?[0-9]{1,18}")
+_TELLING = pictures.FIRST_BYTES | {b"{", b" ", b"\t", b"\r", b"\n", BOM_UTF8[:1]}
+_NOT_BASE64 = str.maketrans("-_", "+/", " \t\r\n")  # the URL-safe alphabet, and lines
 
 
 def encode_images(
@@ -184,13 +196,31 @@ def decode(
     return Decoded(pixels, np.array(known, dtype=np.int64), ids, good), letters
 
 
+def id_of(record: Record) -> str | None:
+    """The id under which an image is answered, whatever else is wrong with it; None where it has none.
+
+    Cheap where the id travels in a header or in the key: only JSON is parsed.
+    """
+    value, headers = record.value or b"", dict(record.headers)
+    try:
+        if _content_type(headers.get("content-type"), value) == JSON and len(value) <= MAX_JSON_BYTES:
+            body = orjson.loads(value)
+            if isinstance(body, dict) and body.get("id") not in (None, ""):
+                return json_id(body["id"])
+        return _header_id(record, headers)
+    except (Refused, ValueError):
+        return None
+
+
 def _parse(record: Record, labels: Mapping[bytes, int], scale: Floats, shift: Floats) -> tuple[bytes, str, int]:
     """The 3,072 bytes, the id and the label of an image.
 
     Raises:
         Refused: it is none.
     """
-    value, headers = record.value, dict(record.headers)
+    value, headers = record.value, dict(record.headers)  # of a name that comes twice the last one, as everywhere
+    if record.unread:
+        raise headers_unread()
     if value is None:
         raise Refused("NullValue", "the message has no value; an image needs one")
     header = headers.get("content-type")
@@ -203,23 +233,43 @@ def _parse(record: Record, labels: Mapping[bytes, int], scale: Floats, shift: Fl
     if content_type == JPEG:
         return pictures.decode_jpeg(value), id, label
     if len(value) != RAW_BYTES:
-        raise Refused("WrongLength", f"a raw image has {len(value)} bytes, not {RAW_BYTES}")
+        raise Refused("WrongLength", f"a raw image has {RAW_BYTES} bytes, not {len(value)}{_looks_like(value)}")
     return value, id, label
 
 
 def _content_type(header: bytes | None, value: bytes) -> str:
     """What the header says, else what the first bytes or the length do."""
-    if header:
-        name = header.partition(b";")[0].strip().lower().decode("utf-8", "replace")
-        if name not in CONTENT_TYPES.values():
+    name = header.partition(b";")[0].strip().lower().decode("utf-8", "replace") if header else ""
+    if name:
+        if (known := _READ.get(name)) is None:
             expected = ", ".join(CONTENT_TYPES.values())
             raise Refused("UnsupportedContentType", f"content-type {name[:100]!r}: expected one of {expected}")
-        return name
-    if value.startswith(pictures.PNG_MAGIC):
-        return PNG
-    if value.startswith(pictures.JPEG_MAGIC):
-        return JPEG
+        return known
+    if value[:1] in _TELLING:  # which few raw images begin with
+        kind = pictures.kind(value)
+        if kind in ("PNG", "JPEG"):
+            return PNG if kind == "PNG" else JPEG
+        if kind is not None:
+            raise Refused("UnsupportedContentType", f"the message is a {kind} picture; only PNG and JPEG are read")
+        if _holds_image(value):
+            return JSON
     return RAW if len(value) == RAW_BYTES else JSON
+
+
+def _holds_image(value: bytes) -> bool:
+    """Whether it is a JSON object with an image, although as long as a raw one."""
+    text = value.removeprefix(BOM_UTF8)  # which is refused where JSON is read: by what it is
+    if len(value) != RAW_BYTES or not text.lstrip().startswith(b"{"):
+        return False
+    try:
+        return "image" in json_object(text, "image")
+    except Refused:
+        return False
+
+
+def _looks_like(value: bytes) -> str:
+    kind = pictures.kind(value)
+    return "" if kind is None else f": it is a {kind} picture"
 
 
 def _parse_json(
@@ -234,12 +284,7 @@ def _parse_json(
         raise Refused(
             "TooLarge", f"{len(value)} bytes of JSON; an image takes 17,000, at most {MAX_JSON_BYTES} are read"
         )
-    try:
-        body = orjson.loads(value)
-    except ValueError as error:
-        raise Refused("NotJson", f"{len(value)} bytes that are neither raw, PNG, JPEG nor JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise Refused("NotAnObject", f"the JSON is a {type(body).__name__}, not an object with image, label, id")
+    body = json_object(value, "image, label, id")
     payload = _json_image(body)
     label, id = body.get("label"), body.get("id")
     return (
@@ -255,13 +300,27 @@ def _json_image(body: Mapping[str, Any]) -> bytes:
         raise Refused("MissingImage", "the JSON has no image")
     if not isinstance(image, str):
         raise Refused("ImageNotText", f"image is a {type(image).__name__}, not a base64 string")
-    try:
-        payload = pybase64.b64decode(image, validate=True)
-    except ValueError as error:
-        raise Refused("BadBase64", f"image is not base64: {error}") from None
+    payload = _unbased(image)
     if len(payload) != FLOAT_BYTES:
-        raise Refused("WrongLength", f"image has {len(payload)} bytes, not {FLOAT_BYTES} (float32, 3 x 32 x 32)")
+        raise Refused(
+            "WrongLength",
+            f"image has {len(payload)} bytes, not {FLOAT_BYTES} (float32, 3 x 32 x 32){_looks_like(payload)}",
+        )
     return payload
+
+
+def _unbased(image: str) -> bytes:
+    """The bytes that `image` is the base64 of: of either alphabet (RFC 4648), in one line or several."""
+    try:
+        return pybase64.b64decode(image, validate=True)
+    except ValueError:
+        pass
+    try:
+        return pybase64.b64decode(image.translate(_NOT_BASE64), validate=True)
+    except ValueError as error:
+        if image.startswith("data:"):
+            raise Refused("BadBase64", "image is a data: URL; send only what follows its comma") from None
+        raise Refused("BadBase64", f"image is not base64: {error}") from None
 
 
 def _header_id(record: Record, headers: Mapping[str, bytes | None]) -> str:
@@ -284,9 +343,7 @@ def _header_label(headers: Mapping[str, bytes | None], labels: Mapping[bytes, in
     label = labels.get(header)
     if label is not None:
         return label
-    if not _DECIMAL.fullmatch(header):
-        raise Refused("LabelNotInteger", f"the label header is {header[:40]!r}, not decimal text")
-    return in_range(int(header), len(labels))
+    return label_text(header, len(labels))
 
 
 def _unnormalised(payload: bytes, scale: Floats, shift: Floats) -> bytes:

@@ -2,9 +2,57 @@
 
 from __future__ import annotations
 
+import codecs
+import re
+from typing import Any
+
+import orjson
+
 from cifarctl.stream.records import Refused
 
 MAX_ID_BYTES = 1024
+#: What the id of a key begins with that is no text.
+KEY = "key:"
+LONGEST_NUMBER = 18  # digits that are always 64 bits
+_DECIMAL = re.compile(rb"-?[0-9]+")
+_HEX = re.compile("(?:[0-9a-f]{2})+")
+
+
+def headers_unread() -> Refused:
+    """Why nothing is made of a record that is `unread`: its headers say what nobody can read."""
+    return Refused(
+        "HeadersUnread",
+        "the Kafka client cannot read this message's headers, since the name of one is not UTF-8; "
+        "send header names in UTF-8",
+    )
+
+
+def json_object(value: bytes, holding: str) -> dict[str, Any]:
+    """The JSON object that a message's value is; of a name that comes twice the last one counts.
+
+    Raises:
+        Refused: it is none; `holding` names what one would have.
+    """
+    try:
+        body = orjson.loads(value)
+    except ValueError as error:
+        raise Refused("NotJson", f"{len(value)} bytes that are not JSON: {_not_json(value, error)}") from None
+    if not isinstance(body, dict):
+        raise Refused("NotAnObject", f"the JSON is a {type(body).__name__}, not an object with {holding}")
+    return body
+
+
+def _not_json(value: bytes, error: ValueError) -> str:
+    """What is wrong, where the parser speaks of surrogates although there are none."""
+    if value.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or value[:2] in (b"{\0", b"\0{"):
+        return "the text is UTF-16; UTF-8 is read"
+    if value.startswith(codecs.BOM_UTF8):
+        return "a byte order mark comes before it; leave that out"
+    try:
+        value.decode()
+    except UnicodeDecodeError as broken:
+        return f"not UTF-8 at byte {broken.start}"
+    return str(error)
 
 
 def json_id(value: object) -> str:
@@ -30,13 +78,55 @@ def json_label(value: object, classes: int) -> int:
     return in_range(value, classes)
 
 
+def label_text(text: bytes, classes: int) -> int:
+    """A label in digits, as headers have it: neither signs but for minus, nor spaces.
+
+    Raises:
+        Refused: it is no integer, or none of 0 to `classes` - 1.
+    """
+    if not _DECIMAL.fullmatch(text):
+        raise Refused("LabelNotInteger", f"the label header is {text[:40]!r}, not decimal text")
+    if len(digits := text.lstrip(b"-0")) > LONGEST_NUMBER:
+        raise Refused("LabelOutOfRange", f"label has {len(digits)} digits; the classes are 0 to {classes - 1}")
+    return in_range(int(digits or b"0") * (-1 if text.startswith(b"-") else 1), classes)
+
+
 def key_id(key: bytes) -> str:
-    """The id that a message's key is.
+    """The id that a message's key is: its text, else `KEY` and its bytes in hexadecimal.
+
+    Different keys are different ids: a text that would be the id of another key is written in hexadecimal too.
 
     Raises:
         Refused: it is too long.
     """
-    return short_id(key.decode("utf-8", "replace"), len(key))
+    text = shown_key(key)
+    size = len(text.encode())
+    if size > max(len(key), MAX_ID_BYTES):
+        raise Refused(
+            "IdTooLong",
+            f"the id has {size} bytes, since hexadecimal doubles the {len(key)} of the key; "
+            f"at most {MAX_ID_BYTES} are allowed",
+        )
+    return short_id(text, size)
+
+
+def shown_key(key: bytes) -> str:
+    """As `key_id`, of any length: for people."""
+    try:
+        text = key.decode()
+    except UnicodeDecodeError:
+        return KEY + key.hex()
+    return KEY + key.hex() if text.startswith(KEY) and _is_written(text) else text
+
+
+def _is_written(text: str) -> bool:
+    """Whether `text` is the id of a key that is written in hexadecimal."""
+    while text.startswith(KEY) and _HEX.fullmatch(digits := text[len(KEY) :]):
+        try:
+            text = bytes.fromhex(digits).decode()
+        except UnicodeDecodeError:
+            return True
+    return False
 
 
 def short_id(text: str, size: int) -> str:

@@ -11,7 +11,7 @@ import orjson
 
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients
-from cifarctl.stream.fields import json_id, json_label, key_id
+from cifarctl.stream.fields import headers_unread, json_id, json_label, json_object, key_id
 from cifarctl.stream.records import DeadLetter, Record, Refused
 from cifarctl.stream.tail import Tail
 
@@ -75,14 +75,11 @@ def label_reader(settings: KafkaSettings, *, classes: int, wait_s: float) -> Tai
 
 
 def _parse(record: Record, classes: int) -> tuple[str, int]:
+    if record.unread:
+        raise headers_unread()
     if record.value is None:
         raise Refused("NullValue", "the message has no value; a label needs one")
-    try:
-        body = orjson.loads(record.value)
-    except ValueError as error:
-        raise Refused("NotJson", f"{len(record.value)} bytes that are not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise Refused("NotAnObject", f"the JSON is a {type(body).__name__}, not an object with id and label")
+    body = json_object(record.value, "id and label")
     if (label := body.get("label")) is None:
         raise Refused("MissingLabel", "the JSON has no label")
     return _id(record, body.get("id")), json_label(label, classes)

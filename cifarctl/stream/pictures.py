@@ -3,8 +3,9 @@
 Of a file only what holds pixels reaches the decoder: profiles, texts, Exif, thumbnails and further frames, where
 decoders have had most of their holes and where a few bytes inflate to many, are cut away before. So are the limits
 checked: the dimensions, the number of parts, and the scans of a progressive JPEG, each a pass over the whole picture.
+Of Exif one number is read here, the orientation, which is followed.
 
-A picture is converted to RGB (transparency is dropped, 16 bits become 8, an orientation tag is not followed) and
+A picture is converted to RGB (grey is the same in all three, 16 bits become 8, what is transparent shows white) and
 resized to 32 x 32, whatever its proportions, by a box filter: every pixel is the mean of the area that it covers.
 """
 
@@ -29,14 +30,52 @@ MAX_PARTS = 10_000
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 
+#: What other pictures begin with, told apart in errors only; BMP, of two letters, is looked at closer.
+_OTHERS = {
+    "GIF": re.compile(rb"GIF8[79]a"),
+    "WebP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+    "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
+    "HEIF or AVIF": re.compile(rb"\0.{3}ftyp(?:avi[fs]|hei[cfmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL),
+    "JPEG XL": re.compile(rb"\0\0\0\x0cJXL "),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  "),
+    "BMP": re.compile(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL),
+}
+#: What a picture of a kind begins with; bytes of length 1.
+FIRST_BYTES = frozenset({PNG_MAGIC[:1], JPEG_MAGIC[:1], b"G", b"R", b"I", b"M", b"\0", b"B"})
+
 _PIXEL_CHUNKS = {b"PLTE", b"IDAT", b"IEND"}
+#: A transparent colour, or the opacity of each of at most 256 colours of a palette.
+_MAX_TRANSPARENCY = 256
+_EXIF = b"Exif\0\0"
+_ORIENTATION = 0x0112
+_SHORT = 3
+#: How to show a picture of which Exif says so; 1 and all else: as it is.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _IHDR_END = 8 + 12 + 13
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _START_OF_SCAN = 0xDA
+_APP1 = 0xE1
 #: Start of frame, with the dimensions; 0xC4, 0xC8 and 0xCC among them mean something else.
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 #: Application data and comments, but for JFIF (0xE0) and Adobe (0xEE), which say how colours are coded.
 _EXTRAS = {*range(0xE1, 0xEE), 0xEF, 0xFE}
+
+
+def kind(value: bytes) -> str | None:
+    """The name of the picture format that `value` begins as; None where it is none that is known."""
+    if value.startswith(PNG_MAGIC):
+        return "PNG"
+    if value.startswith(JPEG_MAGIC):
+        return "JPEG"
+    return next((name for name, magic in _OTHERS.items() if magic.match(value)), None)
 
 
 def decode_png(value: bytes) -> bytes:
@@ -45,7 +84,7 @@ def decode_png(value: bytes) -> bytes:
     Raises:
         Refused: it is no PNG, damaged, or too large.
     """
-    return _pixels("PNG", _bare_png(value))
+    return _pixels("PNG", *_bare_png(value))
 
 
 def decode_jpeg(value: bytes) -> bytes:
@@ -54,7 +93,7 @@ def decode_jpeg(value: bytes) -> bytes:
     Raises:
         Refused: it is no JPEG, damaged, or too large.
     """
-    return _pixels("JPEG", _bare_jpeg(value))
+    return _pixels("JPEG", *_bare_jpeg(value))
 
 
 def encode_png(pixels: Pixels) -> bytes:
@@ -64,30 +103,35 @@ def encode_png(pixels: Pixels) -> bytes:
     return file.getvalue()
 
 
-def _bare_png(value: bytes) -> bytes:
-    """The file without its ancillary chunks, and without a second header, which could change the dimensions."""
+def _bare_png(value: bytes) -> tuple[bytes, int]:
+    """The file without its ancillary chunks, but for transparency, and its orientation.
+
+    A second header, which could change the dimensions, goes too.
+    """
     if not value.startswith(PNG_MAGIC) or value[12:16] != b"IHDR" or len(value) < _IHDR_END:
-        raise _broken("PNG", "it does not begin as one")
+        raise _broken("PNG", _otherwise(value))
     _check_size(*struct.unpack_from(">II", value, 16))
-    parts, at = [value[:_IHDR_END]], _IHDR_END
+    parts, at, orientation = [value[:_IHDR_END]], _IHDR_END, 1
     for _ in range(MAX_PARTS):
         if at + 12 > len(value):
-            return b"".join(parts)
-        length, kind = struct.unpack_from(">I4s", value, at)
+            return b"".join(parts), orientation
+        length, name = struct.unpack_from(">I4s", value, at)
         end = at + 12 + length
-        if kind in _PIXEL_CHUNKS:
+        if name in _PIXEL_CHUNKS or (name == b"tRNS" and length <= _MAX_TRANSPARENCY):
             parts.append(value[at:end])
-        if kind == b"IEND":
-            return b"".join(parts)
+        if name == b"eXIf":
+            orientation = _orientation(value[at + 8 : end - 4])
+        if name == b"IEND":
+            return b"".join(parts), orientation
         at = end
     raise Refused("PictureTooLarge", f"the PNG has more than {MAX_PARTS} chunks")
 
 
-def _bare_jpeg(value: bytes) -> bytes:
-    """The file without application data and comments."""
-    parts, at, frames = [b"\xff\xd8"], 2, 0
+def _bare_jpeg(value: bytes) -> tuple[bytes, int]:
+    """The file without application data and comments; its orientation."""
+    parts, at, frames, orientation = [b"\xff\xd8"], 2, 0, 1
     if not value.startswith(JPEG_MAGIC):
-        raise _broken("JPEG", "it does not begin as one")
+        raise _broken("JPEG", _otherwise(value))
     for _ in range(MAX_PARTS):
         if (found := _MARKER.match(value, at)) is None:
             break
@@ -104,13 +148,31 @@ def _bare_jpeg(value: bytes) -> bytes:
                 break
             if value.count(b"\xff\xda", at) >= MAX_SCANS:
                 raise Refused("PictureTooLarge", f"the JPEG has more than {MAX_SCANS} scans")
-            return b"".join([*parts, b"\xff\xda", value[at:]])
+            return b"".join([*parts, b"\xff\xda", value[at:]]), orientation
+        if marker == _APP1 and value.startswith(_EXIF, at + 2):
+            orientation = _orientation(value[at + 2 + len(_EXIF) : at + length])
         if marker not in _EXTRAS:
             parts += [b"\xff", found.group(1), value[at : at + length]]
         at += length
     else:
         raise Refused("PictureTooLarge", f"the JPEG has more than {MAX_PARTS} segments")
     raise _broken("JPEG", "its segments are damaged or cut off")
+
+
+def _orientation(exif: bytes) -> int:
+    """1 to 8 as Exif has it (a TIFF without a picture), of its first directory; 1 where it does not say."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None or len(exif) < 8:
+        return 1
+    (start,) = struct.unpack_from(order + "I", exif, 4)
+    if start + 2 > len(exif):
+        return 1
+    (count,) = struct.unpack_from(order + "H", exif, start)
+    for at in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, at)
+        if tag == _ORIENTATION and kind == _SHORT:
+            return int(value)
+    return 1
 
 
 def _check_size(width: int, height: int) -> None:
@@ -122,21 +184,34 @@ def _check_size(width: int, height: int) -> None:
         raise Refused("BadPicture", f"the picture has {width} x {height} pixels")
 
 
-def _pixels(format: str, file: bytes) -> bytes:
+def _pixels(format: str, file: bytes, orientation: int) -> bytes:
     try:
         image: Image.Image = Image.open(io.BytesIO(file), formats=[format])
         if format == "JPEG":
             image.draft("RGB", (4 * SIDE, 4 * SIDE))  # photographs are shrunk while they are decoded: much faster
         if image.mode.startswith("I"):  # 16-bit grey, which convert would clip instead of scale
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        image = image.convert("RGB")
+        see_through = image.has_transparency_data
+        # With colours multiplied by opacity, as they have to be before they are averaged.
+        image = image.convert("RGBA").convert("RGBa") if see_through else image.convert("RGB")
         if image.size != (SIDE, SIDE):
             image = image.resize((SIDE, SIDE), Image.Resampling.BOX)
+        if orientation in _TURNS:
+            image = image.transpose(_TURNS[orientation])
     except UnidentifiedImageError:  # its text names an object of this process
         raise _broken(format, "its header is damaged") from None
     except Exception as error:  # noqa: BLE001  damaged files make Pillow raise nearly every class there is
         raise _broken(format, f"{type(error).__name__}: {error}") from None
-    return np.asarray(image).transpose(2, 0, 1).tobytes()
+    pixels = np.asarray(image)
+    if see_through:  # white shows through; colours averaged may be beyond their opacity by a rounding
+        pixels = np.minimum(pixels[..., :3].astype(np.uint16) + (255 - pixels[..., 3:]), 255).astype(np.uint8)
+    return pixels.transpose(2, 0, 1).tobytes()
+
+
+def _otherwise(value: bytes) -> str:
+    """What a file is instead."""
+    found = kind(value)
+    return "it does not begin as one" + (f" but as {found}" if found else "")
 
 
 def _broken(format: str, why: str) -> Refused:

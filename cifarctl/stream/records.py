@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -14,15 +15,21 @@ if TYPE_CHECKING:
 
 Headers: TypeAlias = list[tuple[str, bytes | None]]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 Partition: TypeAlias = tuple[str, int]  # topic, number
 
 #: Channels, rows, columns of an image.
 SHAPE = (3, 32, 32)
 SIDE = 32
+RAW_BYTES = 3 * SIDE * SIDE
 
 
 class Record(NamedTuple):
-    """A consumed message; `timestamp_ms` is epoch milliseconds, -1 where the broker knows none."""
+    """A consumed message; `timestamp_ms` is epoch milliseconds, -1 where the broker knows none.
+
+    A header name that is not UTF-8 has its bytes as escapes: ``\\xff``. `unread`: there are headers that the client
+    does not hand out, so that nothing is known of them; `headers` is empty then.
+    """
 
     topic: str
     partition: int
@@ -31,6 +38,7 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
+    unread: bool = False
 
 
 class DeadLetter(NamedTuple):
@@ -70,17 +78,44 @@ class Decoded:
         return Decoded(self.pixels[places], self.labels[places], ids, records)
 
 
-#: The client's C code returns such headers together with a pending exception (a SystemError). A plain method
-#: call, once the interpreter has specialised it, passes that by: it surfaces at some innocent line later.
+#: Where a header name is not UTF-8 the client's C code returns the headers together with a pending exception, which
+#: becomes a SystemError. A plain method call, once the interpreter has specialised it, passes that by: it surfaces at
+#: some innocent line later.
 _raw_headers = methodcaller("headers")
+#: Stands for a name that is not UTF-8 and that the client does not tell: it tells the first one of a message only.
+UNKNOWN_NAME = "\\x??"
 
 
-def headers_of(message: Message) -> tuple[tuple[str, bytes | None], ...]:
-    """The headers; none of them where a name is not UTF-8, which the client cannot represent."""
+def _headers(message: Message) -> tuple[tuple[tuple[str, bytes | None], ...], bool]:
+    """The headers, and whether they are unread: see Record."""
     try:
-        return tuple(_raw_headers(message) or ())
+        return tuple(_raw_headers(message) or ()), False
+    except (SystemError, UnicodeDecodeError) as error:
+        return _rescued(message, error)
+
+
+def _rescued(message: Message, error: BaseException) -> tuple[tuple[tuple[str, bytes | None], ...], bool]:
+    """What the client keeps of headers after it has failed at a name: all of them, but for the name itself.
+
+    The place of the name in its pair is then a null pointer, which no Python code may touch: whether it is one is told
+    by what the pair refers to. The bytes of the first such name are in the exception.
+    """
+    try:
+        pairs = _raw_headers(message) or ()
     except (SystemError, UnicodeDecodeError):
-        return ()
+        return (), True
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UnicodeDecodeError):  # each further name adds one of them
+        cause = cause.__cause__
+    name = UNKNOWN_NAME if cause is None else cause.object.decode("utf-8", "backslashreplace")
+    headers: list[tuple[str, bytes | None]] = []
+    for pair in pairs:
+        if len(gc.get_referents(pair)) == len(pair):
+            headers.append(pair)
+        else:
+            headers.append((name, pair[1]))
+            name = UNKNOWN_NAME
+    return tuple(headers), not headers
 
 
 def record_of(message: Message) -> Record:
@@ -90,6 +125,5 @@ def record_of(message: Message) -> Record:
     assert partition is not None
     assert offset is not None
     known, timestamp = message.timestamp()
-    return Record(
-        topic, partition, offset, timestamp if known else -1, message.key(), message.value(), headers_of(message)
-    )
+    when = timestamp if known else -1
+    return Record(topic, partition, offset, when, message.key(), message.value(), *_headers(message))
