@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
+from confluent_kafka.admin import AdminClient
 
 from cifarctl.errors import SettingsError
 from cifarctl.settings import KafkaSettings
@@ -48,7 +49,7 @@ def refusal(**values: Any) -> str:
         ({"security_protocol": "SSL", "ssl_key_location": Path("key.pem")}, "go together: set both"),
         (
             {"security_protocol": "SSL", "ssl_ca_location": Path("absent.pem")},
-            "kafka.ssl_ca_location = absent.pem: there is no such file",
+            "absent.pem: there is no such file",
         ),
     ],
 )
@@ -132,3 +133,90 @@ def test_the_state_of_a_connection_and_numbers_of_openssl_are_left_out() -> None
     )
     message = str(connection.explain(settings_for(), "cannot connect", error))
     assert "(SSL handshake failed: certificate verify failed)" in message
+
+
+def both(**values: Any) -> None:
+    """Clients of each kind under these settings, as commands make them."""
+    settings = settings_for(**values)
+    clients.producer(settings)
+    clients.producer(settings, idempotent=True, **{"message.timeout.ms": 0})
+    clients.producer(settings, transactional_id="t", **{"batch.size": 500_000})
+    connection.create(AdminClient, settings, {}, None)
+    for protocol in ("classic", "consumer"):
+        member = clients.group_options(settings.model_copy(update={"group_protocol": protocol}))
+        clients.consumer(settings, "g", **member).close()
+    clients.consumer(settings, "g").close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max.poll.interval.ms": 6000},
+        {"max.poll.interval.ms": "45001"},
+        {"message.max.bytes": 5000},
+        {"message.max.bytes": 90_000_000},
+        {"batch.size": 1},
+        {"linger.ms": 5000},
+        {"fetch.max.bytes": 2000},
+        {"receive.message.max.bytes": 1_000_000},
+        {"fetch.wait.max.ms": 5000},
+        {"queued.max.messages.kbytes": 1},
+        {"queue.buffering.max.kbytes": 100},
+        {"transaction.timeout.ms": 60_000},
+        {"transaction.timeout.ms": 1000},
+        {"socket.timeout.ms": 30_000},
+        {"message.timeout.ms": 60_000},
+        {"delivery.timeout.ms": 1},
+        {"message.timeout.ms": 0},
+        {"max.in.flight": 10},
+        {"reconnect.backoff.ms": 5000},
+        {"reconnect.backoff.max.ms": 100},
+        {"enable.gapless.guarantee": True},
+        {"compression.type": "gzip"},
+    ],
+    ids=lambda options: "-".join(map(str, *options.items())),
+)
+def test_a_legal_option_works_for_every_client(options: dict[str, Any]) -> None:
+    both(options=options)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (
+            {"options": {"max.poll.interval.ms": 5000}},
+            "kafka.options.max.poll.interval.ms = 5000 must be at least kafka.session_timeout_ms = 6000",
+        ),
+        (
+            {"options": {"max.poll.interval.ms": 9000, "session.timeout.ms": 10_000}},
+            "kafka.options.max.poll.interval.ms = 9000 must be at least kafka.options.session.timeout.ms = 10000",
+        ),
+        (
+            {"options": {"session.timeout.ms": 10_000}},
+            "kafka.options.session.timeout.ms = 10000 does not go with the group protocol consumer, where the broker "
+            "decides: remove it, or set kafka.group_protocol = classic",
+        ),
+        (
+            {"options": {"linger.ms": 10_000}},
+            "kafka.options.linger.ms = 10000 must be less than kafka.options.transaction.timeout.ms = 10000",
+        ),
+        (
+            {"options": {"linger.ms": 50, "message.timeout.ms": 50}},
+            "kafka.options.linger.ms = 50 must be less than kafka.options.message.timeout.ms = 50",
+        ),
+        (
+            {"options": {"fetch.max.bytes": 2000, "receive.message.max.bytes": 2000}},
+            "kafka.options.fetch.max.bytes = 2000 must be at least 512 less than kafka.options.receive.message",
+        ),
+        ({"options": {"receive.message.max.bytes": 1000}}, "receive.message.max.bytes = 1000 has no room"),
+        (
+            {"options": {"reconnect.backoff.ms": 500, "reconnect.backoff.max.ms": 100}},
+            "kafka.options.reconnect.backoff.ms = 500 must be at most kafka.options.reconnect.backoff.max.ms = 100",
+        ),
+        ({"options": {"retries": 0}}, "kafka.options.retries is not accepted: .*which delivery rests on"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_both_named(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        both(**values)
+    assert re.search(told, str(caught.value)), str(caught.value)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
-from fixtures_broker import broker, kafka  # noqa: F401  fixtures
-from fixtures_kafka import apache, apache_kafka_settings  # noqa: F401  fixtures
 from helpers import cifarctl
 from typer.testing import Result
 
 from cifarctl.errors import BrokerError
 from cifarctl.flows.dead_letters import Choice, examine, replay
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import browse, clients, codecs
+from cifarctl.stream import browse, clients, codecs, letters
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.codecs import DeadLetter, Headers, Record
 from cifarctl.stream.embedded import EmbeddedBroker
@@ -114,7 +115,7 @@ def test_a_list_tells_all_of_a_letter(anywhere: KafkaSettings) -> None:
 
 
 @pytest.mark.broker
-def test_what_a_list_chooses(kafka: KafkaSettings) -> None:  # noqa: F811
+def test_what_a_list_chooses(kafka: KafkaSettings) -> None:
     topics = Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.dead_letters])
     assert "no dead letters" in run(kafka, "list").stdout
@@ -122,8 +123,14 @@ def test_what_a_list_chooses(kafka: KafkaSettings) -> None:  # noqa: F811
     assert len(json.loads(run(kafka, "list", "--json").stdout)) == 20
     odd = json.loads(run(kafka, "list", "--json", "--class", "NotJson").stdout)
     assert sorted(row["source"]["offset"] for row in odd) == list(range(1, 20, 2))
-    assert json.loads(run(kafka, "list", "--json", "--since", "2999-01-01").stdout) == []
+    assert json.loads(run(kafka, "list", "--json", "--since", f"@{time.time() + 3600:.0f}").stdout) == []
     assert len(json.loads(run(kafka, "list", "--json", "--since", "2001-01-01T00:00:00Z").stdout)) == 20
+    assert json.loads(run(kafka, "list", "--json", "--class", "WrongLength").stdout) == []
+    assert len(json.loads(run(kafka, "list", "--json", "--class", "BadLabel").stdout)) == 10  # of another program
+    for command in (["list"], ["replay"]):
+        unknown = run(kafka, *command, "--class", "NotJsn")
+        assert (unknown.exit_code, unknown.stdout) == (2, "")
+        assert "--class NotJsn: there is no such error class; did you mean NotJson?" in unknown.stderr
     limited = run(kafka, "list", "--json", "--limit", "3")
     rows = json.loads(limited.stdout)
     assert len(rows) == 3
@@ -132,7 +139,7 @@ def test_what_a_list_chooses(kafka: KafkaSettings) -> None:  # noqa: F811
 
 
 @pytest.mark.broker
-def test_a_list_is_of_the_youngest(kafka: KafkaSettings) -> None:  # noqa: F811
+def test_a_list_is_of_the_youngest(kafka: KafkaSettings) -> None:
     clients.ensure_topics(kafka, [Topics.of(kafka.topic_prefix).dead_letters])
     for number in range(3):
         send(kafka, [letter(kafka, number)])  # acknowledged, so the next is younger or as old
@@ -143,7 +150,7 @@ def test_a_list_is_of_the_youngest(kafka: KafkaSettings) -> None:  # noqa: F811
 
 
 @pytest.mark.broker
-def test_foreign_messages_are_letters_that_cannot_steer_a_terminal(kafka: KafkaSettings) -> None:  # noqa: F811
+def test_foreign_messages_are_letters_that_cannot_steer_a_terminal(kafka: KafkaSettings) -> None:
     topic = Topics.of(kafka.topic_prefix).dead_letters
     clients.ensure_topics(kafka, [topic])
     sender = Sender(kafka)
@@ -204,7 +211,7 @@ def test_some_letters_go_back(anywhere: KafkaSettings) -> None:
     assert (document["replayed"], document["skipped"], document["failed"]) == (1, 1, 1)
     assert "0:99999: there is no such letter" in result.stderr
     assert sent_back(anywhere)[b"key-4"] == 1
-    assert counts(replay(anywhere, Choice(error="Nothing"))) == (0, 0, 0)
+    assert counts(replay(anywhere, Choice(error="BadPicture"))) == (0, 0, 0)
     assert counts(replay(anywhere, ALL)) == (2, 4, 0)
 
 
@@ -273,6 +280,13 @@ def test_what_fails_again_can_go_back_again(anywhere: KafkaSettings) -> None:
     assert all(len(each.headers) == len(HEADERS) + 1 for each in images(anywhere))
 
 
+def test_every_class_of_error_is_known() -> None:
+    package = Path(letters.__file__).parent.parent
+    text = "".join(path.read_text() for path in package.rglob("*.py"))
+    written = re.findall(r'(?:Refused\(|DeadLetter\(\w+, "?\w+"?,)\s*"(\w+)"', text)
+    assert set(written) == letters.CLASSES
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -291,7 +305,7 @@ def test_what_cannot_be_meant(arguments: list[str], named: str) -> None:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("arguments", [["list"], ["replay", "--all"]])
-def test_a_wrong_prefix_is_told(kafka: KafkaSettings, arguments: list[str]) -> None:  # noqa: F811
+def test_a_wrong_prefix_is_told(kafka: KafkaSettings, arguments: list[str]) -> None:
     result = run(kafka, *arguments)
     assert result.exit_code == 5
     assert "kafka.topic_prefix" in result.stderr
@@ -310,7 +324,7 @@ class AfterFirst(threading.Event):
 
 
 @pytest.mark.broker
-def test_told_to_stop_it_ends_between_two_letters(kafka: KafkaSettings) -> None:  # noqa: F811
+def test_told_to_stop_it_ends_between_two_letters(kafka: KafkaSettings) -> None:
     topics = Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.images, topics.dead_letters])
     send(kafka, [letter(kafka, number) for number in range(3)])
@@ -331,7 +345,7 @@ def test_a_broker_that_goes_away_is_an_error_with_counts() -> None:
 
 
 @pytest.mark.apache
-def test_two_at_once_send_nothing_twice(apache_kafka_settings: KafkaSettings) -> None:  # noqa: F811
+def test_two_at_once_send_nothing_twice(apache_kafka_settings: KafkaSettings) -> None:
     """Whoever comes second fences the first, whose batch comes to nothing."""
     settings = apache_kafka_settings
     topics = Topics.of(settings.topic_prefix)
@@ -356,7 +370,7 @@ def limit_messages(settings: KafkaSettings, topic: str, size: int) -> None:
 
 
 @pytest.mark.apache
-def test_twenty_megabytes_go_back(apache_kafka_settings: KafkaSettings) -> None:  # noqa: F811
+def test_twenty_megabytes_go_back(apache_kafka_settings: KafkaSettings) -> None:
     settings = apache_kafka_settings
     topics = Topics.of(settings.topic_prefix)
     clients.ensure_topics(settings, [topics.images, topics.dead_letters])
@@ -374,7 +388,7 @@ def test_twenty_megabytes_go_back(apache_kafka_settings: KafkaSettings) -> None:
 
 @pytest.mark.apache
 def test_what_a_topic_is_too_small_for_is_told_and_hinders_no_other(
-    apache_kafka_settings: KafkaSettings,  # noqa: F811
+    apache_kafka_settings: KafkaSettings,
 ) -> None:
     settings = apache_kafka_settings
     topics = Topics.of(settings.topic_prefix)

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures_broker import broker, kafka  # noqa: F401  fixtures
-from processes import CLASSES, Site, children, ids, predictions, site, trained, tutorial, until  # noqa: F401  fixtures among them
+from processes import CLASSES, Site, children, ids, until
 
 from cifarctl import events
 from cifarctl.data import Course, Images, Scenario
@@ -50,7 +49,7 @@ def decoded(records: list[Record]) -> Decoded:
 
 
 @pytest.mark.parametrize("format", ["raw", "json", "png"])
-def test_the_images_are_those_of_the_scenario(site: Site, format: str) -> None:  # noqa: F811
+def test_the_images_are_those_of_the_scenario(site: Site, format: str) -> None:
     """More than a block and more than there are: noise is drawn by position, and the stream starts again."""
     count, text, seed = 440, "noise:0.1@100-300,invert@250-430", 3
     assert len(site.stream_images()) < count
@@ -76,7 +75,7 @@ def test_the_images_are_those_of_the_scenario(site: Site, format: str) -> None: 
 
 
 @pytest.mark.parametrize("format", ["raw", "json", "png"])
-def test_what_a_message_looks_like(site: Site, format: str) -> None:  # noqa: F811
+def test_what_a_message_looks_like(site: Site, format: str) -> None:
     site.send(10, produce__format=format)
     for record in site.topic("images").await_records(10):
         headers = dict(record.headers)
@@ -94,7 +93,7 @@ def test_what_a_message_looks_like(site: Site, format: str) -> None:  # noqa: F8
             assert "label" not in headers
 
 
-def test_ids_are_unique_across_runs_and_the_rest_follows_from_the_seed(site: Site) -> None:  # noqa: F811
+def test_ids_are_unique_across_runs_and_the_rest_follows_from_the_seed(site: Site) -> None:
     topic = site.topic("images")
     site.send(60, produce__unlabelled=0.3)
     first = decoded(topic.await_records(60))
@@ -110,7 +109,7 @@ def test_ids_are_unique_across_runs_and_the_rest_follows_from_the_seed(site: Sit
 
 
 @pytest.mark.parametrize("format", ["raw", "json"])
-def test_a_share_of_the_labels_is_withheld(site: Site, format: str) -> None:  # noqa: F811
+def test_a_share_of_the_labels_is_withheld(site: Site, format: str) -> None:
     site.send(400, produce__unlabelled=0.3, produce__format=format)
     batch = decoded(site.topic("images").await_records(400))
     truth = streamed(site.stream_images(), 0, 400, Scenario.parse(""), 0).labels.numpy()
@@ -131,7 +130,7 @@ def by_id(records: list[Record]) -> dict[str, Record]:
 
 
 @pytest.mark.parametrize("format", ["raw", "json"])
-def test_labels_follow_their_images_after_the_delay(site: Site, format: str) -> None:  # noqa: F811
+def test_labels_follow_their_images_after_the_delay(site: Site, format: str) -> None:
     """On the labels topic, under the same key in the partition of the same number; those withheld never come."""
     images, delay = site.topic("images"), 0.4
     *_, result = site.produce(
@@ -159,7 +158,7 @@ def test_labels_follow_their_images_after_the_delay(site: Site, format: str) -> 
 
 @pytest.mark.parametrize("rate", [0, 2000])
 def test_labels_that_a_scenario_makes_late_follow_so_many_images_later(
-    site: Site,  # noqa: F811
+    site: Site,
     rate: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -202,7 +201,7 @@ def test_labels_that_a_scenario_makes_late_follow_so_many_images_later(
     assert told == {position: given[position] for position in late}
 
 
-def test_with_a_delay_the_same_labels_are_withheld_as_without(site: Site) -> None:  # noqa: F811
+def test_with_a_delay_the_same_labels_are_withheld_as_without(site: Site) -> None:
     site.send(100, produce__unlabelled=0.3)
     first = decoded(site.topic("images").await_records(100))
     site.send(100, produce__unlabelled=0.3, produce__label_delay=0.01)
@@ -211,12 +210,12 @@ def test_with_a_delay_the_same_labels_are_withheld_as_without(site: Site) -> Non
     assert [positions.get(number, -1) for number in range(100)] == first.labels.tolist()
 
 
-def test_without_a_delay_there_is_no_labels_topic(site: Site) -> None:  # noqa: F811
+def test_without_a_delay_there_is_no_labels_topic(site: Site) -> None:
     site.send(10)
     assert site.topics.labels not in clients.partition_counts(site.kafka)
 
 
-def test_a_stop_sends_the_remaining_labels_at_once(site: Site) -> None:  # noqa: F811
+def test_a_stop_sends_the_remaining_labels_at_once(site: Site) -> None:
     topic = site.topic("images")
     producing = site.keep_producing(rate=200, produce__label_delay=3600)
     producing.until(lambda: any(event.labels_waiting >= 30 for event in producing.of(events.ProduceProgress)))
@@ -258,7 +257,7 @@ class Waiter(threading.Event):
 
 @pytest.mark.parametrize("rate", [0.2, 50.0, 1000.0])
 def test_lateness_of_one_message_never_delays_another(
-    site: Site,  # noqa: F811
+    site: Site,
     monkeypatch: pytest.MonkeyPatch,
     rate: float,
 ) -> None:
@@ -275,7 +274,7 @@ def test_lateness_of_one_message_never_delays_another(
 
 
 def test_labels_keep_to_their_times_too(
-    site: Site,  # noqa: F811
+    site: Site,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One image a second, each label 2.5 s after it: in between, and the last one 2.5 s after the end."""
@@ -301,14 +300,14 @@ def test_labels_keep_to_their_times_too(
     assert result.seconds == pytest.approx(5, abs=0.1)
 
 
-def test_progress_is_told_between_slow_messages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_progress_is_told_between_slow_messages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(produce_module, "time", types.SimpleNamespace(monotonic=clock.monotonic))
     told = list(site.produce(2, stop=Waiter(clock), produce__rate=0.2))
     assert len([event for event in told if isinstance(event, events.ProduceProgress)]) > 10
 
 
-def test_no_message_is_sent_before_it_is_due(site: Site) -> None:  # noqa: F811
+def test_no_message_is_sent_before_it_is_due(site: Site) -> None:
     began_ms = time.time() * 1000
     *_, result = site.produce(25, produce__rate=50)
     assert isinstance(result, events.ProduceResult)
@@ -318,7 +317,7 @@ def test_no_message_is_sent_before_it_is_due(site: Site) -> None:  # noqa: F811
         assert record.timestamp_ms >= began_ms + number * 20 - 2  # timestamps are whole milliseconds
 
 
-def test_full_speed_waits_for_nothing(site: Site) -> None:  # noqa: F811
+def test_full_speed_waits_for_nothing(site: Site) -> None:
     """A stop event that cannot be waited for: at rate 0 nobody tries."""
 
     class Impatient(threading.Event):
@@ -331,7 +330,7 @@ def test_full_speed_waits_for_nothing(site: Site) -> None:  # noqa: F811
     site.topic("images").await_records(500)
 
 
-def test_a_stop_ends_it_with_everything_acknowledged(site: Site) -> None:  # noqa: F811
+def test_a_stop_ends_it_with_everything_acknowledged(site: Site) -> None:
     producing = site.keep_producing(rate=200)
     topic = site.topic("images")
     producing.until(lambda: len(topic.look()) >= 30)
@@ -361,7 +360,7 @@ def frozen() -> Iterator[tuple[EmbeddedBroker, Any]]:
 
 
 def test_what_is_not_acknowledged_is_counted_and_is_an_error(
-    site: Site,  # noqa: F811
+    site: Site,
     frozen: tuple[EmbeddedBroker, Any],
 ) -> None:
     own, freeze = frozen
@@ -377,7 +376,7 @@ def test_what_is_not_acknowledged_is_counted_and_is_an_error(
 
 
 def test_an_outage_is_waited_for_and_nothing_is_lost(
-    site: Site,  # noqa: F811
+    site: Site,
     frozen: tuple[EmbeddedBroker, Any],
 ) -> None:
     """A queue of few messages fills up; what is due waits, is told of, and follows when the broker is back."""
@@ -410,7 +409,7 @@ def test_an_outage_is_waited_for_and_nothing_is_lost(
 
 
 def test_a_stop_during_an_outage_waits_for_a_while_only(
-    site: Site,  # noqa: F811
+    site: Site,
     frozen: tuple[EmbeddedBroker, Any],
 ) -> None:
     own, freeze = frozen
@@ -432,11 +431,40 @@ def test_a_stop_during_an_outage_waits_for_a_while_only(
         told.extend(stream)
     result = told[-1]
     assert isinstance(result, events.ProduceResult)
-    assert (result.sent, result.failed, result.labels_sent, result.labels_failed) == (0, 50, 0, 50)
+    assert (result.sent, result.labels_sent) == (0, 0)
+    assert result.failed + result.unconfirmed == 50
+    assert result.labels_failed + result.labels_unconfirmed == 50
+
+
+def test_what_was_on_its_way_when_told_to_stop_is_unconfirmed(
+    site: Site,
+    frozen: tuple[EmbeddedBroker, Any],
+) -> None:
+    """The broker has some of it, and may take it yet; what is refused or has not been sent has failed."""
+    own, freeze = frozen
+    site.options |= {"kafka.bootstrap_servers": own.bootstrap_servers, "kafka.timeout_s": 1}
+    stop = threading.Event()
+    told: list[events.ProduceEvent] = []
+    stream = site.produce(None, stop=stop, produce__rate=500)
+    for event in stream:
+        if isinstance(event, events.ProduceProgress) and event.sent >= 20:
+            freeze()
+            break
+    for event in stream:
+        if isinstance(event, events.ProduceProgress) and event.queued >= 50:
+            break
+    stop.set()
+    with pytest.raises(BrokerError, match="may have arrived"):
+        told.extend(stream)
+    result = told[-1]
+    assert isinstance(result, events.ProduceResult)
+    assert result.sent >= 20
+    assert result.unconfirmed > 0
+    assert result.unconfirmed + result.failed >= 50
 
 
 def test_the_command_tells_what_failed_before_the_error(
-    site: Site,  # noqa: F811
+    site: Site,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Elsewhere(Sender):
@@ -453,7 +481,7 @@ def test_the_command_tells_what_failed_before_the_error(
     assert (document["sent"], document["failed"]) == (0, 5)
 
 
-def test_the_command_sends_and_reports(site: Site) -> None:  # noqa: F811
+def test_the_command_sends_and_reports(site: Site) -> None:
     ran = site.call("produce", "--count", "30", "--rate", "0", "--drift", "invert@10-20", "--json", "--seed", "5")
     assert ran.exit_code == 0, ran.stderr
     document = json.loads(ran.stdout)
@@ -465,7 +493,7 @@ def test_the_command_sends_and_reports(site: Site) -> None:  # noqa: F811
     assert np.array_equal(batch.pixels, expected.pixels.numpy())
 
 
-def test_the_command_sends_labels_later(site: Site) -> None:  # noqa: F811
+def test_the_command_sends_labels_later(site: Site) -> None:
     arguments = ("produce", "--count", "20", "--rate", "0", "--format", "png", "--label-delay", "0.1", "--json")
     ran = site.call(*arguments)
     assert ran.exit_code == 0, ran.stderr

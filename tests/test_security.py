@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from fixtures_kafka import SecureKafka, own_settings, secure_kafka  # noqa: F401 - fixtures
+from fixtures_kafka import SecureKafka, own_settings
 from helpers import Home, cifarctl
 from kafka_security import BOB, KEY_PASSWORD, PASSWORDS
 from processes import Process
@@ -111,7 +111,7 @@ def commands(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Com
 
 @apache
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_signing_in(commands: Commands, secure_kafka: SecureKafka, mechanism: str) -> None:  # noqa: F811
+def test_signing_in(commands: Commands, secure_kafka: SecureKafka, mechanism: str) -> None:
     settings = own_settings(secure_kafka.kafka, **secure_kafka.security.sign_in(mechanism))
     code, said = commands.run("produce", settings)
     assert code == 0, said
@@ -127,7 +127,7 @@ def test_signing_in(commands: Commands, secure_kafka: SecureKafka, mechanism: st
 
 
 @apache
-def test_a_locked_key_is_opened(secure_kafka: SecureKafka) -> None:  # noqa: F811
+def test_a_locked_key_is_opened(secure_kafka: SecureKafka) -> None:
     locked = {"ssl_key_location": secure_kafka.security.locked_key, "ssl_key_password": KEY_PASSWORD}
     clients.check(own_settings(secure_kafka.kafka, **secure_kafka.security.sign_in("mTLS") | locked))
     wrong = own_settings(
@@ -138,7 +138,7 @@ def test_a_locked_key_is_opened(secure_kafka: SecureKafka) -> None:  # noqa: F81
 
 
 @apache
-def test_the_learner_signs_in_and_stops_in_order(commands: Commands, secure_kafka: SecureKafka) -> None:  # noqa: F811
+def test_the_learner_signs_in_and_stops_in_order(commands: Commands, secure_kafka: SecureKafka) -> None:
     sign_in = secure_kafka.security.sign_in("SCRAM-SHA-512")
     commands.learn_and_stop(own_settings(secure_kafka.kafka, **sign_in))
 
@@ -202,7 +202,7 @@ REFUSALS: dict[str, tuple[Changes, str]] = {
 @apache
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_a_refusal_is_one_line(commands: Commands, secure_kafka: SecureKafka, command: str, refusal: str) -> None:  # noqa: F811
+def test_a_refusal_is_one_line(commands: Commands, secure_kafka: SecureKafka, command: str, refusal: str) -> None:
     changes, words = REFUSALS[refusal]
     message = commands.refused(command, own_settings(secure_kafka.kafka, **HASTE | changes(secure_kafka)))
     assert_told(message, words)
@@ -210,12 +210,12 @@ def test_a_refusal_is_one_line(commands: Commands, secure_kafka: SecureKafka, co
 
 @apache
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_refusal_is_told_in_time_by_default(commands: Commands, secure_kafka: SecureKafka, command: str) -> None:  # noqa: F811
+def test_a_refusal_is_told_in_time_by_default(commands: Commands, secure_kafka: SecureKafka, command: str) -> None:
     commands.refused(command, own_settings(secure_kafka.kafka, **REFUSALS["wrong password (PLAIN)"][0](secure_kafka)))
 
 
 @apache
-def test_no_log_line_tells_a_secret(secure_kafka: SecureKafka, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
+def test_no_log_line_tells_a_secret(secure_kafka: SecureKafka, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "cifarctl.kafka")
     for mechanism in ("PLAIN", "SCRAM-SHA-512", "OAUTHBEARER"):
         sign_in = secure_kafka.security.sign_in(mechanism)
@@ -235,7 +235,7 @@ Right = tuple[ResourceType, str, AclOperation]
 class Grants:
     """What Bob may do under a prefix of his own; nothing until `allow` says so."""
 
-    def __init__(self, secure_kafka: SecureKafka) -> None:  # noqa: F811
+    def __init__(self, secure_kafka: SecureKafka) -> None:
         self.settings = own_settings(secure_kafka.kafka, **secure_kafka.security.sign_in("SCRAM-SHA-512", BOB), **HASTE)
         self._secure = secure_kafka
         self._admin = AdminClient({"bootstrap.servers": secure_kafka.kafka.bootstrap_servers, "log_level": 0})
@@ -270,7 +270,7 @@ class Grants:
 
 
 @pytest.fixture
-def grants(secure_kafka: SecureKafka) -> Grants:  # noqa: F811
+def grants(secure_kafka: SecureKafka) -> Grants:
     return Grants(secure_kafka)
 
 
@@ -294,16 +294,17 @@ LACKS: dict[str, tuple[Callable[[Right], bool], dict[str, str]]] = {
     "write on images": (
         lambda right: right[0] is ResourceType.TOPIC and right[2] is AclOperation.WRITE,
         {
-            "produce": "Topic authorization failed.*grant the user Describe, Read and Write on the topics",
-            "serve": "Topic authorization failed",
+            "produce": r"does not permit Write on the topic \S+\.images; grant the user these rights",
+            "serve": r"does not permit Write on the topic \S+\.predictions, Write on the topic \S+\.dead-letters;",
+            "retrain": r"does not permit Write on the topic \S+\.learner; grant",
             "doctor": "Write on the topic .*images",
         },
     ),
     "read on topics": (
         lambda right: right[0] is ResourceType.TOPIC and right[2] is AclOperation.READ,
         {
-            "serve": "Topic authorization failed.*grant the user Describe, Read and Write on the topics",
-            "retrain": "Topic authorization failed",
+            "serve": r"does not permit Read on the topic \S+\.images; grant the user these rights",
+            "retrain": r"does not permit Read on the topic \S+\.learner; grant",
             "doctor": "Read on the topic .*images",
         },
     ),
@@ -335,12 +336,75 @@ def test_a_missing_right_is_named(commands: Commands, grants: Grants, lack: str,
     assert_told(message, told[command])
 
 
+NEEDED = {
+    "produce": {"images": "Describe and Write", "labels": "Describe and Write"},
+    "serve": {
+        "images": "Describe and Read",
+        "predictions": "Describe and Write",
+        "dead_letters": "Describe and Write",
+    },
+    "retrain": {
+        "images": "Describe and Read",
+        "labels": "Describe and Read",
+        "dead_letters": "Describe and Write",
+        "predictions": "Describe and Read",
+        "learner": "Describe, Read and Write",
+    },
+    "list": {"dead_letters": "Describe and Read"},
+    "replay": {"dead_letters": "Describe, Read and Write"},
+}
+COMMANDS_OF_TOPICS = COMMANDS | {
+    "produce": ("produce", "--count", "5", "--rate", "0", "--label-delay", "0.1"),
+    "list": ("dead-letters", "list"),
+    "replay": ("dead-letters", "replay", "--all"),
+}
+
+
+@apache
+@pytest.mark.parametrize(
+    ("command", "topic"), [(command, topic) for command, needs in NEEDED.items() for topic in needs]
+)
+def test_no_right_at_all_on_a_topic_that_is_there(
+    commands: Commands, grants: Grants, command: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker hides that topic; the right to create it is granted, and of no use."""
+    monkeypatch.setitem(COMMANDS, command, COMMANDS_OF_TOPICS[command])
+    grants.make_topics()
+    hidden = getattr(Topics.of(grants.settings.topic_prefix), topic)
+    grants.allow(*(right for right in grants.all() if right[0] is not ResourceType.TOPIC))
+    others = [name for name in vars(Topics.of(grants.settings.topic_prefix)).values() if name != hidden]
+    everything = [right[2] for right in grants.all() if right[0] is ResourceType.TOPIC]
+    grants.allow(*((ResourceType.TOPIC, name, operation) for name in others for operation in everything))
+    grants.allow((ResourceType.TOPIC, hidden, AclOperation.CREATE))
+    message = commands.refused(command, grants.settings)
+    assert_told(message, rf"does not permit {NEEDED[command][topic]} on the topic {re.escape(hidden)}; grant the user")
+
+
+@apache
+def test_labels_that_may_not_be_read_are_told(commands: Commands, grants: Grants) -> None:
+    """They are of use to serve, and not needed."""
+    grants.make_topics()
+    labels = Topics.of(grants.settings.topic_prefix).labels
+    for kind, name, operation in grants.all():
+        if kind is ResourceType.TOPIC:
+            others = [topic for topic in vars(Topics.of(grants.settings.topic_prefix)).values() if topic != labels]
+            grants.allow(*((kind, topic, operation) for topic in others))
+        else:
+            grants.allow((kind, name, operation))
+    assert commands.run("produce", grants.superuser)[0] == 0
+    for variable, value in environment(grants.settings).items():
+        commands._monkeypatch.setenv(variable, value)
+    result = cifarctl("serve", "--max-messages", "5", *commands._home.options)
+    assert result.exit_code == 0, result.stderr
+    assert f"does not permit Describe and Read on the topic {labels}" in result.stdout + result.stderr
+
+
 # --- topics that are not there
 
 
 @apache
 @pytest.mark.parametrize("command", COMMANDS)
-def test_absent_topics_that_may_not_be_made(commands: Commands, secure_kafka: SecureKafka, command: str) -> None:  # noqa: F811
+def test_absent_topics_that_may_not_be_made(commands: Commands, secure_kafka: SecureKafka, command: str) -> None:
     settings = own_settings(secure_kafka.kafka, create_topics=False)
     message = commands.refused(command, settings)
     assert_told(message, rf"{settings.topic_prefix}\.\S+.*kafka.create_topics")

@@ -1,6 +1,5 @@
 """``cifarctl dead-letters ...``."""
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -27,17 +26,19 @@ def list_letters(
     run: Run,
     error: ErrorClass = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only letters since then: 2026-01-31T12:00, UTC unless it says.")
+        str | None, typer.Option(metavar="TIME", help="Only letters since then: 2h, 2026-01-31T12:00 (local).")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the youngest.")] = 100,
 ) -> None:
     """List bad input with the reason and the place that it came from."""
     from dataclasses import asdict
 
+    from cifarctl import times
     from cifarctl.flows.dead_letters import Choice, examine
     from cifarctl.ui.tables import letters_table
 
-    rows, chosen = examine(run.settings().kafka, Choice(error=error, since=_time(since)), limit)
+    choice = Choice(error=error, since_ms=None if since is None else times.parse(since, "--since"))
+    rows, chosen = examine(run.settings().kafka, choice, limit)
     document = []
     for row in rows:
         fields = asdict(row)
@@ -79,20 +80,6 @@ def replay(
             asdict(result) | {"dry_run": dry_run},
             f"{result.replayed:,} {verb}, {result.skipped:,} had been before, {result.failed:,} cannot be",
         )
-
-
-def _time(text: str | None) -> datetime | None:
-    from datetime import timezone
-
-    from cifarctl.errors import SettingsError
-
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise SettingsError(f"--since {text}: expected a time such as 2026-01-31T12:00 or 2026-01-31") from None
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def _place(text: str) -> tuple[int, int]:

@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
+import difflib
 import heapq
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
-from cifarctl.errors import BrokerError
+from cifarctl import times
+from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import browse, clients, letters
+from cifarctl.stream import browse, clients, letters, rights
+from cifarctl.stream.fields import shown_key
 from cifarctl.stream.letters import Letter, Source
 from cifarctl.stream.records import Headers
-from cifarctl.stream.returns import Return, Returns
+from cifarctl.stream.returns import Return, Returns, Sent
 
 BATCH_BYTES = 8 * 1024 * 1024  # of a batch that is sent back, so that it is there well before a transaction times out
-END_OF_TIME_MS = 253_402_300_800_000  # the year 10000, which no date can name
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which letters; what is None does not choose."""
+    """Which letters; what is None does not choose. `since_ms`: epoch milliseconds."""
 
     error: str | None = None
-    since: datetime | None = None
+    since_ms: int | None = None
     places: frozenset[tuple[int, int]] | None = None
 
     def takes(self, letter: Letter) -> bool:
-        """Whether `letter` is among them; one without a timestamp is younger than any `since`."""
+        """Whether `letter` is among them; one without a timestamp is younger than any `since_ms`."""
         record = letter.record
         return (
             (self.error is None or letter.error == self.error)
             and (self.places is None or (record.partition, record.offset) in self.places)
-            and (self.since is None or not 0 <= record.timestamp_ms < self.since.timestamp() * 1000)
+            and (self.since_ms is None or not 0 <= record.timestamp_ms < self.since_ms)
         )
+
+    def check(self, found: set[str]) -> None:
+        """See that the class wanted is one of ours, or one of those that were `found` in the topic.
+
+        Raises:
+            SettingsError: it is neither.
+        """
+        known = letters.CLASSES | found
+        if self.error is None or self.error in known:
+            return
+        names = {name.lower(): name for name in sorted(known)}
+        close = difflib.get_close_matches(self.error.lower(), names, n=1)
+        hint = f"did you mean {names[close[0]]}?" if close else f"the classes are {', '.join(sorted(known))}"
+        raise SettingsError(f"--class {self.error}: there is no such error class; {hint}")
 
 
 @dataclass(frozen=True)
@@ -74,19 +90,24 @@ def examine(kafka: KafkaSettings, choice: Choice, limit: int) -> tuple[list[Row]
 
     Raises:
         BrokerError: no broker, or it has no such topic.
+        SettingsError: there is no such class of error.
     """
+    rights.require(kafka, {clients.Topics.of(kafka.topic_prefix).dead_letters: ["Read"]})
     sent: set[tuple[int, int]] = set()
+    classes: set[str] = set()
     chosen = 0
 
     def rows() -> Iterator[tuple[tuple[int, int, int], Row]]:
         nonlocal chosen
         for letter in _letters(kafka, sent):
+            classes.add(letter.error)
             if choice.takes(letter):
                 chosen += 1
                 row = _row(letter)
                 yield (letter.record.timestamp_ms, row.partition, row.offset), row
 
     youngest = [row for _, row in heapq.nlargest(limit, rows(), key=lambda item: item[0])]
+    choice.check(classes)
     listed = [replace(row, replayed=(row.partition, row.offset) in sent) for row in reversed(youngest)]
     return listed, chosen
 
@@ -107,8 +128,10 @@ def replay(
 
     Raises:
         BrokerError: no broker, no such topic, or a letter was not delivered; says how many were.
+        SettingsError: there is no such class of error.
     """
     topic = clients.Topics.of(kafka.topic_prefix).dead_letters
+    rights.require(kafka, {topic: ["Read"] if dry_run else ["Read", "Write"]})
     if dry_run:
         return _Replay(kafka, topic, None, again, stop).run(choice)
     with Returns(kafka, topic) as returns:  # opened before the receipts are read: nobody else adds any from now on
@@ -144,9 +167,12 @@ class _Replay:
         """The places of the letters to send; counts those that are not."""
         sent: set[tuple[int, int]] = set()
         found = set()
+        classes = set()
         for letter in _letters(self._kafka, sent):
+            classes.add(letter.error)
             if choice.takes(letter):
                 found.add((letter.record.partition, letter.record.offset))
+        choice.check(classes)
         for place in sorted((choice.places or frozenset()) - found):
             self._result.fail(place, "there is no such letter")
         skipped = set() if self._again else found & sent
@@ -158,7 +184,6 @@ class _Replay:
         first: dict[int, int] = {}
         for partition, offset in due:
             first[partition] = min(offset, first.get(partition, offset))
-        most = 1 if self._returns is None else self._returns.batch
         batch: list[Return] = []
         size = 0
         missing = set(due)
@@ -172,7 +197,7 @@ class _Replay:
                 continue
             batch.append(item)
             size += len(item.value or b"")
-            if len(batch) >= most or size >= BATCH_BYTES:
+            if len(batch) >= (1 if self._returns is None else self._returns.batch) or size >= BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
             if not missing:
@@ -194,12 +219,17 @@ class _Replay:
             self._result.fail(place, f"there is no topic {source.topic} any more")
             return None
         origin = f"{source.topic}, partition {source.partition}, offset {source.offset}"
-        key, value, headers = record.key, record.value, letter.original_headers
+        if letter.error == "HeadersUnread":  # without them it would be another message
+            self._result.fail(
+                place, f"its headers could not be read: let its sender send the message at {origin} again"
+            )
+            return None
+        key, value, headers = letter.original_key, record.value, letter.original_headers
         if letter.digested:
             original = None
             if source.partition < self._topics[source.topic]:
                 original = browse.at(self._kafka, source.topic, source.partition, source.offset)
-            if original is None or not letters.is_digest_of(record.value, original.value):
+            if original is None or original.unread or not letters.is_digest_of(record.value, original.value):
                 self._result.fail(place, f"it is a digest, and the message is no longer at {origin}")
                 return None
             key, value = original.key, original.value
@@ -208,13 +238,20 @@ class _Replay:
         return Return(source.topic, key, value, headers + mark, *place)
 
     def _deliver(self, batch: list[Return]) -> None:
-        if self._returns is None or self._returns.send(batch):
+        """Send a batch back; where it is too large or too slow as a whole, each half of it."""
+        sent = Sent.DONE if self._returns is None else self._returns.send(batch)
+        if sent is Sent.DONE:
             self._result.replayed += len(batch)
-        elif len(batch) == 1:
+        elif len(batch) > 1:
+            self._deliver(batch[: len(batch) // 2])
+            self._deliver(batch[len(batch) // 2 :])
+        elif sent is Sent.TOO_LARGE:
             self._result.fail((batch[0].partition, batch[0].offset), f"{batch[0].topic} takes no message of its size")
         else:
-            for item in batch:
-                self._deliver([item])
+            raise BrokerError(
+                f"{self._kafka.bootstrap_servers} is too slow for a single letter: raise "
+                "kafka.options.transaction.timeout.ms"
+            )
 
 
 def _letters(kafka: KafkaSettings, sent: set[tuple[int, int]]) -> Iterator[Letter]:
@@ -230,14 +267,14 @@ def _letters(kafka: KafkaSettings, sent: set[tuple[int, int]]) -> Iterator[Lette
 def _row(letter: Letter) -> Row:
     record = letter.record
     when = None
-    if 0 <= record.timestamp_ms < END_OF_TIME_MS:
+    if 0 <= record.timestamp_ms < times.END_S * 1000:
         when = datetime.fromtimestamp(record.timestamp_ms / 1000, timezone.utc).isoformat(timespec="milliseconds")
-    name = dict(letter.original_headers).get("id") or record.key or b""
+    name = dict(letter.original_headers).get("id")
     return Row(
         partition=record.partition,
         offset=record.offset,
         time=when,
-        id=name.decode("utf-8", "replace"),
+        id=name.decode("utf-8", "replace") if name else shown_key(letter.original_key or b""),
         error=letter.error,
         message=letter.message,
         stage=letter.stage,

@@ -18,10 +18,13 @@ import torch
 from cifarctl import events
 from cifarctl.data import Course, Images, Scenario
 from cifarctl.errors import BrokerError
+from cifarctl.models import threads
 from cifarctl.settings import KafkaSettings, ProduceSettings, ServeSettings
-from cifarctl.stream import clients, codecs, connection
+from cifarctl.stream import clients, codecs, connection, rights
 from cifarctl.stream.labels import encode_label
+from cifarctl.stream.limits import of_topics
 from cifarctl.stream.sender import Sender
+from cifarctl.stream.standstill import STANDSTILL_S, Standstill
 
 BLOCK = 256  # images prepared at once
 PROGRESS_INTERVAL = 0.2  # seconds between two ProduceProgress events
@@ -54,11 +57,12 @@ def produce(
         BrokerError: no broker at the start, or something was not delivered; the ProduceResult before it has counts.
     """
     stop, drift = stop or threading.Event(), drift or Scenario("", ())
-    torch.set_num_threads(1)  # drift takes little; threads that spin for each other would take it from the broker
+    threads.use(1)  # drift takes little; threads that spin for each other would take it from the broker
     topics = clients.Topics.of(kafka.topic_prefix)
     course = Course(images, drift, settings.seed, classes)
     late = bool(settings.label_delay) or drift.uses("late")
-    clients.ensure_topics(kafka, [topics.images, topics.labels] if late else [topics.images])
+    needed = [topics.images, topics.labels] if late else [topics.images]
+    rights.ensure_topics(kafka, {topic: ["Write"] for topic in needed})
     run = secrets.token_hex(4)
     out = _Out(kafka, settings, topics, drift, stop, run, late=late)
     yield events.ProduceStarted(topics.images, len(images), count, settings.rate, settings.format, drift.text)
@@ -116,8 +120,10 @@ class _Lane:
 
     def __init__(self, kafka: KafkaSettings, topic: str, linger: bool) -> None:
         # Nothing is given up, however long the broker is away.
-        self.sender = Sender(kafka, options={"message.timeout.ms": 0} | ({} if linger else {"linger.ms": 0}))
+        options = {"message.timeout.ms": 0} | ({} if linger else {"linger.ms": 0})
+        self.sender = Sender(kafka, options=options, limits=of_topics(kafka, [topic]))
         self._kafka, self._topic = kafka, topic
+        self._standstill = Standstill(self.sender, topic)
 
     @property
     def pending(self) -> int:
@@ -127,12 +133,22 @@ class _Lane:
     @property
     def delivered(self) -> int:
         """Messages that the broker has acknowledged."""
-        return self.sender.sent - self.sender.failed - self.sender.pending
+        return self.sender.sent - self.failed - self.sender.unconfirmed - self.sender.pending
+
+    @property
+    def failed(self) -> int:
+        """Messages that have certainly not arrived, or that the client has given up for its time limit."""
+        return self.sender.failed + self.sender.unsent
 
     def put(self, messages: Sequence[Message]) -> int:
         """Queue as many of `messages` as there is room for; how many that were."""
         with connection.broker_errors(self._kafka, f"cannot send to {self._topic}"):
             return self.sender.enqueue_many(self._topic, messages)
+
+    def look(self) -> int:
+        """Hear of acknowledgements; how many messages a new client was given, 0 while they come: see Standstill."""
+        self.sender.poll(0)
+        return self._standstill.look()
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the fate of all messages is known, `timeout_s` seconds at most."""
@@ -293,9 +309,19 @@ class _Out:
             else:
                 self._wait(self._late.next_at)
             yield from self._report()
+        for lane in self._lanes:
+            if lane.pending:
+                lane.sender.give_up()
         yield self._progress()
         yield self._result()
         for lane in self._lanes:
+            unsent, unconfirmed = lane.sender.unsent, lane.sender.unconfirmed
+            if unsent + unconfirmed:
+                raise BrokerError(
+                    f"{unsent + unconfirmed} messages are not acknowledged by {self._kafka.bootstrap_servers}: "
+                    f"{unconfirmed} of them may have arrived, {unsent} have not been sent; check "
+                    "kafka.bootstrap_servers and send again"
+                )
             lane.sender.close(0.0)
         if self._waiting:
             raise BrokerError(
@@ -332,13 +358,18 @@ class _Out:
             self._behind.send(position, self._labels)
 
     def _report(self) -> Iterator[events.ProduceEvent]:
-        """Progress, now and then; a notice where messages wait and none has been acknowledged for long."""
+        """Progress, now and then; notices where messages wait and none has been acknowledged for long."""
         now = time.monotonic()
         if now - self._shown < PROGRESS_INTERVAL:
             return
         self._shown = now
         for lane in self._lanes:
-            lane.sender.poll(0)
+            if moved := lane.look():
+                yield events.Notice(
+                    f"{moved} messages are sent again by a new client: the old one has stood still for "
+                    f"{STANDSTILL_S:g} s although {self._kafka.bootstrap_servers} answers; a few may arrive twice, "
+                    "under the same ids"
+                )
         yield self._progress()
         acknowledged, pending = sum(lane.delivered for lane in self._lanes), self._pending
         if acknowledged > self._acknowledged or not pending:
@@ -351,12 +382,12 @@ class _Out:
         labels = self._labels
         return events.ProduceProgress(
             sent=self._images.delivered,
-            failed=self._images.sender.failed,
+            failed=self._images.failed,
             queued=self._images.pending,
             seconds=time.monotonic() - self._began,
             phase=self._drift.active(max(0, self.position - 1)),
             labels_sent=labels.delivered if labels is not None else 0,
-            labels_failed=labels.sender.failed if labels is not None else 0,
+            labels_failed=labels.failed if labels is not None else 0,
             labels_waiting=self._waiting,
         )
 
@@ -365,11 +396,13 @@ class _Out:
         seconds = (time.monotonic() if self._ended is None else self._ended) - self._began
         return events.ProduceResult(
             sent=images.delivered,
-            failed=images.sender.failed + images.pending,
+            failed=images.failed,
             seconds=seconds,
             messages_per_second=images.delivered / max(seconds, 1e-9),
             labels_sent=labels.delivered if labels is not None else 0,
-            labels_failed=self._waiting + (labels.sender.failed + labels.pending if labels is not None else 0),
+            labels_failed=self._waiting + (labels.failed if labels is not None else 0),
+            unconfirmed=images.sender.unconfirmed,
+            labels_unconfirmed=labels.sender.unconfirmed if labels is not None else 0,
         )
 
 

@@ -14,14 +14,13 @@ from confluent_kafka.cimpl import NewTopic  # admin has it too, but not for type
 
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import connection
+from cifarctl.stream import connection, options
 from cifarctl.stream.connection import broker_errors
 
 LONGEST_CHECK_S = 10.0
 EMBEDDED_CLUSTER = "cifarctl"  # the cluster id by which the embedded broker is known
 QUEUE_KIB = 32 * 1024  # messages that wait for the broker; beyond this, who sends has to wait as well
 METADATA_MS = 10_000  # until a partition that somebody has added is noticed; the default is five minutes
-TRANSACTION_TIMEOUT_MS = 10_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def producer(
     }
     if transactional_id is not None:
         # So long, and until the broker looks (every 10 s), a killed writer keeps readers of committed messages waiting.
-        own |= {"transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS}
+        own |= {"transactional.id": transactional_id, "transaction.timeout.ms": options.TRANSACTION_TIMEOUT_MS}
     client: Producer = connection.create(Producer, settings, own, on_error)
     return client
 
@@ -226,7 +225,7 @@ def ensure_topics(settings: KafkaSettings, names: Iterable[str]) -> None:
     if shown.get(learner, 1) != 1 and learner in wanted:
         raise BrokerError(
             f"the topic {learner} has {shown[learner]} partitions, so several learners would work at once: "
-            "delete it, or choose another kafka.topic_prefix"
+            "choose another kafka.topic_prefix"
         )
 
 

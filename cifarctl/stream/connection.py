@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from pydantic import SecretStr
 
 from cifarctl.errors import BrokerAway, BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
+from cifarctl.stream import options
 
 T = TypeVar("T")
 
@@ -90,6 +91,8 @@ TRANSIENT = UNREACHABLE | {
     KafkaError.NETWORK_EXCEPTION,
     KafkaError._IN_PROGRESS,
 }
+#: A partition that has just been added, or a broker that has just come back and knows no topics yet.
+UNHEARD_OF = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
 UNAUTHENTICATED = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -137,6 +140,31 @@ REMEDIES = {
     ),
     KafkaError.MSG_SIZE_TOO_LARGE: "raise the topic's max.message.bytes and kafka.options.message.max.bytes",
 }
+_GONE = (
+    "it is not there",
+    "if it was deleted, start again: cifarctl creates {topic} where kafka.create_topics is true; else create it",
+)
+_TOO_LARGE = (
+    "a message is too large for it",
+    "raise max.message.bytes of {topic}, and kafka.options.message.max.bytes",
+)
+#: There is no such topic, or not any more.
+GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+#: The same where the topic is known: what is wrong with it and what to do.
+OF_TOPIC = {
+    **dict.fromkeys(GONE, _GONE),
+    KafkaError.MSG_SIZE_TOO_LARGE: _TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE: _TOO_LARGE,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: (
+        "it does not permit to write there",
+        "grant the user Describe and Write on the topic {topic}",
+    ),
+    KafkaError.INVALID_RECORD: (
+        "it does not take this message",
+        "a compacted topic takes none without a key: send it with one; of anything else that {topic} refuses the "
+        "broker's log tells",
+    ),
+}
 #: Alerts by which a broker turns down a client's certificate (RFC 8446, section 6.2).
 CERTIFICATE_ALERTS = re.compile(r"alert (bad certificate|unsupported certificate|certificate|unknown ca|access denied)")
 #: No handshake: whoever listens there does not speak TLS.
@@ -159,8 +187,11 @@ def create(
     Raises:
         SettingsError: librdkafka refuses an option.
     """
-    options = {name: _option(name, value) for name, value in settings.options.items()}
-    config = {**_connection(settings), **own, **options, "error_cb": on_error or _log}
+    for name in settings.options:
+        if name in RESERVED:
+            raise SettingsError(f"kafka.options.{name} cannot be changed: {RESERVED[name]}")
+    role = "producer" if kind is Producer else "consumer" if kind is Consumer else "admin"
+    config = {**options.merged(settings, {**_connection(settings), **own}, role), "error_cb": on_error or _log}
     try:
         return kind(config, logger=logger)
     except KafkaException as error:
@@ -194,9 +225,9 @@ def patiently(call: Callable[[], T], timeout_s: float) -> T:
             time.sleep(RETRY_S)
 
 
-def explain(settings: KafkaSettings, doing: str, error: KafkaError) -> BrokerError:
-    """The BrokerError for an error that Kafka reported without raising."""
-    return _broker_error(settings, doing, error)
+def explain(settings: KafkaSettings, doing: str, error: KafkaError, topic: str | None = None) -> BrokerError:
+    """The BrokerError for an error that Kafka reported without raising, about `topic` where it is about one."""
+    return _broker_error(settings, doing, error, topic)
 
 
 def most_telling(seen: Iterable[KafkaError], otherwise: KafkaError) -> KafkaError:
@@ -282,13 +313,7 @@ def _require_whole(settings: KafkaSettings) -> None:
     for name in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location"):
         file = getattr(settings, name)
         if file is not None and not file.exists():
-            raise SettingsError(f"kafka.{name} = {file}: there is no such file")
-
-
-def _option(name: str, value: str | int | float | bool) -> str | int | float:
-    if name in RESERVED:
-        raise SettingsError(f"kafka.options.{name} cannot be changed: {RESERVED[name]}")
-    return str(value).lower() if isinstance(value, bool) else value
+            raise SettingsError(f"kafka.{name} = {file.absolute()}: there is no such file")
 
 
 def _settings_error(settings: KafkaSettings, message: str) -> SettingsError:
@@ -299,11 +324,12 @@ def _settings_error(settings: KafkaSettings, message: str) -> SettingsError:
         return SettingsError(f"the Kafka client cannot be set up: {message}; check the kafka section")
     if name == "ssl.key.location":
         message = f"{message}; a key that is locked needs kafka.ssl_key_password"
+    message = message.replace("`enable.idempotence` is true", "`enable.idempotence` is true, which delivery rests on")
     setting = NAMED.get(name, f"kafka.options.{name}") if name not in settings.options else f"kafka.options.{name}"
     return SettingsError(f"{setting} is not accepted: {message}; options are those of librdkafka's CONFIGURATION.md")
 
 
-def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError) -> BrokerError:
+def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError, topic: str | None = None) -> BrokerError:
     address, code, protocol, words = settings.bootstrap_servers, error.code(), settings.security_protocol, _words(error)
     if "OAUTHBEARER token" in words:
         cause = f"{settings.sasl_oauth_token_endpoint} issues no token ({words})"
@@ -340,7 +366,12 @@ def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError) -> Bro
     else:
         cause = f"{address} answers {error.name()} ({words})"
         remedy = REMEDIES.get(code, "`cifarctl doctor` checks broker and topics")
-    remedy = remedy.format_map(dict(settings)) if code in REMEDIES else remedy
+    if topic is not None and code in OF_TOPIC:
+        cause, remedy = OF_TOPIC[code]
+        cause = f"{address} says of the topic {topic} that {cause} ({words})"
+        remedy = remedy.format(topic=topic)
+    elif code in REMEDIES:
+        remedy = remedy.format_map(dict(settings))
     kind = BrokerAway if code in UNREACHABLE else BrokerError
     return kind(" ".join(f"{doing}: {cause}; {remedy}".split()))
 

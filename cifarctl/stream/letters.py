@@ -1,7 +1,8 @@
 """The messages of the dead letters topic: bad input with its reason, and what has been sent back of it.
 
 A letter is the original message with headers added. A letter that has been sent back is followed, somewhere in the
-same topic, by a receipt: a message whose header `REPLAYED` names the letter's place.
+same topic, by a receipt: a message whose header `REPLAYED` names the letter's place. A compacted topic takes only
+messages with a key: there, what has none gets one of its own, which nothing else has.
 """
 
 from __future__ import annotations
@@ -10,24 +11,39 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import orjson
 
 from cifarctl.stream.records import DeadLetter, Headers, Record
+from cifarctl.stream.sizes import wire_size
 
-#: Brokers refuse messages beyond 1 MiB by default; a dead letter larger than this travels as a digest.
+#: Brokers and clients refuse more than 1 MB by default; a dead letter larger than this travels as a digest anywhere.
 MAX_LETTER_BYTES = 900_000
 DIGEST_HEAD_BYTES = 4096
+SHORT_HEAD_BYTES = 256
 #: Key and headers of a digested letter are kept up to this size, each.
 MAX_KEPT_BYTES = 16_384
 MAX_MESSAGE_CHARACTERS = 500
-#: Upper bound of what a header takes on the wire beside its name and value.
-HEADER_OVERHEAD_BYTES = 12
+#: Of the source topic's name, from its end, in a key of a letter's own: the part behind the prefix and more.
+OWN_KEY_TOPIC_CHARACTERS = 64
 
 OWN = "cifarctl."
 DIGEST = "cifarctl.digest"
+KEYLESS = "cifarctl.keyless"  # a letter whose key is its own, not that of the message
 REPLAYED = "cifarctl.replayed"
 REPLAYED_FROM = "cifarctl.replayed-from"
+
+#: The classes of error that cifarctl writes; other programs may write others into the same topic.
+CLASSES = frozenset({
+    "AnswerTooLarge", "BadBase64", "BadPicture", "HeadersUnread", "IdNotText", "IdTooLong", "ImageNotText",
+    "LabelNotInteger", "LabelOutOfRange", "MissingId", "MissingImage", "MissingLabel", "NotAnObject", "NotJson",
+    "NullValue", "PictureTooLarge", "PixelsNotFinite", "PixelsOutOfRange", "TooLarge", "UnsupportedContentType",
+    "WrongLength",
+})  # fmt: skip
+
+#: Key, value and headers.
+Message: TypeAlias = tuple[bytes | None, bytes | None, Headers]
 
 _PLACE = re.compile(rb"([0-9]{1,10}):([0-9]{1,19})")
 
@@ -57,34 +73,66 @@ class Letter:
         """The headers that the message had before cifarctl added its own."""
         return [(name, text) for name, text in self.record.headers if not name.startswith(OWN)]
 
+    @property
+    def original_key(self) -> bytes | None:
+        """The key that the message had; None as well where a digest has left it out."""
+        return None if KEYLESS in dict(self.record.headers) else self.record.key
+
 
 def dead_letter_headers(letter: DeadLetter) -> Headers:
     """The original headers, then why and where from."""
     return [*letter.record.headers, *_reasons(letter)]
 
 
-def dead_letter_message(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
-    """Key, value and headers to send to the dead letters.
+def dead_letter_message(letter: DeadLetter, limit: int = MAX_LETTER_BYTES, *, keyed: bool = False) -> Message:
+    """Key, value and headers to send to the dead letters, of `limit` bytes at most, as `sizes.wire_size` counts.
 
-    The original bytes; a message near the broker's size limit would be refused for its added headers, so that
-    one travels as a JSON digest: its size, its SHA-256, its first kilobytes and where the original lies. Key and
-    headers go with it unless they are what is large. Its header `DIGEST` tells it from a message of such bytes.
+    The original bytes; a message near the topic's limit would be refused for its added headers, so that one travels
+    as a JSON digest: its size, its SHA-256, its first kilobytes and where the original lies. Key and headers go with it
+    unless they are what is large. Its header `DIGEST` tells it from a message of such bytes. What is too large even so
+    leaves more out, down to size, hash and place: that fits wherever `limits.LEAST_BYTES` do. With `keyed` there is a
+    key in any case.
     """
-    record, headers = letter.record, dead_letter_headers(letter)
-    key, value = record.key, record.value
-    if len(key or b"") + len(value or b"") + _size(headers) <= MAX_LETTER_BYTES:
-        return key, value, headers
-    body = value or b""
+    record = letter.record
+    message = _whole(letter, (record.key, record.value, dead_letter_headers(letter)), keyed)
+    if wire_size(*message) <= min(limit, MAX_LETTER_BYTES):
+        return message
+    key = record.key if record.key is None or len(record.key) <= MAX_KEPT_BYTES else None
+    kept = list(record.headers) if wire_size(None, None, record.headers) <= MAX_KEPT_BYTES else []
+    for digest in (
+        _digest(letter, key, kept, DIGEST_HEAD_BYTES),
+        _digest(letter, key, [], DIGEST_HEAD_BYTES),
+        _digest(letter, key, [], SHORT_HEAD_BYTES),
+        _digest(letter, None, [], SHORT_HEAD_BYTES),
+    ):
+        message = _whole(letter, digest, keyed)
+        if wire_size(*message) <= limit:
+            return message
+    return _whole(letter, _digest(letter._replace(message=""), None, [], None), keyed)
+
+
+def _whole(letter: DeadLetter, message: Message, keyed: bool) -> Message:
+    """The message, with a key of its own where it has none and needs one: no other letter may replace it."""
+    key, value, headers = message
+    if key is not None or not keyed:
+        return message
+    topic, partition, offset, *_ = letter.record
+    return (
+        b"%s:%d:%d" % (topic[-OWN_KEY_TOPIC_CHARACTERS:].encode(), partition, offset),
+        value,
+        [*headers, (KEYLESS, b"")],
+    )
+
+
+def _digest(letter: DeadLetter, key: bytes | None, kept: Headers, head: int | None) -> Message:
+    """The digest with its first `head` bytes; without these it leaves out what the headers say as well."""
+    record, body = letter.record, letter.record.value or b""
     sha256 = hashlib.sha256(body).hexdigest()
-    digest = {
-        "size": len(body),
-        "sha256": sha256,
-        "head": base64.b64encode(body[:DIGEST_HEAD_BYTES]).decode("ascii"),
-        "source": {"topic": record.topic, "partition": record.partition, "offset": record.offset},
-    }
-    short = key if key is None or len(key) <= MAX_KEPT_BYTES else None
-    kept = list(record.headers) if _size(record.headers) <= MAX_KEPT_BYTES else []
-    return short, orjson.dumps(digest), [*kept, *_reasons(letter), (DIGEST, sha256.encode())]
+    digest: dict[str, object] = {"size": len(body), "sha256": sha256}
+    if head is not None:
+        digest["head"] = base64.b64encode(body[:head]).decode("ascii")
+        digest["source"] = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    return key, orjson.dumps(digest), [*kept, *_reasons(letter), (DIGEST, sha256.encode())]
 
 
 def read_letter(record: Record) -> Letter | None:
@@ -117,8 +165,17 @@ def is_digest_of(digest: bytes | None, value: bytes | None) -> bool:
 
 
 def receipt(partition: int, offset: int) -> Headers:
-    """The headers that say of the letter at this place that it has been sent back; the receipt has no value."""
+    """The headers that say of the letter at this place that it has been sent back."""
     return [(REPLAYED, place(partition, offset))]
+
+
+def receipt_message(partition: int, offset: int, _limit: int = MAX_LETTER_BYTES, *, keyed: bool = False) -> Message:
+    """Key, value and headers of the receipt for the letter at this place: no value, and no key but with `keyed`.
+
+    Under a key it has a value, which is empty: null would have compaction remove it.
+    """
+    headers = receipt(partition, offset)
+    return (b"replayed:" + place(partition, offset), b"", headers) if keyed else (None, None, headers)
 
 
 def receipt_for(record: Record) -> tuple[int, int] | None:
@@ -142,16 +199,6 @@ def _reasons(letter: DeadLetter) -> Headers:
         ("cifarctl.source.partition", b"%d" % record.partition),
         ("cifarctl.source.offset", b"%d" % record.offset),
     ]
-
-
-def _size(headers: Headers | tuple[tuple[str, bytes | None], ...]) -> int:
-    """Upper bound of the bytes that `headers` take on the wire."""
-    size = HEADER_OVERHEAD_BYTES * len(headers)
-    for name, text in headers:
-        size += len(name) if name.isascii() else len(name.encode())
-        if text is not None:
-            size += len(text)
-    return size
 
 
 def _text(headers: dict[str, bytes | None], name: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple
 
@@ -13,13 +15,15 @@ from confluent_kafka import KafkaError, KafkaException
 
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients, connection, letters, limited
+from cifarctl.stream import clients, connection, letters, limited, options
+from cifarctl.stream.limits import TOO_LARGE, of_topics
 from cifarctl.stream.records import Headers
-from cifarctl.stream.sender import Sender
+from cifarctl.stream.sender import REFUSED, Sender
 from cifarctl.stream.sink import CLOSE_TIMEOUT_S, OPEN_TIMEOUT_S
 from cifarctl.stream.source import OVERTIME_S
 
 BATCH = 500
+PATIENCE = 0.6  # of the transaction's timeout, for what it carries to arrive
 #: The client's own limit of a message out of the way: the broker's and the topic's are what counts.
 LARGEST_MESSAGE = 1_000_000_000
 
@@ -33,6 +37,14 @@ class Return(NamedTuple):
     headers: Headers
     partition: int
     offset: int
+
+
+class Sent(enum.Enum):
+    """What came of an attempt to send a batch back; nothing of it is there unless DONE."""
+
+    DONE = enum.auto()
+    TOO_LARGE = enum.auto()  # one of its messages is larger than the topic takes
+    TOO_SLOW = enum.auto()  # the broker does not take so much within a transaction's time
 
 
 class Returns:
@@ -52,6 +64,10 @@ class Returns:
             SettingsError: librdkafka refuses an option.
         """
         self._settings, self._letters_topic = settings, letters_topic
+        names = clients.Topics.of(settings.topic_prefix)
+        self._limits = of_topics(settings, [names.images, names.labels, letters_topic])
+        self._patience_s = PATIENCE * options.transaction_timeout_s(settings)
+        self._batch = BATCH
         self._transactional = settings.delivery != "at-least-once" and not clients.check(settings).embedded
         self._sender = self._open()
 
@@ -68,67 +84,90 @@ class Returns:
     @property
     def batch(self) -> int:
         """How many messages `send` takes at most: they are delivered together or not at all."""
-        return BATCH if self._transactional else 1
+        return self._batch if self._transactional else 1
 
-    def send(self, batch: Sequence[Return]) -> bool:
-        """Send messages and receipts and wait until they are there; False: one is larger than the broker takes.
+    def send(self, batch: Sequence[Return]) -> Sent:
+        """Send messages and receipts and wait until they are there.
 
         Raises:
             BrokerError: they are not delivered.
         """
-        sender = self._sender
-        try:
-            if self._transactional:
-                self._send_in_transaction(batch)
-            else:
-                self._send_and_flush([(item.topic, item.key, item.value, item.headers) for item in batch])
-                self._send_and_flush([self._receipt(item) for item in batch])
-            return True
-        except KafkaException as error:
-            # What the broker says of a message is more than what follows: a failed transaction, purged neighbours.
-            causes = (error.args[0], sender.failure)
-            if any(cause is not None and cause.code() == KafkaError.MSG_SIZE_TOO_LARGE for cause in causes):
+        while True:
+            sender = self._sender
+            try:
+                if not self._transactional:
+                    self._send_and_flush(self._message, batch)
+                    self._send_and_flush(self._receipt, batch)
+                elif not self._send_in_transaction(batch):
+                    self._batch = max(1, len(batch) // 2)
+                    self._reopen()
+                    return Sent.TOO_SLOW
+                return Sent.DONE
+            except KafkaException as error:
+                # What the broker says of a message is more than what follows: a failed transaction, purged neighbours.
+                codes = {cause.code() for cause in (error.args[0], sender.failure) if cause is not None}
+                again = self._transactional and bool(codes & REFUSED) and sender.narrow()
+                if not again and not codes & TOO_LARGE:
+                    doing = "letters cannot be sent back"
+                    raise connection.explain(self._settings, doing, error.args[0], sender.failed_topic) from None
                 # The client miscounts after a message that the broker has refused: each transaction would fail now.
-                sender.producer.purge()
-                self._sender = self._open()
-                return False
-            raise connection.explain(self._settings, "letters cannot be sent back", error.args[0]) from None
+                self._reopen()
+                if not again:
+                    return Sent.TOO_LARGE
+
+    def _reopen(self) -> None:
+        self._sender.producer.purge()
+        self._sender = self._open()
 
     def _open(self) -> Sender:
         sender = Sender(
             self._settings,
             transactional_id=f"{self._letters_topic}.replay" if self._transactional else None,
             options={"linger.ms": 1, "message.max.bytes": LARGEST_MESSAGE},
+            limits=self._limits,
         )
         if self._transactional:
             with connection.broker_errors(self._settings, "cannot open a transaction"):
                 _retried(sender.producer.init_transactions, OPEN_TIMEOUT_S)
         return sender
 
-    def _send_in_transaction(self, batch: Sequence[Return]) -> None:
+    def _send_in_transaction(self, batch: Sequence[Return]) -> bool:
+        """False: it is not there in time, and the transaction is still open."""
         producer = self._sender.producer
         producer.begin_transaction()
         try:
             for item in batch:
-                self._sender.enqueue(item.topic, item.key, item.value, item.headers)
-                self._sender.enqueue(*self._receipt(item))
+                self._message(item)
+                self._receipt(item)
+            if not self._flushed():
+                return False
             _retried(producer.commit_transaction, self._settings.timeout_s)
+            return True
         except KafkaException as error:
             if error.args[0].txn_requires_abort():
                 with suppress(KafkaException):  # the first error tells more
                     _retried(producer.abort_transaction, self._settings.timeout_s)
             raise
 
-    def _send_and_flush(self, messages: Sequence[tuple[str, bytes | None, bytes | None, Headers]]) -> None:
-        for message in messages:
-            self._sender.enqueue(*message)
+    def _flushed(self) -> bool:
+        try:
+            return self._sender.flush(self._patience_s)
+        except BrokerError:  # the commit says what it is
+            return True
+
+    def _send_and_flush(self, enqueue: Callable[[Return], None], batch: Sequence[Return]) -> None:
+        for item in batch:
+            enqueue(item)
         if not self._sender.flush(self._settings.timeout_s):
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         if self._sender.failure is not None:
             raise KafkaException(self._sender.failure)
 
-    def _receipt(self, item: Return) -> tuple[str, bytes | None, bytes | None, Headers]:
-        return self._letters_topic, None, None, letters.receipt(item.partition, item.offset)
+    def _message(self, item: Return) -> None:
+        self._sender.enqueue(item.topic, item.key, item.value, item.headers)
+
+    def _receipt(self, item: Return) -> None:
+        self._sender.enqueue_form(self._letters_topic, partial(letters.receipt_message, item.partition, item.offset))
 
 
 def _retried(call: Callable[[float], object], timeout_s: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
+from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import connection
+from cifarctl.stream import clients, connection
 from cifarctl.stream.clients import Topics
 
 
@@ -35,23 +36,9 @@ def examine(settings: KafkaSettings) -> Rights:
     """
     admin: AdminClient = connection.create(AdminClient, settings, {}, None)
     wanted = _needed(settings)
-    options = {"include_authorized_operations": True, "request_timeout": settings.timeout_s}
-
-    def ask(method: Callable[..., dict[Any, Future[Any]]], about: Any, doing: str) -> Any:
-        """The description, or the code of an error that is an answer too."""
-        try:  # a broker that has never had a group makes the topic for them first
-            return connection.patiently(
-                lambda: next(iter(method(about, **options).values())).result(), settings.timeout_s
-            )
-        except KafkaException as error:
-            code = error.args[0].code()
-            if code in connection.FORBIDDEN or code == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                return code
-            raise connection.explain(settings, doing, error.args[0]) from None
-
     found, absent, missing = {}, [], []
     for name, needed in wanted.topics.items():
-        answer = ask(admin.describe_topics, TopicCollection([name]), f"cannot describe {name}")
+        answer = _ask(settings, admin.describe_topics, TopicCollection([name]), f"cannot describe {name}")
         if answer == KafkaError.UNKNOWN_TOPIC_OR_PART:
             absent.append(name)
         elif answer in connection.FORBIDDEN:
@@ -60,10 +47,71 @@ def examine(settings: KafkaSettings) -> Rights:
             found[name] = len(answer.partitions)
             missing += [f"{right} on the topic {name}" for right in _lacking(answer, needed)]
     for name in wanted.groups:
-        answer = ask(admin.describe_consumer_groups, [name], f"cannot describe the group {name}")
+        answer = _ask(settings, admin.describe_consumer_groups, [name], f"cannot describe the group {name}")
         denied = answer in connection.FORBIDDEN
         missing += [f"{right} on the group {name}" for right in (("Read",) if denied else _lacking(answer, ("Read",)))]
     return Rights(found, absent, missing)
+
+
+def ensure_topics(settings: KafkaSettings, needed: Mapping[str, Sequence[str]]) -> None:
+    """`clients.ensure_topics` for whoever has these rights on the topics, as ``{"cifar.images": ["Read"]}``.
+
+    Raises:
+        BrokerError: as that, or a right is missing; names it and its topic.
+        SettingsError: librdkafka refuses an option.
+    """
+    require(settings, needed)
+    clients.ensure_topics(settings, needed)
+
+
+def require(settings: KafkaSettings, needed: Mapping[str, Sequence[str]]) -> None:
+    """See that the broker permits all of this; topics that are absent are no matter.
+
+    Raises:
+        BrokerError: no answer, or a right is missing; names it and its topic.
+        SettingsError: librdkafka refuses an option.
+    """
+    if missing := lacking(settings, needed):
+        raise BrokerError(
+            f"{settings.bootstrap_servers} does not permit {', '.join(missing)}; grant the user these rights, or set "
+            "kafka.topic_prefix to topics of yours"
+        )
+
+
+def lacking(settings: KafkaSettings, needed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Which of the rights are missing, for people: "Write on the topic cifar.predictions".
+
+    A topic on which there is no right at all may be absent: the broker does not tell.
+
+    Raises:
+        BrokerError: no answer.
+        SettingsError: librdkafka refuses an option.
+    """
+    admin: AdminClient = connection.create(AdminClient, settings, {}, None)
+    missing: list[str] = []
+    for name, rights in needed.items():
+        answer = _ask(settings, admin.describe_topics, TopicCollection([name]), f"cannot describe {name}")
+        if answer in connection.FORBIDDEN:
+            missing.append(f"{_listed(['Describe', *rights])} on the topic {name}")
+        elif answer != KafkaError.UNKNOWN_TOPIC_OR_PART and (absent := _lacking(answer, tuple(rights))):
+            missing.append(f"{_listed(absent)} on the topic {name}")
+    return missing
+
+
+def _listed(rights: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(rights[:-1]), rights[-1])))
+
+
+def _ask(settings: KafkaSettings, method: Callable[..., dict[Any, Future[Any]]], about: Any, doing: str) -> Any:
+    """The description, or the code of an error that is an answer too."""
+    options = {"include_authorized_operations": True, "request_timeout": settings.timeout_s}
+    try:  # a broker that has never had a group makes the topic for them first
+        return connection.patiently(lambda: next(iter(method(about, **options).values())).result(), settings.timeout_s)
+    except KafkaException as error:
+        code = error.args[0].code()
+        if code in connection.FORBIDDEN or code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return code
+        raise connection.explain(settings, doing, error.args[0]) from None
 
 
 @dataclass(frozen=True)

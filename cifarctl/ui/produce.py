@@ -47,7 +47,7 @@ class ProduceView:
         rows: list[tuple[str, RenderableType]] = [
             ("topic", f"{start.topic} ({start.format})"),
             ("sent", sent),
-            ("rate", f"{rate(float(self._rate), 'messages')}  ({wanted})"),
+            ("rate", f"{rate(self._rate.value, 'messages')}  ({wanted})"),
             ("in flight", f"{now.queued:,}"),
             ("failed", failed),
             ("images", now.phase or "clean"),
@@ -67,7 +67,7 @@ class ProduceView:
         elif isinstance(event, events.ProduceProgress) and self._every():
             late = f"labels {event.labels_sent:,} (+{event.labels_waiting:,})  " if event.labels_waiting else ""
             yield (
-                f"sent {event.sent:,}  failed {event.failed:,}  {rate(float(self._rate), 'messages')}  {late}"
+                f"sent {event.sent:,}  failed {event.failed:,}  {rate(self._rate.value, 'messages')}  {late}"
                 f"images {event.phase or 'clean'}"
             )
         elif isinstance(event, events.Notice):
@@ -80,6 +80,10 @@ def produce_summary(result: events.ProduceResult) -> str:
         f"sent {result.sent:,} messages in {duration(result.seconds)} "
         f"({rate(result.messages_per_second, 'messages')}), {result.failed:,} failed"
     )
-    if result.labels_sent or result.labels_failed:
+    if result.unconfirmed:
+        summary += f", {result.unconfirmed:,} unconfirmed, which may have arrived"
+    if result.labels_sent or result.labels_failed or result.labels_unconfirmed:
         summary += f"; {result.labels_sent:,} labels followed, {result.labels_failed:,} failed"
+    if result.labels_unconfirmed:
+        summary += f", {result.labels_unconfirmed:,} unconfirmed"
     return summary
