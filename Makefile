@@ -45,8 +45,8 @@ format: $(STAMP)dev ## put the code into the one format
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-bench: $(STAMP)dev $(VENV)/quix ## measure, about two hours; best on a machine that does nothing else
-	@missed=0; for name in startup stream latency memory scale "train --strong" convolution folder live; do \
+bench: $(STAMP)dev $(VENV)/quix ## measure, about two and a half hours; best on a machine that does nothing else
+	@missed=0; for name in startup stream latency memory scale faults "train --strong" convolution folder live; do \
 		echo "== benchmarks.$$name"; $(RUN) benchmarks.$$name || missed=1; done; exit $$missed
 
 env-example: $(STAMP)embedded ## write .env.example anew, from the settings

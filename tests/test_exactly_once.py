@@ -8,15 +8,15 @@ import random
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 
 import pytest
 from apache_kafka import ApacheKafka
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
-from fixtures_kafka import apache, apache_alone, apache_cluster, own_settings  # noqa: F401  fixtures among them
-from processes import Flow, Process, Site, site, trained, until  # noqa: F401  fixtures among them
+from fixtures_kafka import own_settings
+from processes import Flow, Process, Site, until
 
 from cifarctl import events
 from cifarctl.flows.verify import verify
@@ -33,21 +33,26 @@ IDLE_S = 1.0
 
 
 @pytest.fixture
-def kafka(apache: ApacheKafka) -> KafkaSettings:  # noqa: F811
+def kafka(apache: ApacheKafka) -> KafkaSettings:
     """Six partitions of this test's own on the shared node."""
     return own_settings(apache, partitions=PARTITIONS)
 
 
+def move_to(site: Site, kafka: ApacheKafka, **options: Any) -> None:
+    """To brokers that a test may kill, with these settings of the connection."""
+    options |= {"bootstrap_servers": kafka.bootstrap_servers}
+    site.options |= {f"kafka.{name}": value for name, value in options.items()}
+    site.kafka = site.kafka.model_copy(update=options)
+
+
 @pytest.fixture
-def alone(apache_alone: ApacheKafka, site: Site) -> Iterator[Site]:  # noqa: F811
-    """The same on a node that the test may kill."""
-    servers = apache_alone.bootstrap_servers
-    site.options |= {"kafka.bootstrap_servers": servers}
-    site.kafka = site.kafka.model_copy(update={"bootstrap_servers": servers})
+def stock(apache_stock: ApacheKafka, site: Site) -> Site:
+    """The same on a node that the test may kill, with Kafka's own defaults."""
+    move_to(site, apache_stock)
     return site
 
 
-def fill(site: Site, count: int, *, bad_every: int = 0) -> None:  # noqa: F811
+def fill(site: Site, count: int, *, bad_every: int = 0) -> None:
     """Images at full speed; every `bad_every`-th message is none."""
     sender = Sender(site.kafka)
     image = bytes(3072)
@@ -57,13 +62,13 @@ def fill(site: Site, count: int, *, bad_every: int = 0) -> None:  # noqa: F811
     sender.close(60)
 
 
-def done(site: Site) -> int:  # noqa: F811
+def done(site: Site) -> int:
     """Inputs that the group has done with; a coordinator that moves is waited for."""
     patient = site.kafka.model_copy(update={"timeout_s": 60.0})
     return sum(browse.committed(patient, site.topics.images, site.kafka.group_id).values())
 
 
-def check(site: Site, count: int) -> events.VerifyResult:  # noqa: F811
+def check(site: Site, count: int) -> events.VerifyResult:
     *_, result = verify(site.kafka)
     assert isinstance(result, events.VerifyResult)
     assert result.exact, result
@@ -71,14 +76,26 @@ def check(site: Site, count: int) -> events.VerifyResult:  # noqa: F811
     return result
 
 
-def prepare(site: Site) -> None:  # noqa: F811
+def prepare(site: Site) -> None:
     names = site.topics
     clients.ensure_topics(site.kafka, [names.images, names.predictions, names.dead_letters])
 
 
+def check_ids(site: Site) -> None:
+    """Without the proof of our own: each id was answered as often as it was asked."""
+    asked = Counter(dict(record.headers)["id"] for record in browse.read(site.kafka, site.topics.images))
+    answers = browse.read(site.kafka, site.topics.predictions)
+    assert asked == Counter(json.loads(record.value or b"")["id"].encode() for record in answers)
+
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["classic", "consumer"])
+
+
 @pytest.mark.long
-def test_twenty_kills_over_a_hundred_thousand_messages(site: Site) -> None:  # noqa: F811
-    count, kills, chance = 100_000, 20, random.Random(4)
+@PROTOCOLS
+def test_ten_kills_over_fifty_thousand_messages(site: Site, protocol: str) -> None:
+    count, kills, chance = 50_000, 10, random.Random(4)
+    site.options |= {"kafka.group_protocol": protocol}
     prepare(site)
     fill(site, count, bad_every=97)
     marks = sorted(chance.sample(range(1000, count - 5000), kills))
@@ -98,8 +115,8 @@ def test_twenty_kills_over_a_hundred_thousand_messages(site: Site) -> None:  # n
     check(site, count)
 
 
-@pytest.mark.parametrize("protocol", ["consumer", "classic"])
-def test_a_process_that_wakes_up_after_its_session_is_fenced(site: Site, protocol: str) -> None:  # noqa: F811
+@PROTOCOLS
+def test_a_process_that_wakes_up_after_its_session_is_fenced(site: Site, protocol: str) -> None:
     """Suspended within a transaction, its partitions taken over and finished by another one meanwhile."""
     prepare(site)
     options: dict[str, Any] = {"kafka__group_protocol": protocol, "kafka__session_timeout_ms": 3000}
@@ -127,62 +144,77 @@ def test_a_process_that_wakes_up_after_its_session_is_fenced(site: Site, protoco
     assert sum(told) == count, "what was undone is not told as predicted"
 
 
-def test_a_broker_that_is_killed_and_comes_back(alone: Site, apache_alone: ApacheKafka) -> None:  # noqa: F811
-    prepare(alone)
-    serve = alone.start("serve", "--no-dashboard", "--json")
+def test_a_broker_of_kafkas_own_defaults_is_read_by_the_classic_protocol(
+    apache_stock: ApacheKafka,
+    apache: ApacheKafka,
+) -> None:
+    """It would notice a dead member of the other one after 45 s only; `auto` asks the broker."""
+    assert clients.group_options(own_settings(apache_stock))["session.timeout.ms"] == 6000
+    assert clients.group_options(own_settings(apache)) == {"group.protocol": "consumer"}
+
+
+@PROTOCOLS
+def test_a_broker_that_is_killed_and_comes_back(
+    stock: Site,
+    apache_stock: ApacheKafka,
+    protocol: str,
+) -> None:
+    """On the client's side sessions are over by then, and partitions come back that a commit was holding."""
+    stock.options |= {"kafka.group_protocol": protocol}
+    prepare(stock)
+    serve = stock.start("serve", "--no-dashboard", "--json")
     serve.await_ready()
-    producing = alone.start("produce", "--rate", "400", "--no-dashboard", "--json")
-    serve.until(lambda: done(alone) >= 400)
-    for _ in range(2):
-        before = done(alone)
-        apache_alone.kill()
-        serve.await_line("does not answer")
-        apache_alone.start_node()
-        serve.until(lambda before=before: done(alone) >= before + 400)  # type: ignore[misc]
+    producing = stock.start("produce", "--rate", "200", "--no-dashboard", "--json")
+    serve.until(lambda: done(stock) >= 200)
+    before = done(stock)
+    apache_stock.kill()
+    serve.await_line("does not answer")
+    apache_stock.start_node()
+    serve.until(lambda: done(stock) >= before + 400)
     producing.signal(signal.SIGTERM)
     assert producing.wait() == 0, producing.err
     sent = producing.document
     assert sent["failed"] == 0
-    serve.until(lambda: done(alone) >= sent["sent"])
+    serve.until(lambda: done(stock) >= sent["sent"])
     serve.signal(signal.SIGTERM)
     assert serve.wait() == 0, serve.err
-    check(alone, sent["sent"])
+    check(stock, sent["sent"])
+    check_ids(stock)
 
 
 @pytest.mark.long
-def test_a_long_outage(alone: Site, apache_alone: ApacheKafka) -> None:  # noqa: F811
+def test_a_long_outage(stock: Site, apache_stock: ApacheKafka) -> None:
     """Longer than sessions, transactions and patience: all three processes say so, wait and go on by themselves."""
-    prepare(alone)
-    serve = alone.start("serve", "--online", "--no-dashboard", "--json", online__min_examples=1_000_000)
+    prepare(stock)
+    serve = stock.start("serve", "--online", "--no-dashboard", "--json", online__min_examples=1_000_000)
     serve.await_line("learner started")
-    producing = alone.start("produce", "--rate", "50", "--no-dashboard", "--json")
-    serve.until(lambda: done(alone) >= 100)
-    before = done(alone)
-    apache_alone.kill()
+    producing = stock.start("produce", "--rate", "50", "--no-dashboard", "--json")
+    serve.until(lambda: done(stock) >= 100)
+    before = done(stock)
+    apache_stock.kill()
     ended = time.monotonic() + OUTAGE_S
     serve.await_line("does not answer")
     producing.await_line("does not acknowledge")
     until(lambda: time.monotonic() >= ended, patience_s=OUTAGE_S + 60)
     assert not serve.ended
     assert not producing.ended
-    apache_alone.start_node()
-    serve.until(lambda: done(alone) >= before + 50 * OUTAGE_S)
+    apache_stock.start_node()
+    serve.until(lambda: done(stock) >= before + 50 * OUTAGE_S)
     producing.signal(signal.SIGTERM)
     assert producing.wait() == 0, producing.err
     assert producing.document["failed"] == 0
-    serve.until(lambda: done(alone) >= producing.document["sent"])
+    serve.until(lambda: done(stock) >= producing.document["sent"])
     serve.signal(signal.SIGTERM)
     assert serve.wait() == 0, serve.err
     assert "learner down" not in serve.err
-    check(alone, producing.document["sent"])
+    check(stock, producing.document["sent"])
 
 
 @pytest.mark.long
-def test_a_node_of_three_dies(site: Site, apache_cluster: ApacheKafka) -> None:  # noqa: F811
+@PROTOCOLS
+def test_a_node_of_three_dies(site: Site, apache_cluster: ApacheKafka, protocol: str) -> None:
     """Leaders and coordinators move; the stream goes on without the node, and with it again."""
-    servers = apache_cluster.bootstrap_servers
-    site.options |= {"kafka.bootstrap_servers": servers, "kafka.replication": 3}
-    site.kafka = site.kafka.model_copy(update={"bootstrap_servers": servers, "replication": 3})
+    move_to(site, apache_cluster, replication=3, group_protocol=protocol)
     prepare(site)
     serving = site.serve()
     producing = site.keep_producing(rate=300)
@@ -201,7 +233,7 @@ def test_a_node_of_three_dies(site: Site, apache_cluster: ApacheKafka) -> None: 
     check(site, len(images))
 
 
-def test_a_partition_that_is_added_is_served_too(site: Site) -> None:  # noqa: F811
+def test_a_partition_that_is_added_is_served_too(site: Site) -> None:
     prepare(site)
     serving = site.serve()
     serving.until(lambda: serving.of(events.Assigned))
@@ -218,8 +250,8 @@ def test_a_partition_that_is_added_is_served_too(site: Site) -> None:  # noqa: F
     check(site, 3000)
 
 
-@pytest.mark.parametrize("protocol", ["consumer", "classic"])
-def test_a_storm_of_rebalances(site: Site, protocol: str) -> None:  # noqa: F811
+@PROTOCOLS
+def test_a_storm_of_rebalances(site: Site, protocol: str) -> None:
     """Replicas come and go while the stream runs; each change moves partitions in the middle of transactions."""
     prepare(site)
     chance = random.Random(1)
@@ -238,7 +270,7 @@ def test_a_storm_of_rebalances(site: Site, protocol: str) -> None:  # noqa: F811
     assert check(site, count).dead_letters == 0
 
 
-def test_two_replicas_share_the_work(site: Site) -> None:  # noqa: F811
+def test_two_replicas_share_the_work(site: Site) -> None:
     prepare(site)
     serves = [site.start("serve", "--no-dashboard", "--json") for _ in range(2)]
     for process in serves:
@@ -265,7 +297,7 @@ def shares(process: Process) -> list[int]:
     return found
 
 
-def test_verify_stream_notices_what_is_wrong(site: Site) -> None:  # noqa: F811
+def test_verify_stream_notices_what_is_wrong(site: Site) -> None:
     """A lost answer, a doubled one, one beyond the committed offset and one out of order, made by hand."""
     prepare(site)
     fill(site, 300, bad_every=10)

@@ -15,24 +15,21 @@ from cifarctl.errors import BrokerError
 from cifarctl.flows.answers import Answers, Model
 from cifarctl.registry.loading import load
 from cifarctl.settings import KafkaSettings, ServeSettings
-from cifarctl.stream import clients
+from cifarctl.stream import clients, gaps
+from cifarctl.stream.answering import Commit
 from cifarctl.stream.clients import Topics
-from cifarctl.stream.records import Record
-from cifarctl.stream.sink import Commit
+from cifarctl.stream.records import DeadLetter, Record
 from cifarctl.stream.source import Partition, Source
 
 TOPIC = "t"
 FIRST, SECOND = (TOPIC, 0), (TOPIC, 1)
 
 
-class ScriptedMessage:
-    """An image that a fetch has brought."""
+class Placed:
+    """What a fetch brings: it lies at a place of the topic."""
 
     def __init__(self, partition: int, offset: int) -> None:
         self._place = (partition, offset)
-
-    def error(self) -> None:
-        return None
 
     def topic(self) -> str:
         return TOPIC
@@ -42,6 +39,13 @@ class ScriptedMessage:
 
     def offset(self) -> int:
         return self._place[1]
+
+
+class ScriptedMessage(Placed):
+    """An image."""
+
+    def error(self) -> None:
+        return None
 
     def timestamp(self) -> tuple[int, int]:
         return 1, 0
@@ -75,16 +79,26 @@ class ScriptedReset:
         return None
 
 
+class ScriptedEnd(Placed):
+    """The end of a partition."""
+
+    def error(self) -> KafkaError:
+        return KafkaError(KafkaError._PARTITION_EOF)
+
+
 class ScriptedConsumer:
     """Partitions of endless images; `during` runs inside the next call of consume after a first one.
 
-    The images of partition 1 begin at offset 7, and the group has committed nothing of it.
+    The images of partition 1 begin at offset 7, and the group has committed nothing of it. As librdkafka does, it keeps
+    a pause whatever becomes of the assignment.
     """
 
     def __init__(self) -> None:
         self.next = {0: 0, 1: 0}
         self.begun: list[tuple[int, int]] = []
         self.reset: list[int] = []
+        self.paused: set[int] = set()
+        self.ends: list[tuple[int, int]] = []  # partition, offset: instead of images
         self.leaderless: set[int] = set()
         self.refusal = KafkaError.LEADER_NOT_AVAILABLE
         self.known, self.end = OFFSET_INVALID, 1_000_000
@@ -97,7 +111,7 @@ class ScriptedConsumer:
     def rebalance(self, kind: str, *numbers: int) -> None:
         self.on[kind](self, [TopicPartition(TOPIC, number) for number in numbers])
 
-    def consume(self, count: int, _timeout: float) -> Sequence[ScriptedMessage | ScriptedReset]:
+    def consume(self, count: int, _timeout: float) -> Sequence[ScriptedMessage | ScriptedReset | ScriptedEnd]:
         if count > 1 and self.during is not None:
             during, self.during = self.during, None
             during()
@@ -105,6 +119,11 @@ class ScriptedConsumer:
         if self.reset:
             reset, self.reset = self.reset, []
             return [ScriptedReset(number) for number in reset]
+        if self.ends:
+            ends, self.ends = self.ends, []
+            return [ScriptedEnd(*place) for place in ends]
+        if 0 in self.paused:
+            return []
         offset = self.next[0]
         self.next[0] += count
         return [ScriptedMessage(0, number) for number in range(offset, offset + count)]
@@ -112,9 +131,11 @@ class ScriptedConsumer:
     def seek(self, place: TopicPartition) -> None:
         self.next[place.partition] = place.offset
 
-    def pause(self, _places: list[TopicPartition]) -> None: ...
+    def pause(self, places: list[TopicPartition]) -> None:
+        self.paused |= {place.partition for place in places}
 
-    def resume(self, _places: list[TopicPartition]) -> None: ...
+    def resume(self, places: list[TopicPartition]) -> None:
+        self.paused -= {place.partition for place in places}
 
     def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         assert timeout > 0
@@ -137,16 +158,25 @@ class ScriptedSink:
     """Answers commits as the script says; what is DONE is what was tracked."""
 
     delivery, commits, undone, pending = "scripted", 0, 0, 0
+    portion, full, largest = 10_000, False, 1_000_000
 
     def __init__(self, source: Source, script: Iterator[Commit]) -> None:
         self._source, self._script = source, script
         self._tracked: dict[Partition, int] = {}
         self.busy = False
         self.committed: list[Record] = []
+        self.letters: list[DeadLetter] = []
         self._open: list[Record] = []
 
     def send(self, *_: Any) -> None:
         assert not self.busy
+
+    def send_letter(self, _topic: str, letter: DeadLetter) -> None:
+        assert not self.busy
+        self.letters.append(letter)
+
+    def limit(self, _topic: str) -> int:
+        return self.largest
 
     def track(self, records: Sequence[Record]) -> None:
         self._open += records
@@ -154,6 +184,9 @@ class ScriptedSink:
 
     def due(self) -> bool:
         return bool(self._tracked)
+
+    def news(self) -> list[str]:
+        return []
 
     def commit(self, _timeout_s: float | None = None) -> Commit:
         outcome = next(self._script)
@@ -200,6 +233,87 @@ def test_a_rewind_in_the_middle_of_a_read_takes_back_what_was_read(client: Scrip
     assert offsets(source.read(10, 0)) == list(range(10))
 
 
+@pytest.mark.parametrize("way", ["on_revoke", "on_lost"])
+def test_what_was_held_is_read_when_it_comes_back(client: ScriptedConsumer, source: Source, way: str) -> None:
+    """The client keeps a pause over assignments, whoever has forgotten that it was asked for."""
+    source.read(10, 0)
+    source.hold(source.assigned)
+    assert client.paused == {0, 1}
+    client.rebalance(way, 0, 1)
+    client.rebalance("on_assign", 0, 1)
+    source.hold(frozenset())
+    assert client.paused == set()
+    assert offsets(source.read(10, 0)) == list(range(10, 20))
+
+
+def test_what_the_client_has_paused_unasked_is_read_when_it_is_assigned(
+    client: ScriptedConsumer, source: Source
+) -> None:
+    client.rebalance("on_revoke", 0)
+    client.paused = {0}
+    client.rebalance("on_assign", 0)
+    assert offsets(source.read(10, 0)) == list(range(10))
+
+
+def test_a_place_to_begin_at_is_read_although_the_partition_was_held(client: ScriptedConsumer, source: Source) -> None:
+    client.reset = [0]
+    client.during = lambda: source.hold(source.assigned)
+    source.read(10, 0)
+    source.hold(source.assigned)
+    client.reset = [0]
+    source.read(10, 0)
+    assert 0 not in client.paused
+
+
+def test_a_rewind_reads_again_what_was_held(client: ScriptedConsumer, source: Source) -> None:
+    source.read(10, 0)
+    source.hold(source.assigned)
+    source.rewind()
+    assert offsets(source.read(10, 0)) == list(range(10))
+
+
+def test_the_position_is_committed_and_never_beyond_what_is_not_handled(
+    client: ScriptedConsumer, source: Source
+) -> None:
+    """Behind the last record there are marks of transactions, up to the end."""
+    source.read(10, 0)
+    assert source.settled({}) == {}
+    assert source.settled({FIRST: 10}) == {FIRST: 10}
+    client.ends = [(0, 13)]
+    source.read(1, 0)
+    assert source.settled({FIRST: 10}) == {FIRST: 13}
+    assert source.settled({FIRST: 6}) == {FIRST: 6}, "four records are not handled"
+    assert source.settled({}) == {}, "ten are not"
+    source.committed({FIRST: 13})
+    assert source.settled({}) == {}
+    client.ends = [(0, 15)]
+    source.read(1, 0)
+    assert source.settled({}) == {FIRST: 15}, "an aborted transaction came after all was committed"
+    assert source.settled({FIRST: 10}) == {FIRST: 15}, "the last record, as who keeps it tells it again"
+    source.committed({FIRST: 15})
+    client.next[0] = 15
+    source.read(1, 0)
+    client.ends = [(0, 17)]
+    source.read(1, 0)
+    assert source.settled({}) == {}, "a record was read that is not handled"
+    source.rewind()
+    assert source.settled({}) == {}, "the end has to be seen anew"
+    assert offsets(source.read(1, 0)) == [15]
+
+
+def test_a_partition_of_marks_alone_is_done_with(client: ScriptedConsumer, source: Source) -> None:
+    client.reset = [1]
+    source.read(1, 0)
+    client.ends = [(1, 7)]
+    source.read(1, 0)
+    assert SECOND not in source.settled({})
+    client.ends = [(1, 9)]
+    source.read(1, 0)
+    assert source.settled({})[SECOND] == 9
+    client.rebalance("on_revoke", 1)
+    assert source.settled({}) == {}
+
+
 def test_a_commit_in_the_middle_of_a_read_takes_back_nothing(client: ScriptedConsumer, source: Source) -> None:
     first = source.read(10, 0)
 
@@ -231,9 +345,12 @@ def test_an_offset_that_a_new_leader_does_not_know_yet_is_not_gone(client: Scrip
     assert client.begun == [(1, 26)]
 
 
-def test_an_offset_that_is_gone_is_an_error(client: ScriptedConsumer, source: Source) -> None:
+def test_an_offset_that_is_gone_is_an_error(
+    client: ScriptedConsumer, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client.reset, client.known = [1], 3
-    with pytest.raises(BrokerError, match=r"offset 3 of t\[1\], .* is not there any more"):
+    monkeypatch.setattr(gaps, "find", lambda *_: [gaps.Gap(1, 3, 7, 9, anew=False)])
+    with pytest.raises(BrokerError, match=r"offset 3 of partition 1 .*--from 1:7"):
         source.read(1, 0)
 
 
@@ -308,3 +425,20 @@ def test_a_rebalance_while_a_commit_is_pending(
     assert len(done) >= 60
     assert told == len(done)
     assert np.all(np.diff(done) == 1)
+
+
+def test_letters_follow_the_order_of_their_messages(client: ScriptedConsumer, source: Source, home: Home) -> None:
+    """Whether a message cannot be read, or its answer not be sent."""
+    sink = ScriptedSink(source, iter(()))
+    sink.largest = 600
+    model = Model(load(home.registry, 1).manifest, lambda pixels: torch.full((len(pixels), 10), 0.1))
+    records = source.read(6, 0)
+    for number in (1, 4):
+        records[number] = records[number]._replace(value=b"?")
+    for number in (2, 5):
+        records[number] = records[number]._replace(key=b"k" * 700)
+    with Answers(source, sink, Topics.of("t"), KafkaSettings(), ServeSettings(), model) as answers:
+        answers.submit(records)
+        answers.finish(wait=True)
+    assert [letter.record.offset for letter in sink.letters] == [1, 2, 4, 5]
+    assert {letter.error for letter in sink.letters} >= {"AnswerTooLarge"}

@@ -15,17 +15,7 @@ import numpy as np
 import pytest
 import torch
 from confluent_kafka import Producer
-from fixtures_broker import broker, kafka  # noqa: F401  fixtures
-from processes import (  # noqa: F401  fixtures among them
-    Site,
-    children,
-    committed,
-    ids,
-    predictions,
-    site,
-    trained,
-    until,
-)
+from processes import Site, children, committed, ids, predictions
 
 from cifarctl import events
 from cifarctl.errors import BrokerError
@@ -56,7 +46,7 @@ PREDICTION_FIELDS = {
 IDLE_S = 0.2
 
 
-def publish_another(site: Site, classes: tuple[str, ...] | None = None, name: str | None = None) -> int:  # noqa: F811
+def publish_another(site: Site, classes: tuple[str, ...] | None = None, name: str | None = None) -> int:
     """A version that differs from the production one a little, or in its classes, or says that it is another model."""
     loaded = load(site.registry, "production")
     manifest = loaded.manifest
@@ -79,7 +69,7 @@ def publish_another(site: Site, classes: tuple[str, ...] | None = None, name: st
     return made.version
 
 
-def corrupt(site: Site, version: int) -> None:  # noqa: F811
+def corrupt(site: Site, version: int) -> None:
     file = site.registry.path(version) / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -87,7 +77,7 @@ def corrupt(site: Site, version: int) -> None:  # noqa: F811
     file.write_bytes(content)
 
 
-def test_every_image_is_answered_and_committed(site: Site) -> None:  # noqa: F811
+def test_every_image_is_answered_and_committed(site: Site) -> None:
     """Two formats, some labels withheld; it ends by itself once there is nothing left to read."""
     site.send(60, produce__unlabelled=0.4)
     site.send(40, produce__format="json", produce__seed=7)
@@ -122,13 +112,13 @@ def test_every_image_is_answered_and_committed(site: Site) -> None:  # noqa: F81
     assert committed(site) == 100
 
 
-def test_without_labels_there_is_no_accuracy(site: Site) -> None:  # noqa: F811
+def test_without_labels_there_is_no_accuracy(site: Site) -> None:
     site.send(5, produce__unlabelled=1)
     result = site.serve(idle_timeout=IDLE_S).result()
     assert (result.predicted, result.labelled, result.accuracy) == (5, 0, None)
 
 
-def test_max_messages_is_exact_and_the_next_one_goes_on_from_there(site: Site) -> None:  # noqa: F811
+def test_max_messages_is_exact_and_the_next_one_goes_on_from_there(site: Site) -> None:
     site.send(50)
     sender = Sender(site.kafka)
     sender.send(site.topics.images, b"bad", b"no image")
@@ -147,7 +137,7 @@ def test_max_messages_is_exact_and_the_next_one_goes_on_from_there(site: Site) -
     assert len(site.topic("dead_letters").look()) == 1
 
 
-def test_idle_means_nothing_left_to_read(site: Site) -> None:  # noqa: F811
+def test_idle_means_nothing_left_to_read(site: Site) -> None:
     """It counts from the end of the partitions, not from the start: an empty topic too is left at last."""
     serving = site.serve(idle_timeout=IDLE_S)
     result = serving.result()
@@ -171,7 +161,7 @@ BAD: list[tuple[str, bytes | None, list[tuple[str, bytes | None]]]] = [
 ]
 
 
-def test_bad_input_goes_once_to_the_dead_letters_and_the_stream_goes_on(site: Site) -> None:  # noqa: F811
+def test_bad_input_goes_once_to_the_dead_letters_and_the_stream_goes_on(site: Site) -> None:
     images = site.topic("images")
     sender = Sender(site.kafka)
     good = bytes(range(256)) * 12
@@ -209,7 +199,7 @@ def test_bad_input_goes_once_to_the_dead_letters_and_the_stream_goes_on(site: Si
 
 
 def test_nothing_is_committed_before_the_predictions_are_acknowledged(
-    site: Site,  # noqa: F811
+    site: Site,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Predictions that no broker takes: an error, the offsets stay, and the next one predicts every image."""
@@ -236,7 +226,7 @@ def test_nothing_is_committed_before_the_predictions_are_acknowledged(
     assert sorted(answers) == sorted(ids(site.topic("images")))
 
 
-def test_a_promotion_is_swapped_in_and_a_corrupt_version_refused(site: Site) -> None:  # noqa: F811
+def test_a_promotion_is_swapped_in_and_a_corrupt_version_refused(site: Site) -> None:
     second, third = publish_another(site), publish_another(site)
     corrupt(site, third)
     answers = site.topic("predictions")
@@ -282,7 +272,7 @@ def test_a_promotion_is_swapped_in_and_a_corrupt_version_refused(site: Site) -> 
     ids=["of other classes", "of untrusted code"],
 )
 def test_a_version_that_cannot_serve_is_refused_and_coming_back_is_no_swap(
-    site: Site,  # noqa: F811
+    site: Site,
     strange: dict[str, Any],
     reason: str,
 ) -> None:
@@ -310,16 +300,16 @@ def test_a_version_that_cannot_serve_is_refused_and_coming_back_is_no_swap(
 CANARY = "production-canary"
 
 
-def versions_of(site: Site, names: Iterable[str], share: float, canary: int) -> dict[str, int]:  # noqa: F811
+def versions_of(site: Site, names: Iterable[str], share: float, canary: int) -> dict[str, int]:
     """Who should answer these ids while there is a canary."""
     return {name: canary if aside else 1 for name, aside in zip(names, canary_side([*names], share), strict=True)}
 
 
-def point(site: Site, version: int) -> None:  # noqa: F811
+def point(site: Site, version: int) -> None:
     site.registry.promote(version, alias=CANARY, who="somebody", why="to try it out")
 
 
-def test_a_canary_answers_its_share_of_the_ids_and_says_so(site: Site) -> None:  # noqa: F811
+def test_a_canary_answers_its_share_of_the_ids_and_says_so(site: Site) -> None:
     second = publish_another(site)
     site.send(100, produce__seed=1)
     answers = site.topic("predictions")
@@ -368,7 +358,7 @@ def test_a_canary_answers_its_share_of_the_ids_and_says_so(site: Site) -> None: 
     assert checked.exit_code == 0, checked.stdout
 
 
-def test_a_broken_canary_is_refused_once_and_production_answers_everything(site: Site) -> None:  # noqa: F811
+def test_a_broken_canary_is_refused_once_and_production_answers_everything(site: Site) -> None:
     second, third = publish_another(site), publish_another(site)
     corrupt(site, third)
     answers = site.topic("predictions")
@@ -391,7 +381,7 @@ def test_a_broken_canary_is_refused_once_and_production_answers_everything(site:
     assert {answer.model_version for answer in predictions(answers)} == {1}
 
 
-def test_without_a_share_the_canary_answers_nothing(site: Site) -> None:  # noqa: F811
+def test_without_a_share_the_canary_answers_nothing(site: Site) -> None:
     point(site, publish_another(site))
     serving = site.serve(serve__alias_interval=0.01)
     serving.until(lambda: serving.of(events.ServeStarted))
@@ -405,7 +395,7 @@ def test_without_a_share_the_canary_answers_nothing(site: Site) -> None:  # noqa
     assert {answer.model_version for answer in predictions(answers)} == {other}
 
 
-def test_a_canary_that_becomes_production_is_none_any_more(site: Site) -> None:  # noqa: F811
+def test_a_canary_that_becomes_production_is_none_any_more(site: Site) -> None:
     second = publish_another(site)
     point(site, second)
     serving = site.serve(serve__canary=0.5)
@@ -432,7 +422,7 @@ class Clock:
         return time.monotonic() + self.ahead
 
 
-def test_a_hanging_learner_is_replaced(site: Site) -> None:  # noqa: F811
+def test_a_hanging_learner_is_replaced(site: Site) -> None:
     clock = Clock()
     settings = site.settings(online__heartbeat_timeout=600, online__niceness=0)
     learner = LearnerProcess(settings, clock=clock)
@@ -462,7 +452,7 @@ def test_a_hanging_learner_is_replaced(site: Site) -> None:  # noqa: F811
     assert result.predicted == total
 
 
-def test_print_shows_a_line_an_image(site: Site) -> None:  # noqa: F811
+def test_print_shows_a_line_an_image(site: Site) -> None:
     """And --max-messages ends the command with a JSON result and code 0."""
     site.send(12, produce__unlabelled=0.5)
     serve = site.run("serve", "--print", "--json", "--max-messages", "12")
@@ -479,7 +469,7 @@ def test_print_shows_a_line_an_image(site: Site) -> None:  # noqa: F811
         assert f"{answer.id}  {answer.class_name}  {answer.confidence:.2f}  {verdict}" in lines
 
 
-def test_a_second_ctrl_c_leaves_at_once(site: Site) -> None:  # noqa: F811
+def test_a_second_ctrl_c_leaves_at_once(site: Site) -> None:
     """The broker no longer answers, so that draining takes long: without the second one it would go on waiting."""
     with EmbeddedBroker() as own:
         site.options |= {"kafka.bootstrap_servers": own.bootstrap_servers, "kafka.commit_interval_ms": 3_600_000}
@@ -499,7 +489,7 @@ def test_a_second_ctrl_c_leaves_at_once(site: Site) -> None:  # noqa: F811
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_strategy_that_there_is_not_is_told_before_anything_is_served(site: Site) -> None:  # noqa: F811
+def test_a_strategy_that_there_is_not_is_told_before_anything_is_served(site: Site) -> None:
     """A learner that cannot start would be tried again and again."""
     ran = site.call("serve", "--online", online__strategy="magic")
     assert ran.exit_code == 2, ran.stderr

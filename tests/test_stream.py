@@ -17,25 +17,24 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from fixtures_broker import broker, kafka  # noqa: F401 - fixtures
-from fixtures_kafka import apache, apache_kafka_settings  # noqa: F401
 
 from cifarctl import stream
 from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, embedded
+from cifarctl.stream.answering import Commit
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.codecs import Record
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.sink import AtLeastOnceSink, Commit
+from cifarctl.stream.sink import AtLeastOnceSink
 from cifarctl.stream.source import Source
 
 PATIENCE_S = 60.0
 
 
 @pytest.fixture
-def topics(kafka: KafkaSettings) -> Topics:  # noqa: F811
+def topics(kafka: KafkaSettings) -> Topics:
     made = Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [made.images, made.predictions, made.learner])
     return made
@@ -82,7 +81,7 @@ def values(records: list[Record]) -> list[bytes]:
 
 
 @pytest.mark.broker
-def test_what_arrives_while_nobody_reads_is_lag(kafka: KafkaSettings, topics: Topics) -> None:  # noqa: F811
+def test_what_arrives_while_nobody_reads_is_lag(kafka: KafkaSettings, topics: Topics) -> None:
     fill(kafka, topics.images, 30)
     with Source(kafka, [topics.images]) as source:
         read_all(source)
@@ -96,7 +95,7 @@ def test_what_arrives_while_nobody_reads_is_lag(kafka: KafkaSettings, topics: To
 
 
 @pytest.mark.apache
-def test_marks_of_transactions_are_no_lag(apache_kafka_settings: KafkaSettings) -> None:  # noqa: F811
+def test_marks_of_transactions_are_no_lag(apache_kafka_settings: KafkaSettings) -> None:
     topic = Topics.of(apache_kafka_settings.topic_prefix).images
     clients.ensure_topics(apache_kafka_settings, [topic])
     servers = apache_kafka_settings.bootstrap_servers
@@ -112,7 +111,7 @@ def test_marks_of_transactions_are_no_lag(apache_kafka_settings: KafkaSettings) 
 
 
 @pytest.mark.broker
-def test_records_arrive_as_they_were_sent(kafka: KafkaSettings, topics: Topics) -> None:  # noqa: F811
+def test_records_arrive_as_they_were_sent(kafka: KafkaSettings, topics: Topics) -> None:
     before = int(time.time() * 1000) - 1000
     fill(kafka, topics.images, 30)
     with Source(kafka, [topics.images]) as source:
@@ -136,7 +135,7 @@ def test_records_arrive_as_they_were_sent(kafka: KafkaSettings, topics: Topics) 
 
 @pytest.mark.broker
 def test_reading_stops_at_the_limit_and_drained_follows_new_messages(
-    kafka: KafkaSettings,  # noqa: F811
+    kafka: KafkaSettings,
     topics: Topics,
 ) -> None:
     fill(kafka, topics.images, 10)
@@ -153,7 +152,7 @@ def test_reading_stops_at_the_limit_and_drained_follows_new_messages(
 
 
 @pytest.mark.broker
-def test_offsets_move_only_when_committed(kafka: KafkaSettings, topics: Topics) -> None:  # noqa: F811
+def test_offsets_move_only_when_committed(kafka: KafkaSettings, topics: Topics) -> None:
     fill(kafka, topics.images, 20)
     with Source(kafka, [topics.images]) as source:
         sink = AtLeastOnceSink(kafka, source)
@@ -177,7 +176,7 @@ def test_offsets_move_only_when_committed(kafka: KafkaSettings, topics: Topics) 
 
 
 @pytest.mark.broker
-def test_what_was_not_committed_is_read_again(kafka: KafkaSettings, topics: Topics) -> None:  # noqa: F811
+def test_what_was_not_committed_is_read_again(kafka: KafkaSettings, topics: Topics) -> None:
     fill(kafka, topics.images, 20)
     with Source(kafka, [topics.images]) as source:
         sink = AtLeastOnceSink(kafka, source)
@@ -192,7 +191,7 @@ def test_what_was_not_committed_is_read_again(kafka: KafkaSettings, topics: Topi
 
 @pytest.mark.broker
 def test_partitions_that_go_to_another_replica_are_committed_first(
-    kafka: KafkaSettings,  # noqa: F811
+    kafka: KafkaSettings,
     topics: Topics,
 ) -> None:
     fill(kafka, topics.images, 30)
@@ -218,7 +217,7 @@ def test_partitions_that_go_to_another_replica_are_committed_first(
 
 @pytest.mark.broker
 def test_no_acknowledgement_no_commit(
-    kafka: KafkaSettings,  # noqa: F811
+    kafka: KafkaSettings,
     topics: Topics,
 ) -> None:
     """Predictions go to a broker that has gone: the offsets of the images stay where they are."""
@@ -235,7 +234,7 @@ def test_no_acknowledgement_no_commit(
 
 @pytest.mark.broker
 def test_a_failed_delivery_is_an_error_and_commits_nothing(
-    kafka: KafkaSettings,  # noqa: F811
+    kafka: KafkaSettings,
     topics: Topics,
 ) -> None:
     fill(kafka, topics.images, 10)
@@ -250,13 +249,13 @@ def test_a_failed_delivery_is_an_error_and_commits_nothing(
         assert committed(kafka, topics.images) == {}
 
 
-def moved(settings: KafkaSettings, broker: EmbeddedBroker, **changes: Any) -> KafkaSettings:  # noqa: F811
+def moved(settings: KafkaSettings, broker: EmbeddedBroker, **changes: Any) -> KafkaSettings:
     """The same settings for another broker."""
     return settings.model_copy(update={"bootstrap_servers": broker.bootstrap_servers} | changes)
 
 
 @pytest.mark.broker
-def test_a_full_queue_is_waited_for(kafka: KafkaSettings, topics: Topics) -> None:  # noqa: F811
+def test_a_full_queue_is_waited_for(kafka: KafkaSettings, topics: Topics) -> None:
     narrow = kafka.model_copy(update={"options": {"queue.buffering.max.messages": 5}})
     fill(narrow, topics.images, 200)
     with Source(kafka, [topics.images]) as source:
@@ -281,7 +280,7 @@ def test_what_the_client_has_to_tell_is_no_message_that_waits() -> None:
 
 
 @pytest.mark.broker
-def test_a_message_that_is_too_large_names_the_topic(kafka: KafkaSettings, topics: Topics) -> None:  # noqa: F811
+def test_a_message_that_is_too_large_names_the_topic(kafka: KafkaSettings, topics: Topics) -> None:
     sender = Sender(kafka)
     with pytest.raises(BrokerError, match=r"cannot send to .*images.*MSG_SIZE_TOO_LARGE"):
         sender.send(topics.images, None, b"x" * 2_000_000)
@@ -290,7 +289,7 @@ def test_a_message_that_is_too_large_names_the_topic(kafka: KafkaSettings, topic
 
 @pytest.mark.broker
 def test_header_names_that_are_not_utf8_do_not_stop_the_stream(
-    kafka: KafkaSettings,  # noqa: F811
+    kafka: KafkaSettings,
     topics: Topics,
 ) -> None:
     foreign = pytest.importorskip("kafka", exc_type=ImportError)
@@ -306,7 +305,7 @@ def test_header_names_that_are_not_utf8_do_not_stop_the_stream(
     sender.close()
     with Source(kafka, [topics.images]) as source:
         (record,) = read_all(source)
-    assert (record.value, record.headers) == (b"value", ())
+    assert (record.value, record.headers) == (b"value", (("\\xff\\xfe", b"1"),))
 
 
 @pytest.mark.broker
@@ -333,7 +332,7 @@ def test_a_broker_that_goes_away_is_waited_for() -> None:
 
 @pytest.mark.broker
 def test_topics_are_created_once_with_the_configured_partitions(
-    kafka: KafkaSettings,  # noqa: F811
+    kafka: KafkaSettings,
     topics: Topics,
 ) -> None:
     clients.ensure_topics(kafka, [topics.images, topics.learner])
@@ -343,7 +342,7 @@ def test_topics_are_created_once_with_the_configured_partitions(
 
 
 @pytest.mark.broker
-def test_a_learner_topic_of_several_partitions_is_refused(kafka: KafkaSettings) -> None:  # noqa: F811
+def test_a_learner_topic_of_several_partitions_is_refused(kafka: KafkaSettings) -> None:
     learner = Topics.of(kafka.topic_prefix).learner
     under_another_prefix = kafka.model_copy(update={"topic_prefix": "other"})
     clients.ensure_topics(under_another_prefix, [learner])
@@ -380,7 +379,7 @@ def test_no_broker_names_address_setting_and_remedy(ask: Callable[[KafkaSettings
 
 
 @pytest.mark.broker
-def test_a_broker_that_answers_passes_the_check(kafka: KafkaSettings) -> None:  # noqa: F811
+def test_a_broker_that_answers_passes_the_check(kafka: KafkaSettings) -> None:
     clients.check(kafka)
 
 

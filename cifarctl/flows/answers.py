@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -19,11 +19,14 @@ from cifarctl.flows.routing import canary_side
 from cifarctl.registry.manifest import Manifest
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import codecs
+from cifarctl.stream.answering import Commit, Sink
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.connection import RETRY_S
+from cifarctl.stream.doubts import Doubts
+from cifarctl.stream.fields import MAX_ID_BYTES
 from cifarctl.stream.predictions import PredictionEncoder
 from cifarctl.stream.records import DeadLetter, Decoded, Partition, Pixels, Record
-from cifarctl.stream.sink import Commit, Sink
+from cifarctl.stream.sizes import wire_size
 from cifarctl.stream.source import Source
 
 #: Batches in the model at once: enough that it has work while this side commits.
@@ -92,6 +95,7 @@ class Answers:
         self._sent: list[events.BatchServed] = []
         self._given_up = False
         self._committed: list[events.BatchServed] = []
+        self._doubts, self._doubtful = Doubts(options.json_mean), list[str]()
         source.listen(self._revoked, self._lost)
 
     def __enter__(self) -> Answers:
@@ -128,12 +132,18 @@ class Answers:
             json_mean=self._options.json_mean,
             json_std=self._options.json_std,
         )
+        self._doubtful += self._doubts.look(batch)
         parts = [
             _Part(model, places, own, self._worker.submit(_predict, model.predict, own.pixels))
             for model, places, own in self._divide(batch)
         ]
         trial = 0 if self.canary is None else self.canary.trial
         self._in_flight.append(_InFlight(records, parts, letters, trial, began))
+
+    def doubts(self) -> Iterator[events.Notice]:
+        """What there is to say of the images since the last call: see Doubts."""
+        told, self._doubtful = self._doubtful, []
+        yield from map(events.Notice, told)
 
     def _divide(self, batch: Decoded) -> Sequence[tuple[Model, NDArray[np.intp], Decoded]]:
         """Who answers which images of a batch."""
@@ -146,7 +156,7 @@ class Answers:
 
     def finish(self, *, wait: bool) -> None:
         """Send what the model is through with; with `wait` at least the oldest batch."""
-        while self._in_flight and not self._sink.busy and (wait or self._in_flight[0].done):
+        while self._in_flight and not (self._sink.busy or self._sink.full) and (wait or self._in_flight[0].done):
             self._send(self._in_flight.popleft())
             wait = False
 
@@ -182,7 +192,7 @@ class Answers:
     def _settle(self, timeout_s: float) -> Commit:
         deadline = time.monotonic() + timeout_s
         while True:
-            while self._in_flight and not self._sink.busy:
+            while self._in_flight and not (self._sink.busy or self._sink.full):
                 self.finish(wait=True)
             outcome = self.commit(max(0.0, deadline - time.monotonic()))
             if outcome is Commit.PENDING and time.monotonic() < deadline:
@@ -192,20 +202,30 @@ class Answers:
 
     def _send(self, item: _InFlight) -> None:
         """The answers to a batch in the order of its images, and what is to be told of them."""
-        answered = [(part, *part.outcome.result()) for part in item.parts]
         now = round(time.time() * 1000)
         answers: list[tuple[int, str, bytes]] = []
-        for part, confidence, predicted in answered:
+        letters = list(item.letters)
+        answered = []
+        for part in item.parts:
+            confidence, predicted = part.outcome.result()
             values = part.model.encode(part.batch, predicted, confidence, now)
+            small, large = self._sizes(part.batch.ids, values)
+            if large:
+                letters += [_too_large(part.batch.records[place], len(values[place])) for place in large]
+                part = replace(part, places=part.places[small], batch=part.batch.take(np.array(small, np.intp)))
+                confidence, predicted, values = confidence[small], predicted[small], [values[place] for place in small]
+            answered.append((part, confidence, predicted))
             answers += zip(part.places.tolist(), part.batch.ids, values, strict=True)
         for _, image_id, value in sorted(answers):
             self._sink.send(self._topics.predictions, image_id.encode(), value)
-        for letter in item.letters:
-            self._sink.send(self._topics.dead_letters, *codecs.dead_letter_message(letter))
+        letters.sort(key=lambda letter: (letter.record.partition, letter.record.offset))
+        for letter in letters:
+            self._sink.send_letter(self._topics.dead_letters, letter)
         self._sink.track(item.records)
-        letters = [(letter.error, letter.message) for letter in item.letters]
+        told = [(letter.error, letter.message) for letter in letters]
         for part, confidence, predicted in answered:
             produced = np.array([record.timestamp_ms for record in part.batch.records], dtype=np.float64)
+            produced[produced < 0] = np.nan  # no timestamp
             self._sent.append(
                 events.BatchServed(
                     version=part.model.manifest.version,
@@ -213,13 +233,23 @@ class Answers:
                     labels=part.batch.labels,
                     predicted=predicted,
                     confidence=confidence,
-                    latency_ms=np.maximum(now - produced[produced >= 0], 0.0),
-                    dead_letters=letters,
+                    latency_ms=now - produced,
+                    dead_letters=told,
                     seconds=time.perf_counter() - item.began,
                     trial=item.trial,
                 )
             )
-            letters = []  # told once
+            told = []  # told once
+
+    def _sizes(self, ids: Sequence[str], values: Sequence[bytes]) -> tuple[list[int], list[int]]:
+        """Places of the answers that the predictions topic takes, and of those that are too large for it."""
+        limit = self._sink.limit(self._topics.predictions)
+        if max(map(len, values), default=0) + MAX_ID_BYTES + wire_size(None, None, ()) <= limit:
+            return list(range(len(values))), []
+        places: tuple[list[int], list[int]] = ([], [])
+        for place, (image_id, value) in enumerate(zip(ids, values, strict=True)):
+            places[wire_size(image_id.encode(), value, ()) > limit].append(place)
+        return places
 
     def _revoked(self, _: frozenset[Partition]) -> None:
         """Finish while the partitions are still ours; what cannot be is left to whoever has them next."""
@@ -246,6 +276,12 @@ class Answers:
         self._in_flight.clear()
         self._sent.clear()
         self._source.rewind()
+
+
+def _too_large(record: Record, size: int) -> DeadLetter:
+    """Why an image has no answer that can be sent: only its id can make it so large."""
+    why = f"the prediction has {size} bytes, more than max.message.bytes of the predictions topic leaves room for"
+    return DeadLetter(record, "answer", "AnswerTooLarge", why)
 
 
 def _predict(

@@ -9,22 +9,25 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import torch
-
-from cifarctl import events
+from cifarctl import cpus, events
 from cifarctl.errors import VersionNotFound
 from cifarctl.flows.answers import Answers
+from cifarctl.flows.clocks import Clocks
 from cifarctl.flows.duty import Duty, notices
 from cifarctl.flows.follow import Ready
 from cifarctl.flows.inference import Prepared, prepare
 from cifarctl.flows.late_labels import LateLabels
+from cifarctl.flows.strays import Strays
 from cifarctl.flows.supervise import LearnerProcess
+from cifarctl.models.threads import use as use_threads
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.settings import KafkaSettings, ServeSettings
-from cifarctl.stream import clients
+from cifarctl.stream import clients, rights
+from cifarctl.stream.answering import Sink
 from cifarctl.stream.labels import label_reader
-from cifarctl.stream.sink import PENDING_HIGH, Sink, open_sink
+from cifarctl.stream.lookout import Lookout
+from cifarctl.stream.sink import PENDING_HIGH, open_sink
 from cifarctl.stream.source import Source
 from cifarctl.tally import Tally
 
@@ -58,7 +61,7 @@ def serve(
         BrokerError: no broker, predictions are not accepted, or images have aged out unread.
         SettingsError: the backend that is asked for is not usable or does not agree with the model.
     """
-    tally = Tally()
+    tally, clocks = Tally(), Clocks()
     loop = _loop(
         registry, options, kafka, label_wait, learner, max_messages, idle_timeout, ready_file, stop or threading.Event()
     )
@@ -66,6 +69,8 @@ def serve(
         for event in loop:
             tally.update(event)
             yield event
+            if isinstance(event, events.BatchServed):
+                yield from clocks.look(event)
     yield _result(tally, online=learner is not None)
 
 
@@ -83,8 +88,7 @@ def _loop(
     """The loop itself: read, submit to the model, send what it is through with, commit."""
     # Half of the cores: the rest is for the Kafka client, the broker beside it and the learner. PyTorch's threads spin
     # while they wait for each other, so one too many costs far more than it brings.
-    threads = options.threads or max(1, (os.cpu_count() or 1) // 2)
-    torch.set_num_threads(threads)
+    threads = use_threads(options.threads or max(1, cpus.count() // 2))
     alias = registry.alias(options.alias)
     if alias is None:
         raise VersionNotFound(
@@ -93,7 +97,9 @@ def _loop(
     loaded = load(registry, alias.version)
     prepared = prepare(loaded, registry, options, threads)
     topics = clients.Topics.of(kafka.topic_prefix)
-    clients.ensure_topics(kafka, [topics.images, topics.predictions, topics.dead_letters])
+    rights.ensure_topics(
+        kafka, {topics.images: ["Read"], topics.predictions: ["Write"], topics.dead_letters: ["Write"]}
+    )
 
     def prepare_another(found: LoadedModel, like: Prepared) -> Prepared:
         return prepare(found, registry, options, threads, like=like)
@@ -104,10 +110,13 @@ def _loop(
         classes = loaded.manifest.classes
         labels = stack.enter_context(label_reader(kafka, classes=len(classes), wait_s=label_wait))
         late_labels = LateLabels(label_wait)
-        source = stack.enter_context(Source(kafka, [topics.images]))
+        source = stack.enter_context(Source(kafka, [topics.images], progress="commits"))
         sink = stack.enter_context(closing(open_sink(kafka, source)))
         answers = stack.enter_context(Answers(source, sink, topics, kafka, options, duty.model))
-        status = _Status(source, sink, kafka)
+        strays = Strays(late_labels, topics.labels, label_wait)
+        partitions = clients.partition_counts(kafka)[topics.images]
+        status = _Status(source, sink, kafka, strays)
+        lookout = stack.enter_context(Lookout(kafka))
         if learner is not None:
             stack.enter_context(learner)
         yield events.ServeStarted(
@@ -124,6 +133,8 @@ def _loop(
             canary=options.canary,
         )
         yield from notices(current)
+        if unlabelled := rights.lacking(kafka, {topics.labels: ["Read"]}):
+            yield events.Notice(f"labels are not read: {kafka.bootstrap_servers} does not permit {unlabelled[0]}")
         if ready_file is not None:
             ready_file.write_text(f"{os.getpid()}\n")
         handled = 0
@@ -137,10 +148,11 @@ def _loop(
             blocked = status.blocked()
             source.hold(source.assigned if blocked else frozenset())
             wait = BLOCKED_WAIT_S if blocked else LONGEST_WAIT_S if answers.idle else 0.0
-            wanted = 0 if answers.full and not blocked else min(options.batch_size, room)
+            wanted = 0 if answers.full and not blocked else min(options.batch_size, room, sink.portion)
             records = source.read(wanted, wait, options.max_wait_ms / 1000) if wanted > 0 else []
             if records:
                 answers.submit(records)
+                yield from answers.doubts()
             answers.finish(wait=not records)
             if sink.due() or sink.busy or (room <= 0 and answers.idle):
                 answers.commit(COMMIT_WAIT_S)
@@ -156,13 +168,17 @@ def _loop(
             if learner is not None:
                 yield from learner.poll()
             yield from status.news()
-            idle = not records and source.drained and not answers.open
-            idle_since = (idle_since or time.monotonic()) if idle else None
+            yield from map(events.Notice, lookout.news())
+            drained = source.drained and not answers.open
+            if (notice := strays.look(drained=drained, whole=len(source.assigned) >= partitions)) is not None:
+                yield notice
+            idle_since = (idle_since or time.monotonic()) if drained and not records else None
             if idle_timeout is not None and idle_since and time.monotonic() - idle_since >= idle_timeout:
                 break
 
         answers.settle(kafka.timeout_s)
         yield from answers.committed()
+        yield status.now()
     if learner is not None:
         yield from learner.poll()  # its last words
 
@@ -170,8 +186,8 @@ def _loop(
 class _Status:
     """What is to be said of the stream itself, when it changes and now and then."""
 
-    def __init__(self, source: Source, sink: Sink, kafka: KafkaSettings) -> None:
-        self._source, self._sink, self._kafka = source, sink, kafka
+    def __init__(self, source: Source, sink: Sink, kafka: KafkaSettings, strays: Strays) -> None:
+        self._source, self._sink, self._kafka, self._strays = source, sink, kafka, strays
         self._waiting = self._blocked = False
         self._busy_since: float | None = None
         self._rebalances = 0
@@ -184,8 +200,9 @@ class _Status:
         return self._blocked
 
     def news(self) -> Iterator[events.ServeEvent]:
-        """Waiting when it begins, Assigned after a rebalance, StreamStatus every half second."""
+        """Waiting when it begins, Assigned after a rebalance, StreamStatus every half second, the sink's notices."""
         now = time.monotonic()
+        yield from map(events.Notice, self._sink.news())
         self._busy_since = (self._busy_since or now) if self._sink.busy else None
         hung = self._busy_since is not None and now - self._busy_since > self._kafka.timeout_s
         reason = self._source.last_error or ("a commit is pending" if hung else None)
@@ -198,13 +215,18 @@ class _Status:
             yield events.Assigned(tuple(sorted(number for _, number in self._source.assigned)), self._rebalances)
         if now >= self._next:
             self._next = now + STATUS_INTERVAL_S
-            yield events.StreamStatus(
-                lag=self._source.lag(),
-                queue=self._sink.pending,
-                commits=self._sink.commits,
-                undone=self._sink.undone,
-                paused=self._blocked,
-            )
+            yield self.now()
+
+    def now(self) -> events.StreamStatus:
+        """Where the stream stands."""
+        return events.StreamStatus(
+            lag=self._source.lag(),
+            queue=self._sink.pending,
+            commits=self._sink.commits,
+            undone=self._sink.undone,
+            paused=self._blocked,
+            labels_unmatched=self._strays.count,
+        )
 
 
 def _result(tally: Tally, *, online: bool) -> events.ServeResult:
@@ -219,6 +241,8 @@ def _result(tally: Tally, *, online: bool) -> events.ServeResult:
         model_versions=tally.versions,
         swaps=tally.swaps,
         by_version=tally.by_version,
+        latency_left_out=tally.latencies.left_out,
+        labels_unmatched=tally.labels_unmatched,
     )
     if not online:
         return result

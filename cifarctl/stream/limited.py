@@ -6,10 +6,12 @@ import atexit
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+#: Makes a call in a thread of its own, as `begin` does.
+Begin: TypeAlias = Callable[..., Future[Any]]
 
 #: Seconds at the end of the process for calls that nobody waits for any longer: a client must not go under their feet.
 LAST_WAIT_S = 5.0

@@ -6,15 +6,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 from types import TracebackType
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients, connection, limited
+from cifarctl.stream import clients, connection, gaps, limited
+from cifarctl.stream.beginnings import Beginnings
+from cifarctl.stream.holds import Holds
+from cifarctl.stream.identity import Watch
+from cifarctl.stream.places import Places
 from cifarctl.stream.records import Partition, Record, record_of
+from cifarctl.stream.stall import StallWatch
 from cifarctl.stream.watchdog import Watchdog
 
 PartitionsCallback: TypeAlias = Callable[[frozenset[Partition]], None]
@@ -24,8 +29,6 @@ PROBE_INTERVAL_S = 1.0
 #: Seconds beyond its time limit after which a call of the client counts as hung.
 GRACE_S = 60.0
 OVERTIME_S = 2.0  # the same for a call that is made in a thread of its own
-#: For the place to begin at, which a broker tells in a few milliseconds.
-BEGIN_WAIT_S = 0.2
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,8 +42,6 @@ OVERTAKEN = {
     KafkaError.FENCED_MEMBER_EPOCH,
     KafkaError._ASSIGNMENT_LOST,
 }
-#: A partition that has just been added, or a broker that has just come back and knows no topics yet.
-UNHEARD_OF = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
 
 
 class Source:
@@ -48,7 +49,8 @@ class Source:
 
     A broker that goes away is waited for: `last_error` says so meanwhile. Nothing is committed by itself: a sink does
     that, and asks by `listen` to be told when partitions go away. A partition without a committed offset is read from
-    its beginning; one whose committed offset has aged out is an error, never a silent skip.
+    its beginning; one whose committed offset has aged out is an error, never a silent skip. A stream that stands still
+    although the broker answers is one, too.
     """
 
     def __init__(
@@ -59,11 +61,14 @@ class Source:
         group_id: str | None = None,
         on_gap: Callable[[str], None] | None = None,
         start: Mapping[Partition, int] | None = None,
+        progress: Literal["reads", "commits"] = "reads",
     ) -> None:
         """Join the group `group_id` (default: `kafka.group_id`); the first reads complete the joining.
 
         With `start`, partitions are read from there when they are first assigned, whatever the group has committed.
         With `on_gap`, a place that has aged out is told to that and reading goes on with the oldest record there is.
+        `progress` says what is missed when the stream stands still: reads, but for partitions that are held, or commits
+        of all that is read, by `kafka.commit_interval_ms`, whatever is held.
 
         Raises:
             BrokerError: no broker answers, or the subscription is refused.
@@ -74,19 +79,10 @@ class Source:
         self._start = dict(start or {})
         self.group_id = settings.group_id if group_id is None else group_id
         self.rebalances = 0
-        self._assigned: set[Partition] = set()
-        self._ended: dict[Partition, int] = {}  # offset of the end, of those that have been read up to it
-        self._reached: set[Partition] = set()
-        self._positions: dict[Partition, int] = {}  # next offset to read
-        self._resume: dict[Partition, int] = {}  # first offset read since the last commit
+        self.places = Places()
         self._failure: KafkaError | None = None
-        self._terms: dict[Partition, int] = {}
         self._leaving: frozenset[Partition] = frozenset()  # about to be revoked
-        self._unread: set[Partition] = set()  # those of which the client does not know where to begin
-        self._asked: dict[Partition, Future[tuple[int, int, int]]] = {}  # and what the broker has been asked
-        self._beyond: dict[Partition, float] = {}  # those that should go on beyond their end, and how long that may be
         self._probe_at = 0.0
-        self._held: Set[Partition] = frozenset()
         self._listeners: list[tuple[PartitionsCallback, PartitionsCallback]] = []
         self._closed = False
         self.watchdog = Watchdog()
@@ -95,6 +91,10 @@ class Source:
         self._committing: dict[Partition, int] = {}
         options = clients.group_options(settings)
         self.consumer: Consumer = clients.consumer(settings, self.group_id, on_error=self._note, **options)
+        self._holds = Holds(self.consumer)
+        self._beginnings = Beginnings(settings, self.consumer, self._call, self.places, self._holds, self._tell_gap)
+        self._stalls = StallWatch(settings, self.consumer, self._call, self.places, self._silent, progress)
+        self._watch = Watch(settings, topics, self._call, partial(self.consumer.committed, timeout=settings.timeout_s))
         with connection.broker_errors(settings, f"cannot subscribe to {', '.join(topics)}"):
             self.consumer.subscribe(
                 list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -111,27 +111,27 @@ class Source:
     @property
     def assigned(self) -> frozenset[Partition]:
         """(topic, partition) of what this process reads; empty until the group has decided."""
-        return frozenset(self._assigned)
+        return frozenset(self.places.assigned)
 
     @property
     def drained(self) -> bool:
         """Whether partitions are assigned, all were read to their end, and the broker is there to say so."""
-        return bool(self._assigned) and self._assigned <= self._ended.keys() and self._failure is None
+        return self.places.drained and self._failure is None
 
     @property
     def caught_up(self) -> bool:
         """Whether partitions are assigned and each has been read to its end once, whatever has arrived since."""
-        return bool(self._assigned) and self._assigned <= self._reached
+        return self.places.caught_up
 
     @property
     def progress(self) -> int:
         """A number that changes with every record and with every end that is read for the first time."""
-        return sum(self._positions.values()) + len(self._reached)
+        return sum(self.places.read.values()) + len(self.places.reached)
 
     @property
     def unfinished(self) -> list[str]:
         """The partitions that are still to be read to their end, as people name them."""
-        return [f"{topic}[{number}]" for topic, number in sorted(self._assigned - self._reached)]
+        return [f"{topic}[{number}]" for topic, number in sorted(self.places.assigned - self.places.reached)]
 
     @property
     def last_error(self) -> str | None:
@@ -149,8 +149,8 @@ class Source:
         the callbacks of `listen` run in the caller's thread.
 
         Raises:
-            BrokerError: the broker refuses for good (credentials, permission, a fatal error of the client), or an
-                offset has aged out.
+            BrokerError: the broker refuses for good (credentials, permission, a fatal error of the client), an offset
+                has aged out, a topic was made anew, or nothing has moved for a minute though the broker answers.
         """
         with self.watchdog("reading", max_wait_s + fill_s + GRACE_S):
             with connection.broker_errors(self._settings, "cannot read"):
@@ -159,12 +159,13 @@ class Source:
                 if messages and max_messages > 1:
                     messages = self.consumer.consume(max_messages - 1, fill_s)
                     # A rebalance or a rewind in between takes back what the first call has brought.
-                    records = [r for r in records if r.offset < self._positions.get((r.topic, r.partition), 0)]
+                    records = [r for r in records if r.offset < self.places.read.get((r.topic, r.partition), 0)]
                     records += self._records(messages)
-            if self._unread:
-                self._begin()
+            self._look()
+            self._beginnings.look()
             if self._failure is not None:
                 self._handle_failure(self._failure)
+            self._stalls.look(self._holds, answering=self._failure is None, hungry=not records)
         return records
 
     def hold(self, partitions: Set[Partition]) -> None:
@@ -172,13 +173,8 @@ class Source:
 
         Rebalances and heartbeats are served by `read` all the same.
         """
-        wanted = self._assigned & partitions
-        changes = ((self.consumer.resume, self._held - wanted), (self.consumer.pause, wanted - self._held))
         with connection.broker_errors(self._settings, "cannot pause"):
-            for change, of in changes:
-                if of:
-                    change([TopicPartition(*partition) for partition in of])
-        self._held = wanted
+            self._holds.only(self.places.assigned & partitions)
 
     def group_metadata(self) -> Any:
         """What a transaction needs so that the offsets of a member that the group has dropped are refused.
@@ -193,7 +189,15 @@ class Source:
 
     def term(self, partition: Partition) -> int | None:
         """A number that changes whenever this partition is assigned anew; None while it is not."""
-        return self._terms.get(partition)
+        return self.places.terms.get(partition)
+
+    def marked(self, offsets: Mapping[Partition, int]) -> list[TopicPartition]:
+        """`offsets` as they are to be committed, each with the id of its topic and what of it was skipped.
+
+        Raises:
+            KafkaException: these are not known yet: read, and try again.
+        """
+        return self._watch.marked(offsets)
 
     def lookup(self, partitions: Iterable[Partition], timeout_s: float) -> dict[Partition, int]:
         """The offsets that the group has committed; of partitions that are read here, nobody else moves them.
@@ -211,21 +215,25 @@ class Source:
                 raise KafkaException(place.error)
         return {(place.topic, place.partition): place.offset for place in found}
 
+    def settled(self, handled: Mapping[Partition, int]) -> dict[Partition, int]:
+        """What to commit when all records before `handled` are done with; see `Places.settled`."""
+        return self.places.settled(handled)
+
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """Take note that all before these offsets is done with."""
-        for partition, offset in offsets.items():
-            if partition in self._resume:
-                self._resume[partition] = max(self._resume[partition], offset)
+        self.places.commit(offsets)
+
+    def excuse(self) -> None:
+        """Count from now on for how long nothing has moved: what it waits for is being mended."""
+        self._stalls.excuse()
 
     def rewind(self) -> None:
         """Read again what has been read since the last commit."""
         self.hold(frozenset())  # a pause that ends after the seek would go on at the place before it
-        for partition, offset in self._resume.items():
-            here = partition in self._assigned and partition not in self._leaving
-            if here and self._positions.get(partition) != offset:
+        for partition, offset in self.places.uncommitted().items():
+            if partition not in self._leaving:
                 self._seek(partition, offset)
-                self._positions[partition] = offset
-                self._ended.pop(partition, None)
+                self.places.rewind(partition, offset)
 
     def commit(self, offsets: Mapping[Partition, int], timeout_s: float | None = None) -> bool:
         """Commit the next offset of each partition; False when the broker did not answer within `timeout_s` seconds.
@@ -239,11 +247,11 @@ class Source:
         if not offsets and self._commit is None:
             return True
         # In a thread: the client's own limit is a minute or more, and nothing is to wait so long.
-        if self._commit is None:
-            places = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
-            self._commit = self._call(self.consumer.commit, offsets=places, asynchronous=False)
-            self._committing = dict(offsets)
         try:
+            if self._commit is None:
+                places = self.marked(offsets)
+                self._commit = self._call(self.consumer.commit, offsets=places, asynchronous=False)
+                self._committing = dict(offsets)
             results = self._commit.result(self._settings.timeout_s if timeout_s is None else timeout_s)
             self._commit = None
             for result in results:
@@ -272,16 +280,16 @@ class Source:
         embedded broker answers it wrongly.
         """
         total = 0
-        for partition in self._assigned:
+        for partition in self.places.assigned:
             # Beyond the last record there may be marks of transactions up to the end.
-            read = self._ended.get(partition, self._positions.get(partition))
+            read = self.places.ends.get(partition, self.places.read.get(partition))
             _, high = self.consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
-            if high < 0 and partition in self._ended:  # it has no leader just now
+            if high < 0 and partition in self.places.ends:  # it has no leader just now
                 continue
             if high < 0 or read is None:
                 return None
             total += max(0, high - read)
-        return total if self._assigned else None
+        return total if self.places.assigned else None
 
     def close(self) -> None:
         """Leave the group; commits nothing, so close the sink first."""
@@ -313,91 +321,40 @@ class Source:
         partition = (topic or "", number or 0)
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
-                if partition in self._assigned:  # as below
-                    self._ended[partition] = offset or 0
-                    self._reached.add(partition)
+                self.places.end(partition, offset or 0)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                self._unread.add(partition)
+                self._beginnings.add([partition])
             else:
                 self._note(error)
             return None
         assert topic is not None
         assert number is not None
         assert offset is not None
-        # Fetched before a rebalance or a rewind, delivered after it.
-        if partition not in self._assigned or offset < self._positions.get(partition, 0):
-            return None
-        self._ended.pop(partition, None)
-        self._positions[partition] = offset + 1
-        self._resume.setdefault(partition, offset)
-        return record_of(message)
+        return record_of(message) if self.places.take(partition, offset) else None
 
-    def _begin(self) -> None:
-        """Start reading the partitions of which the client knows no place to begin at, each as soon as that is known.
+    def _look(self) -> None:
+        """Notice a topic that was made anew under the group's offsets: an error, as a place that is gone is."""
+        with connection.broker_errors(self._settings, f"cannot look up the offsets of {self.group_id}"):
+            changed = self._watch.look()
+        for partition in changed:
+            self._tell_gap(partition, "the topic was deleted and made anew under it", True)
+            self.places.since[partition] = OFFSET_BEGINNING  # all of the new topic is to be read
+            self.places.ends.pop(partition, None)
+        self._beginnings.add(changed)
+        self._watch.accept(changed)
 
-        Nobody waits for a broker that does not say: the other partitions are read meanwhile.
+    def _tell_gap(self, partition: Partition, reason: str, anew: bool) -> None:
+        """A place that is gone: an error, but for whoever has asked to be told instead.
+
+        Where the topic was made `anew`, nothing that was read of the partition counts any more, as if it had been lost.
         """
-        unasked = (self._unread & self._assigned) - self._asked.keys()
-        asked = {each: self._call(self._place, each, self._resume.get(each)) for each in unasked}
-        self._asked |= asked
-        wait(list(asked.values()), BEGIN_WAIT_S)
-        for partition, answer in list(self._asked.items()):
-            if not answer.done():
-                continue
-            del self._asked[partition]
-            try:
-                offset, oldest, end = answer.result()
-            except KafkaException as error:
-                if error.args[0].code() in connection.TRANSIENT | UNHEARD_OF:
-                    continue  # asked again with the next read
-                raise connection.explain(self._settings, "cannot look up offsets", error.args[0]) from None
-            if offset > end and time.monotonic() < self._beyond.setdefault(
-                partition, time.monotonic() + self._settings.timeout_s
-            ):
-                continue  # a leader that has just taken over does not know its end yet
-            self._beyond.pop(partition, None)
-            self._unread.discard(partition)
-            if oldest <= offset <= end:  # it is there after all
-                oldest = offset
-            elif offset >= 0:
-                self._tell_gap(partition, offset)
-            with connection.broker_errors(self._settings, f"cannot begin to read {partition[0]}"):
-                # A partition without a place to begin at is not being fetched, so that seeking does nothing. The place
-                # is a number, never OFFSET_BEGINNING: librdkafka 2.16 looks that up by itself, and when the partition
-                # is revoked meanwhile it applies the answer to its next assignment, whatever the group has committed.
-                self._held = self._held - {partition}
-                self.consumer.incremental_unassign([TopicPartition(*partition)])
-                self.consumer.incremental_assign([TopicPartition(*partition, oldest)])
-
-    def _place(self, partition: Partition, resume: int | None) -> tuple[int, int, int]:
-        """The offset at which the group should go on, negative where it knows none, the oldest there is, and the end.
-
-        Raises:
-            KafkaException: the broker does not tell.
-        """
-        limit = self._settings.timeout_s
-        (found,) = self.consumer.committed([TopicPartition(*partition)], timeout=limit)
-        if found.error is not None:
-            raise KafkaException(found.error)
-        offset = found.offset if resume is None else resume
-        bounds = self.consumer.get_watermark_offsets(TopicPartition(*partition), timeout=limit)
-        if bounds is None:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return (offset, *bounds)
-
-    def _tell_gap(self, partition: Partition, offset: int) -> None:
-        """A place that is gone: an error, but for whoever has asked to be told instead."""
         topic, number = partition
-        gap = (
-            f"offset {offset} of {topic}[{number}], where the group {self.group_id} is to go on, is not there any "
-            "more: messages have aged out unread, or the topic was made anew"
-        )
+        gap = f"the place of the group {self.group_id} in {topic}[{number}] is not there any more: {reason}"
         if self._on_gap is None:
-            raise BrokerError(
-                f"{gap}; decide with `serve --from beginning` or `--from end`, and raise the topic's retention.ms"
-            )
+            raise gaps.error(self._settings, topic, self.group_id, gap)
         self._on_gap(gap)
-        self._resume.pop(partition, None)
+        for _revoked, lost in self._listeners if anew else ():
+            lost(frozenset({partition}))
 
     def _seek(self, partition: Partition, offset: int) -> None:
         with connection.broker_errors(self._settings, f"cannot go to offset {offset} of {partition[0]}"):
@@ -422,14 +379,22 @@ class Source:
             except KafkaException as error:
                 self._failure = error.args[0]
 
+    def _silent(self, error: KafkaError) -> None:
+        """A broker that is only halted keeps its connections, so nothing else would tell that it does not answer."""
+        if error.code() in connection.UNREACHABLE and self._failure is None:
+            self._note(error)
+
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
+        self._holds.release(_named(partitions))
         if self._start:
             for place in partitions:
-                place.offset = self._start.pop((place.topic, place.partition), place.offset)
+                partition = (place.topic, place.partition)
+                if partition in self._start:
+                    place.offset = self.places.committed[partition] = self._start.pop(partition)
             consumer.incremental_assign(partitions)
-        self._assigned |= _named(partitions)
-        self._terms |= dict.fromkeys(_named(partitions), self.rebalances)
+        self.places.assign(_named(partitions), self.rebalances)
+        self._watch.assigned(_named(partitions))
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self.rebalances += 1
@@ -449,17 +414,10 @@ class Source:
             lost(gone)
 
     def _forget(self, gone: frozenset[Partition]) -> None:
-        self._assigned -= gone
-        self._held = self._held - gone
-        self._reached -= gone
-        self._unread -= gone
-        for partition in gone:
-            self._asked.pop(partition, None)
-            self._beyond.pop(partition, None)
-            self._ended.pop(partition, None)
-            self._positions.pop(partition, None)
-            self._resume.pop(partition, None)
-            self._terms.pop(partition, None)
+        self.places.forget(gone)
+        self._holds.release(gone)
+        self._watch.forget(gone)
+        self._beginnings.forget(gone)
 
 
 def _final(error: KafkaError) -> bool:
