@@ -21,13 +21,10 @@ def verify_stream(
     from cifarctl.errors import QualityGateError
     from cifarctl.events import VerifyResult
     from cifarctl.flows.verify import verify
-    from cifarctl.ui.verify import VerifyView, verify_summary
+    from cifarctl.ui.verify import VerifyView, verify_faults, verify_summary
 
     result = run.output.drain(verify(kafka), VerifyView())
     assert isinstance(result, VerifyResult)
     run.output.result(result, verify_summary(result))
     if not result.exact:
-        raise QualityGateError(
-            f"{result.missing} inputs without an answer, {result.duplicated} with several, {result.beyond} answers "
-            f"beyond what is committed, {result.out_of_order} out of order; the first: {result.examples[0]}"
-        )
+        raise QualityGateError(verify_faults(result))

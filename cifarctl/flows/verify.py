@@ -2,148 +2,262 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 
 from cifarctl import events
+from cifarctl.flows.ledger import Answer, Findings, Partition, digest
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import browse, codecs, letters
+from cifarctl.stream import browse, clients, identity
+from cifarctl.stream.browse import Place
 from cifarctl.stream.clients import Topics
 
 PROGRESS = 20_000  # records between two VerifyProgress events
-MOST_EXAMPLES = 10
-SEEN_MANY = 255
-
-
-@dataclass
-class _Partition:
-    """One input partition; a byte a record tells what was read and how often it was answered."""
-
-    first: int
-    delivered: bytearray = field(default_factory=bytearray)
-    answers: bytearray = field(default_factory=bytearray)
-
-    def deliver(self, offset: int) -> None:
-        self.delivered += bytes(offset - self.first - len(self.delivered)) + b"\x01"
-        self.answers += bytes(len(self.delivered) - len(self.answers))
-
-    def after(self, offset: int) -> bool:
-        """Whether it lies beyond all that was read."""
-        return offset >= self.first + len(self.delivered)
-
-    def answer(self, offset: int) -> bool:
-        """Count an answer; False where no such input was delivered."""
-        index = offset - self.first
-        if not self.delivered[index]:
-            return False
-        self.answers[index] = min(SEEN_MANY, self.answers[index] + 1)
-        return True
-
-
-class _Findings:
-    """How often something is wrong, and the first few places."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.examples: list[str] = []
-
-    def add(self, kind: str, story: str) -> None:
-        self.counts[kind] += 1
-        if len(self.examples) < MOST_EXAMPLES:
-            self.examples.append(story)
+AGAIN_S = 0.2  # between two looks whether serve has committed what it had answered
 
 
 def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
     """Compare inputs, answers and committed offsets of the group `kafka.group_id`; ends with a VerifyResult.
 
     Every input record below the committed offset, as read_committed delivers them, must appear exactly once in
-    predictions and dead letters together. No answer may exist for what is not there or lies beyond the committed
-    offset. Within a pair of input and output partition answers follow the order of the inputs. Answers to inputs that
-    have aged out are passed over. May run while `serve` does; a group moved back on purpose has answered twice.
+    predictions and dead letters together, except what `serve --from` has passed over. An answer must be to what lies at
+    its source offset: a prediction has that image's id, a dead letter its bytes. No answer may exist for what is not
+    there or lies beyond the committed offset, which must be of this topic and within it. Within a pair of input and
+    output partition answers follow the order of the inputs. What retention or compaction has removed since it was
+    answered is counted and passed over. May run while `serve` does; a group moved back on purpose has answered twice.
 
     Raises:
         BrokerError: no broker answers, a topic is not there, or a transaction stays open.
     """
-    topics = Topics.of(kafka.topic_prefix)
-    committed = browse.committed(kafka, topics.images, kafka.group_id, browse.LONGEST_OPEN_S)
-    for topic in (topics.predictions, topics.dead_letters):
-        browse.await_decided(kafka, topic)
-    inputs: dict[int, _Partition] = {}
-    for read, record in enumerate(browse.read(kafka, topics.images), 1):
-        if record.partition not in inputs:
-            inputs[record.partition] = _Partition(first=record.offset)
-        inputs[record.partition].deliver(record.offset)
-        if read % PROGRESS == 0:
-            yield events.VerifyProgress(topics.images, read)
+    audit = _Audit(kafka)
+    yield from audit.read_inputs()
+    yield from audit.read_answers()
+    yield audit.result()
 
-    counted: dict[str, int] = {}
-    found = _Findings()
-    answered: list[tuple[int, int, str]] = []  # those beyond what was committed when this began
-    for topic in (topics.predictions, topics.dead_letters):
-        counted[topic] = 0
-        last: dict[tuple[int, int], int] = {}  # offset of the last answer by input and output partition
-        for read, record in enumerate(browse.read(kafka, topic), 1):
+
+class _Audit:
+    """One run: what was there when it began, what was read, and what is wrong."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self.kafka, self.topics = kafka, Topics.of(kafka.topic_prefix)
+        self.outputs = (self.topics.predictions, self.topics.dead_letters)
+        self.places = self._places()
+        for topic in self.outputs:
+            browse.await_decided(kafka, topic)
+        self.topic_id = self._topic_id()
+        #: The embedded broker tells other bounds, ages nothing out and compacts nothing.
+        self.embedded = clients.check(kafka).embedded
+        self.bounds = self._bounds(self.topics.images)
+        everything = (self.topics.images, *self.outputs)
+        self.compacted = {} if self.embedded else browse.compacted(kafka, everything)
+        self.found = Findings()
+        self.inputs: dict[int, Partition] = {
+            number: Partition(*bounds, self.places.get(number)) for number, bounds in self.bounds.items()
+        }
+        self.counted = dict.fromkeys(self.outputs, 0)
+        self.aged_out = self.compacted_away = 0
+        #: Answers beyond what was committed when this began.
+        self.early: list[tuple[int, int, str]] = []
+        #: Of each input partition, output topic and partition: the first and the last offset answered there.
+        self.first: dict[tuple[int, str, int], int] = {}
+        self.last: dict[tuple[int, str, int], int] = {}
+        #: What answers of compacted topics are kept under: digests of ids, and of keys.
+        self.answered_ids: set[int] = set()
+        self.answered_keys: set[int] = set()
+
+    def read_inputs(self) -> Iterator[events.VerifyEvent]:
+        images = self.topics.images
+        for read, record in enumerate(browse.read(self.kafka, images), 1):
+            number = record.partition
+            if number not in self.inputs:
+                self.inputs[number] = Partition(record.offset, record.offset, self.places.get(number))
+            self.inputs[number].deliver(record)
             if read % PROGRESS == 0:
-                yield events.VerifyProgress(topic, read)
-            source = _source(record, topics)
-            if source is None:
-                continue
-            number, offset = source
-            place = f"{topic}[{record.partition}]@{record.offset} for {topics.images}[{number}]@{offset}"
-            partition = inputs.get(number)
-            if partition is not None and offset < partition.first:
-                continue
-            counted[topic] += 1
-            if partition is None or partition.after(offset) or offset >= committed.get(number, 0):
-                answered.append((number, offset, place))  # inputs and answers that have come since
-            if partition is not None and not partition.after(offset) and not partition.answer(offset):
-                found.add("beyond", f"answer to an input that is not there: {place}")
-            if offset <= last.get((number, record.partition), -1):
-                found.add("out_of_order", f"answer out of order: {place}")
-            last[number, record.partition] = offset
+                yield events.VerifyProgress(images, read)
+        for number, (oldest, _) in self._bounds(images).items():  # more may have aged out while it was read
+            if number in self.inputs:
+                self.inputs[number].oldest = oldest
 
-    # Asked again, since serve may have gone on meanwhile.
-    later = browse.committed(kafka, topics.images, kafka.group_id, browse.LONGEST_OPEN_S)
-    for number, offset, place in answered:
-        if offset >= later.get(number, 0):
-            found.add("beyond", f"answer beyond the committed offset: {place}")
-    inside = 0
-    for number, partition in inputs.items():
-        end = max(0, min(committed.get(number, 0) - partition.first, len(partition.delivered)))
-        inside += sum(partition.delivered[:end])
-        for index in range(len(partition.delivered)):
-            place = f"{topics.images}[{number}]@{partition.first + index}"
-            if index < end and partition.delivered[index] and not partition.answers[index]:
-                found.add("missing", f"no answer to {place}")
-            elif partition.answers[index] > 1:
-                found.add("duplicated", f"{partition.answers[index]} answers to {place}")
+    def read_answers(self) -> Iterator[events.VerifyEvent]:
+        for topic in self.outputs:
+            for read, record in enumerate(browse.read(self.kafka, topic), 1):
+                if read % PROGRESS == 0:
+                    yield events.VerifyProgress(topic, read)
+                if topic == self.topics.predictions:
+                    answer = Answer.of_prediction(record)
+                else:
+                    answer = Answer.of_letter(record, self.topics.images)
+                if answer is not None:
+                    self._book(answer, topic, record.partition, record.offset)
+                    if self.compacted.get(topic) and answer.of_body:
+                        self.answered_keys.add(digest(record.key))
+                    elif self.compacted.get(topic):
+                        self.answered_ids.add(answer.digest)
 
-    yield events.VerifyResult(
-        topic=topics.images,
-        group=kafka.group_id,
-        committed={str(number): offset for number, offset in sorted(committed.items())},
-        inputs=inside,
-        predictions=counted[topics.predictions],
-        dead_letters=counted[topics.dead_letters],
-        missing=found.counts["missing"],
-        duplicated=found.counts["duplicated"],
-        beyond=found.counts["beyond"],
-        out_of_order=found.counts["out_of_order"],
-        exact=not found.examples,
-        examples=found.examples,
-    )
+    def result(self) -> events.VerifyResult:
+        later = self._later()
+        images, found = self.topics.images, self.found
+        if None not in (self.topic_id, now := self._topic_id()) and now != self.topic_id:
+            found.add("other_topic", f"{images} was deleted and made anew while it was read: verify again")
+        for number, offset, where in self.early:
+            if offset >= _offset(later, number):
+                found.add("beyond", f"answer beyond the committed offset: {where}")
+        for number, place in self.places.items():
+            self._judge_place(number, place, later.get(number, place))
+        inside = unread = 0
+        for number, partition in self.inputs.items():
+            below = bisect_left(partition.offsets, partition.committed)
+            inside += below
+            unread += len(partition.offsets) - below
+            for index, times in enumerate(partition.answers):
+                if times > 1:
+                    found.add("duplicated", f"{times} answers to {images}[{number}]@{partition.offsets[index]}")
+        skipped, unverifiable = self._judge_unanswered()
+        return events.VerifyResult(
+            topic=images,
+            group=self.kafka.group_id,
+            committed={str(number): place.offset for number, place in sorted(self.places.items())},
+            inputs=inside - skipped,
+            predictions=self.counted[self.topics.predictions],
+            dead_letters=self.counted[self.topics.dead_letters],
+            missing=found.counts["missing"],
+            duplicated=found.counts["duplicated"],
+            beyond=found.counts["beyond"],
+            out_of_order=found.counts["out_of_order"],
+            exact=not found.examples,
+            examples=found.examples,
+            mismatched=found.counts["mismatched"],
+            aged_out_unread=found.counts["aged_out_unread"],
+            beyond_end=found.counts["beyond_end"],
+            other_topic=found.counts["other_topic"],
+            skipped=skipped,
+            unread=unread,
+            aged_out=self.aged_out,
+            compacted=self.compacted_away,
+            unverifiable=unverifiable,
+            notes=list(self._notes()),
+        )
+
+    def _book(self, answer: Answer, topic: str, output: int, at: int) -> None:
+        """Enter an answer that lies at `at` of the output partition `output` of `topic`."""
+        number, offset = answer.number, answer.offset
+        where = f"{topic}[{output}]@{at} for {self.topics.images}[{number}]@{offset}"
+        partition = self.inputs.get(number)
+        index = partition.find(offset) if partition is not None else None
+        pair = number, topic, output
+        self.first.setdefault(pair, offset)
+        if partition is not None and index is not None:
+            self.counted[topic] += 1
+            if not partition.same(index, answer):
+                self.found.add("mismatched", f"answer to another message than the one that is there: {where}")
+                return
+            partition.answer(index)
+        elif partition is not None and offset < partition.oldest:
+            self.aged_out += 1
+            if offset == self.last.get(pair):  # which the ledger cannot tell any more
+                self.found.add("duplicated", f"another answer: {where}")
+                return
+        elif partition is not None and offset < partition.end and self.compacted.get(self.topics.images):
+            self.compacted_away += 1
+            if offset == self.last.get(pair):
+                self.found.add("duplicated", f"another answer: {where}")
+                return
+        else:
+            self.counted[topic] += 1
+            if partition is not None and offset < partition.end:
+                self.found.add("beyond", f"answer to an input that is not there: {where}")
+        if offset >= _offset(self.places, number):
+            self.early.append((number, offset, where))
+        if offset <= self.last.get(pair, -1):
+            self.found.add("out_of_order", f"answer out of order: {where}")
+        self.last[pair] = offset
+
+    def _judge_place(self, number: int, place: Place, later: Place) -> None:
+        """Whether the group's next offset is of this topic, and within it."""
+        where = f"{self.topics.images}[{number}]"
+        if place.mark.of_another(self.topic_id):
+            self.found.add(
+                "other_topic",
+                f"the committed offset {place.offset} of {where} is of a topic of that name that is not there any more",
+            )
+            return
+        partition = self.inputs.get(number)
+        if partition is None:
+            return
+        oldest = self.bounds[number][0] if number in self.bounds else partition.oldest
+        if later.offset < oldest:
+            gone = oldest - later.offset
+            story = f"{gone} messages of {where} have aged out unread: committed {later.offset}, the oldest is {oldest}"
+            self.found.add("aged_out_unread", story, gone)
+        if place.offset > partition.end:
+            story = f"the committed offset {place.offset} of {where} is beyond its end, {partition.end}"
+            self.found.add("beyond_end", story)
+
+    def _judge_unanswered(self) -> tuple[int, int]:
+        """How many inputs without an answer were skipped, and of how many the answer may be gone; others are missing.
+
+        Retention removes the first answers of an output partition, so that it can have removed those to inputs before
+        the first one that is left there, and no more than are gone. Compaction removes what a later answer under the
+        same key replaces.
+        """
+        gone: dict[tuple[str, int], int] = {}
+        for topic in self.outputs:
+            gone |= {(topic, output): oldest for output, (oldest, _) in self._bounds(topic).items() if oldest > 0}
+        skipped = replaced = 0
+        perhaps: list[str] = []
+        for number, partition in sorted(self.inputs.items()):
+            # Before this offset there may have been answers that are gone; None where that may be anywhere.
+            firsts = [self.first.get((number, *output)) for output in gone]
+            limit = None if None in firsts else max((first for first in firsts if first is not None), default=-1)
+            for offset, image_id, key in partition.unanswered():
+                where = f"no answer to {self.topics.images}[{number}]@{offset}"
+                if partition.skipped(offset):
+                    skipped += 1
+                elif image_id in self.answered_ids or key in self.answered_keys:
+                    replaced += 1
+                elif limit is None or offset < limit:
+                    perhaps.append(where)
+                else:
+                    self.found.add("missing", where)
+        surplus = len(perhaps) - sum(gone.values())
+        if surplus > 0:
+            self.found.add("missing", f"{perhaps[-1]}; fewer answers have aged out than are missing", surplus)
+        return skipped, replaced + len(perhaps) - max(0, surplus)
+
+    def _notes(self) -> Iterator[str]:
+        """What limits the comparison."""
+        if self.places and self.topic_id is None:
+            yield "the broker tells no topic ids: whether a topic was made anew shows only in ids of images"
+        elif any(place.mark.topic_id is None for place in self.places.values()):
+            yield "the committed offsets carry no topic id: whether the topic was made anew shows only in ids of images"
+        for topic in (self.topics.images, *self.outputs):
+            if not self.embedded and topic not in self.compacted:
+                yield f"cleanup.policy of {topic} is not told, so it counts as delete: grant DescribeConfigs on it"
+        for topic in self.outputs:
+            if self.compacted.get(topic):
+                yield f"{topic} is compacted: of several answers under one key only the last can be told"
+
+    def _later(self) -> Mapping[int, Place]:
+        """The group's places by now: serve may have gone on, and at least once it commits after its answers."""
+        deadline = time.monotonic() + self.kafka.timeout_s
+        while True:
+            later = self._places()
+            behind = any(offset >= _offset(later, number) for number, offset, _ in self.early)
+            if not behind or time.monotonic() >= deadline:
+                return later
+            time.sleep(AGAIN_S)
+
+    def _places(self) -> Mapping[int, Place]:
+        return browse.places(self.kafka, self.topics.images, self.kafka.group_id, browse.LONGEST_OPEN_S)
+
+    def _topic_id(self) -> str | None:
+        return identity.topic_ids(self.kafka, [self.topics.images]).get(self.topics.images)
+
+    def _bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """First offset and the end of what is decided, of each partition."""
+        return {} if self.embedded else browse.bounds(self.kafka, topic, isolation="read_committed")
 
 
-def _source(record: codecs.Record, topics: Topics) -> tuple[int, int] | None:
-    """Partition and offset of the input that `record` answers; None where it answers none of the images topic."""
-    if record.topic == topics.predictions:
-        try:
-            prediction = codecs.decode_prediction(record.value)
-        except ValueError:  # somebody else has written that
-            return None
-        return prediction.partition, prediction.offset
-    letter = letters.read_letter(record)
-    if letter is None or letter.source is None or letter.source.topic != topics.images:
-        return None
-    return letter.source.partition, letter.source.offset
+def _offset(places: Mapping[int, Place], number: int) -> int:
+    return places[number].offset if number in places else 0

@@ -6,13 +6,16 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource  # admin has it too, but not for type checkers
 
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection
+from cifarctl.stream.identity import Mark
 from cifarctl.stream.records import Record, record_of
 
 Isolation: TypeAlias = Literal["read_committed", "read_uncommitted"]
@@ -150,8 +153,20 @@ def await_decided(settings: KafkaSettings, topic: str) -> None:
         time.sleep(SLICE_S)
 
 
+class Place(NamedTuple):
+    """The next offset that a group will read, and what is known of it."""
+
+    offset: int
+    mark: Mark
+
+
 def committed(settings: KafkaSettings, topic: str, group: str, patience_s: float | None = None) -> dict[int, int]:
-    """The next offset that `group` will read, of each partition for which it has committed one.
+    """The next offset that `group` will read, of each partition for which it has committed one; else as `places`."""
+    return {number: place.offset for number, place in places(settings, topic, group, patience_s).items()}
+
+
+def places(settings: KafkaSettings, topic: str, group: str, patience_s: float | None = None) -> dict[int, Place]:
+    """The place of `group` in each partition for which it has committed one.
 
     A coordinator that moves, and offsets in a transaction that is not decided yet, are waited for: `patience_s`
     seconds, by default `kafka.timeout_s`.
@@ -160,16 +175,38 @@ def committed(settings: KafkaSettings, topic: str, group: str, patience_s: float
         BrokerError: no such topic, no permission, or no answer.
     """
     with _consumer(settings, group, f"cannot read the offsets of {group}") as client:
-        places = [TopicPartition(topic, number) for number in _partitions(client, settings, topic)]
-
-        def ask() -> dict[int, int]:
-            found = client.committed(places, settings.timeout_s)
-            for place in found:
-                if place.error is not None:
-                    raise KafkaException(place.error)
-            return {place.partition: place.offset for place in found if place.offset >= 0}
-
+        numbers = _partitions(client, settings, topic)
+        ask = partial(places_of, client, settings, topic, numbers)
         return connection.patiently(ask, settings.timeout_s if patience_s is None else patience_s)
+
+
+def places_of(client: Consumer, settings: KafkaSettings, topic: str, numbers: Iterable[int]) -> dict[int, Place]:
+    """As `places`, of the group of a client that is there.
+
+    Raises:
+        KafkaException: no answer.
+    """
+    found = client.committed([TopicPartition(topic, number) for number in numbers], settings.timeout_s)
+    for place in found:
+        if place.error is not None:
+            raise KafkaException(place.error)
+    return {place.partition: Place(place.offset, Mark.parse(place.metadata)) for place in found if place.offset >= 0}
+
+
+def compacted(settings: KafkaSettings, topics: Iterable[str]) -> dict[str, bool]:
+    """Whether records of each of `topics` may be replaced by later ones of their key: `cleanup.policy` has compact.
+
+    A topic is left out where the broker does not tell, for want of the right DescribeConfigs for example.
+    """
+    names = {ConfigResource(ConfigResource.Type.TOPIC, topic): topic for topic in topics}
+    admin = connection.create(AdminClient, settings, {}, None)
+    found: dict[str, bool] = {}
+    for resource, future in admin.describe_configs(list(names), request_timeout=settings.timeout_s).items():
+        try:
+            found[names[resource]] = "compact" in future.result()["cleanup.policy"].value
+        except (KafkaException, KeyError) as error:
+            connection.logger.info("cleanup.policy of %s: %s", names[resource], error)
+    return found
 
 
 @contextmanager

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from cifarctl import times
 from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import browse, clients, connection, limited
+from cifarctl.stream import browse, clients, connection, identity, limited
+from cifarctl.stream.identity import Mark
 from cifarctl.stream.records import Partition
 
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 BEGINNING, END = "beginning", "end"
-FORMS = "beginning, end, a time such as 2026-01-31T12:00:00, an offset, or partition:offset[,partition:offset]"
+FORMS = f"beginning, end, an offset, partition:offset[,partition:offset], or a time: {times.FORMS} as @1769860800"
 
 #: The group has members, and only those may commit for it.
 OCCUPIED = {
@@ -41,27 +41,51 @@ class Start:
 
     @classmethod
     def parse(cls, text: str) -> Start:
-        """Read what a person writes; a time without a zone is local.
+        """Read what a person writes: as in `times.parse`, but that a bare number is an offset.
 
         Raises:
-            SettingsError: the text has none of the forms.
+            SettingsError: the text has none of the forms, or is a number that may well be meant as a time.
         """
         if text in (BEGINNING, END):
             return cls(word=text)
         if re.fullmatch(r"\d{1,18}", text):
+            _refuse_ambiguous(text)
             return cls(offset=int(text))
+        if re.fullmatch(r"offset:\d{1,18}", text):
+            return cls(offset=int(text.removeprefix("offset:")))
         if re.fullmatch(r"\d{1,9}:\d{1,18}(,\d{1,9}:\d{1,18})*", text):
-            pairs = (pair.split(":") for pair in text.split(","))
-            return cls(offsets={int(number): int(offset) for number, offset in pairs})
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise SettingsError(f"--from {text}: expected {FORMS}") from None
-        return cls(time_ms=round(moment.timestamp() * 1000))
+            return cls(offsets=_each_once(text))
+        if re.fullmatch(r"[0-9.]+", text):
+            raise SettingsError(f"--from {text}: expected {FORMS}")
+        return cls(time_ms=times.parse(text, "--from", FORMS))
+
+
+def _each_once(text: str) -> dict[int, int]:
+    offsets: dict[int, int] = {}
+    for pair in text.split(","):
+        number, offset = map(int, pair.split(":"))
+        if number in offsets:
+            raise SettingsError(f"--from {text}: partition {number} is named twice; give it one offset")
+        offsets[number] = offset
+    return offsets
+
+
+def _refuse_ambiguous(number: str) -> None:
+    if times.is_date(number):
+        hint = f"Write {number[:4]}-{number[4:6]}-{number[6:]} for the time,"
+    elif times.is_epoch(number):
+        hint = f"Write @{number} for the time,"
+    elif re.fullmatch("(19[7-9]|20[0-9])[0-9]{5}", number):
+        hint = "There is no such date; write"
+    else:
+        return
+    raise SettingsError(f"--from {number}: a time or an offset? {hint} offset:{number} for the offset")
 
 
 def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
     """Commit `start` for `kafka.group_id` and tell the offset of each partition; the others of a topic stay.
+
+    What the group jumps over is noted with the offset as skipped on purpose: `identity.Mark`.
 
     Raises:
         BrokerError: no broker answers, the group has members, or there is no such partition or offset.
@@ -72,7 +96,7 @@ def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
         with connection.broker_errors(settings, f"cannot move the group {settings.group_id}"):
             numbers = sorted(client.list_topics(topic, timeout=settings.timeout_s).topics[topic].partitions)
             offsets = _offsets(client, settings, topic, numbers, start)
-            places = [TopicPartition(topic, number, offset) for number, offset in offsets.items()]
+            places = _marked(client, settings, topic, offsets)
             try:
                 committing = limited.begin(client.commit, offsets=places, asynchronous=False)
                 for result in committing.result(settings.timeout_s):
@@ -93,6 +117,21 @@ def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
             return offsets
     finally:
         client.close()
+
+
+def _marked(client: Consumer, settings: KafkaSettings, topic: str, offsets: Mapping[int, int]) -> list[TopicPartition]:
+    """`offsets` as they are to be committed; a group without a place would have begun at the oldest record."""
+    ask = partial(browse.places_of, client, settings, topic, offsets)
+    before = connection.patiently(ask, settings.timeout_s)
+    topic_id = identity.topic_ids(settings, [topic]).get(topic)
+    marked = []
+    for number, (oldest, _) in browse.watermarks(client, settings, topic, offsets).items():
+        place = before.get(number)
+        if place is None or place.mark.of_another(topic_id):
+            place = browse.Place(oldest, Mark())
+        mark = replace(place.mark.moved(place.offset, offsets[number], oldest), topic_id=topic_id)
+        marked.append(TopicPartition(topic, number, offsets[number], metadata=str(mark)))
+    return marked
 
 
 def since(settings: KafkaSettings, topics: Iterable[str], time_ms: int) -> dict[Partition, int]:
@@ -118,20 +157,6 @@ def since(settings: KafkaSettings, topics: Iterable[str], time_ms: int) -> dict[
         return found
     finally:
         client.close()
-
-
-def moment(text: str) -> int:
-    """What a person means by a time or by a while ago (90s, 30m, 2h, 1d): epoch milliseconds.
-
-    Raises:
-        SettingsError: the text has none of the forms.
-    """
-    if (ago := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)) is not None:
-        return round((time.time() - float(ago[1]) * SECONDS[ago[2]]) * 1000)
-    try:
-        return round(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:
-        raise SettingsError(f"--since {text}: expected 90s, 30m, 2h, 1d, or a time such as 2026-01-31T12:00") from None
 
 
 def _offsets(client: Consumer, settings: KafkaSettings, topic: str, numbers: list[int], start: Start) -> dict[int, int]:

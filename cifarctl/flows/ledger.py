@@ -1,0 +1,129 @@
+"""The ledger of `verify-stream`: what the inputs of a partition are, and which of them have been answered."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+
+import orjson
+
+from cifarctl.stream import codecs, letters
+from cifarctl.stream.browse import Place
+from cifarctl.stream.identity import Range
+from cifarctl.stream.records import Record
+
+MOST_EXAMPLES = 10
+SEEN_MANY = 255
+UNKNOWN = 0  # no digest: cannot be compared
+
+
+def digest(data: bytes | None) -> int:
+    """64 bits that tell one text from another."""
+    return int.from_bytes(hashlib.sha256(data or b"").digest()[:8], "big") or 1
+
+
+class Findings:
+    """How often something is wrong, and the first few places."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: list[str] = []
+
+    def add(self, kind: str, story: str, count: int = 1) -> None:
+        """Note it."""
+        self.counts[kind] += count
+        if len(self.examples) < MOST_EXAMPLES:
+            self.examples.append(story)
+
+
+class Partition:
+    """The input records of one partition, 33 bytes each, and the place of the group there.
+
+    All below `end` is decided; what is below `oldest` has aged out.
+    """
+
+    def __init__(self, oldest: int, end: int, place: Place | None) -> None:
+        self.oldest, self.end, self.place = oldest, end, place
+        self.offsets = array("q")
+        self._keys = array("Q")
+        self._ids = array("Q")
+        self._bodies = array("Q")
+        self.answers = bytearray()
+
+    @property
+    def committed(self) -> int:
+        """The next offset that the group will read; 0 where it has none."""
+        return self.place.offset if self.place is not None else 0
+
+    def deliver(self, record: Record) -> None:
+        """Take in the next record."""
+        image_id = codecs.id_of(record)
+        self.offsets.append(record.offset)
+        self.end = max(self.end, record.offset + 1)
+        self._keys.append(digest(record.key))
+        self._ids.append(UNKNOWN if image_id is None else digest(image_id.encode("utf-8", "replace")))
+        self._bodies.append(digest(record.value))
+        self.answers.append(0)
+
+    def find(self, offset: int) -> int | None:
+        """Which of the records has this offset; None where there is none."""
+        index = bisect_left(self.offsets, offset)
+        return index if index < len(self.offsets) and self.offsets[index] == offset else None
+
+    def same(self, index: int, answer: Answer) -> bool:
+        """Whether it is this record that was answered, as far as that can be told."""
+        known = (self._bodies if answer.of_body else self._ids)[index]
+        return UNKNOWN in (known, answer.digest) or known == answer.digest
+
+    def answer(self, index: int) -> None:
+        """Count an answer."""
+        self.answers[index] = min(SEEN_MANY, self.answers[index] + 1)
+
+    def skipped(self, offset: int) -> bool:
+        """Whether the group was moved over it on purpose."""
+        ranges: tuple[Range, ...] = self.place.mark.skipped if self.place is not None else ()
+        return any(first <= offset < end for first, end in ranges)
+
+    def unanswered(self) -> Iterator[tuple[int, int, int]]:
+        """Offset and digests of id and key of each record below the committed offset that has no answer."""
+        for index in range(bisect_left(self.offsets, self.committed)):
+            if not self.answers[index]:
+                yield self.offsets[index], self._ids[index], self._keys[index]
+
+
+class Answer:
+    """What one record of predictions or dead letters answers: a place, and the digest of the id or of the bytes."""
+
+    def __init__(self, number: int, offset: int, told: int, *, of_body: bool) -> None:
+        self.number, self.offset, self.digest, self.of_body = number, offset, told, of_body
+
+    @classmethod
+    def of_letter(cls, record: Record, images: str) -> Answer | None:
+        """Read a dead letter; None where it answers nothing of the topic `images`."""
+        letter = letters.read_letter(record)
+        if letter is None or letter.source is None or letter.source.topic != images:
+            return None
+        told = _digested(record.value) if letter.digested else digest(record.value)
+        return cls(letter.source.partition, letter.source.offset, told, of_body=True)
+
+    @classmethod
+    def of_prediction(cls, record: Record) -> Answer | None:
+        """Read a prediction; None where somebody else has written something else."""
+        try:
+            prediction = codecs.decode_prediction(record.value)
+        except ValueError:
+            return None
+        told = digest(prediction.id.encode("utf-8", "replace"))
+        return cls(prediction.partition, prediction.offset, told, of_body=False)
+
+
+def _digested(value: bytes | None) -> int:
+    """The digest of the bytes that a digested letter stands for."""
+    try:
+        body = orjson.loads(value or b"")
+        return int(str(body["sha256"])[:16], 16) or 1
+    except (ValueError, TypeError, KeyError):
+        return UNKNOWN
