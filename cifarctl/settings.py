@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -36,10 +36,15 @@ DOTENV_FILE = ".env"
 MASK = "********"
 SECRET_WORDS = ("password", "passphrase", "secret", "token", "ssl.key", "private.key", "jaas", "oauthbearer.config")
 PLACES = ("location", "file", "url", "endpoint")  # names of where a secret is, or is had, end so
+TEXT = "should be text in UTF-8"
+MOST_MS = 10**9  # 11 days; librdkafka counts milliseconds in 32 bits
+MOST_SESSION_MS = 3_600_000  # librdkafka takes no longer session.timeout.ms
 
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 PositiveInt: TypeAlias = Annotated[int, Field(ge=1)]
 PositiveFloat: TypeAlias = Annotated[float, Field(gt=0)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=1e9)]
+"""A time to wait. Clocks, locks and the Kafka client reckon with what a number of theirs holds; 30 years fit."""
 Channels: TypeAlias = tuple[float, float, float]
 
 
@@ -55,6 +60,46 @@ def _whole(shares: Channels) -> Channels:
     return shares
 
 
+def at_home(path: Path) -> Path:
+    """`path` with a leading ``~`` or ``~user`` replaced by the home folder, as a shell does where it sees one.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder of {path.parts[0]}; write the path out") from None
+
+
+def _at_home_among(options: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+    for name, value in options.items():
+        if isinstance(value, str) and not _encodable(value):
+            raise ValueError(f"{name} {TEXT}")
+    return {
+        name: str(at_home(Path(value))) if isinstance(value, str) and value.startswith("~") and _path(name) else value
+        for name, value in options.items()
+    }
+
+
+def _path(option: str) -> bool:
+    """Whether the librdkafka option of this name is a path."""
+    return option.endswith((".location", ".path", ".paths", ".keytab"))
+
+
+def _encodable(text: str) -> bool:
+    """Whether it is text: Python keeps bytes of arguments and of the environment that are no UTF-8 as surrogates."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _of_text(path: Path | None) -> Path | None:
+    if path is not None and not _encodable(str(path)):
+        raise ValueError(f"{TEXT}, as the Kafka client takes no other")
+    return path
+
+
+Location: TypeAlias = Annotated[Path, AfterValidator(at_home)]
+"""Every setting that is a path."""
 Shares: TypeAlias = Annotated[Channels, AfterValidator(_whole)]
 Deviation: TypeAlias = Annotated[Channels, AfterValidator(_spread)]
 
@@ -62,7 +107,15 @@ Deviation: TypeAlias = Annotated[Channels, AfterValidator(_spread)]
 class Section(BaseModel):
     """A group of settings; frozen, and closed so that a misspelt name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(plain, str) and not _encodable(plain):
+            raise ValueError(TEXT)
+        return value
 
 
 class DataSettings(Section):
@@ -71,7 +124,7 @@ class DataSettings(Section):
     source: Literal["auto", "cifar10", "folder", "synthetic"] = Field(
         "auto", description="cifar10, folder, synthetic, or auto: cifar10 where it can be had, else synthetic"
     )
-    dir: Path = Field(
+    dir: Location = Field(
         Path("data"), description="folder that holds cifar-10-batches-py, or train/ and test/ of pictures"
     )
     download: bool = Field(True, description="download CIFAR-10 when it is absent")
@@ -123,7 +176,7 @@ class TrainSettings(Section):
         "auto", description="torch.compile: on, off, or auto: in runs of five minutes or more, where it measures faster"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 = every core")
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 = every core that the process may use")
     seed: int = Field(0, ge=0, description="seed of initial weights, order and augmentation")
 
 
@@ -144,7 +197,9 @@ class KafkaSettings(Section):
     delivery: Literal["auto", "exactly-once", "at-least-once"] = Field(
         "auto", description="auto is exactly-once, and at-least-once on the embedded broker only, which cannot do it"
     )
-    commit_interval_ms: PositiveInt = Field(100, description="milliseconds between commits of serve")
+    commit_interval_ms: Annotated[int, Field(ge=1, le=MOST_MS)] = Field(
+        100, description="milliseconds between commits of serve"
+    )
     commit_messages: PositiveInt = Field(10_000, description="inputs after which serve commits before that")
     group_protocol: Literal["auto", "classic", "consumer"] = Field(
         "auto",
@@ -154,7 +209,7 @@ class KafkaSettings(Section):
     group_instance_id: str | None = Field(
         None, description="static membership: a name of this replica that outlives its process"
     )
-    session_timeout_ms: Annotated[int, Field(ge=1000)] = Field(
+    session_timeout_ms: Annotated[int, Field(ge=1000, le=MOST_SESSION_MS)] = Field(
         6000, description="after this silence a dead replica's partitions move on (classic; else the broker decides)"
     )
     timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(
@@ -175,15 +230,17 @@ class KafkaSettings(Section):
     sasl_oauth_client_id: str | None = Field(None, description="OAUTHBEARER: client id")
     sasl_oauth_client_secret: SecretStr | None = Field(None, description="OAUTHBEARER: client secret")
     sasl_oauth_scope: str | None = Field(None, description="OAUTHBEARER: scope to ask for")
-    ssl_ca_location: Path | None = Field(None, description="file of trusted certificates")
-    ssl_certificate_location: Path | None = Field(None, description="mTLS: file of the client's certificate (PEM)")
-    ssl_key_location: Path | None = Field(None, description="mTLS: file of the client's private key (PEM)")
+    ssl_ca_location: Location | None = Field(None, description="file of trusted certificates")
+    ssl_certificate_location: Location | None = Field(None, description="mTLS: file of the client's certificate (PEM)")
+    ssl_key_location: Location | None = Field(None, description="mTLS: file of the client's private key (PEM)")
     ssl_key_password: SecretStr | None = Field(None, description="mTLS: password of that key")
-    options: dict[str, str | int | float | bool] = Field(
+    options: Annotated[dict[str, str | int | float | bool], AfterValidator(_at_home_among)] = Field(
         default_factory=dict,
         repr=False,  # passwords may be among them
         description="any further librdkafka option, for example kafka.options.linger.ms",
     )
+
+    _locations = field_validator("ssl_ca_location", "ssl_certificate_location", "ssl_key_location")(_of_text)
 
 
 class ProduceSettings(Section):
@@ -193,7 +250,7 @@ class ProduceSettings(Section):
     format: Literal["raw", "json", "png"] = Field(
         "raw", description="wire format: raw bytes, the tutorial's JSON, or PNG"
     )
-    label_delay: Annotated[float, Field(ge=0)] = Field(
+    label_delay: Annotated[float, Field(ge=0, le=1e9)] = Field(
         0.0, description="seconds after its image that a label follows on the labels topic; 0 = with the image"
     )
     unlabelled: Fraction = Field(0.0, description="share of images sent without their label")
@@ -204,7 +261,7 @@ class ServeSettings(Section):
     """The stream predictor."""
 
     batch_size: PositiveInt = Field(128, description="most messages in a micro-batch")
-    max_wait_ms: Annotated[int, Field(ge=0)] = Field(
+    max_wait_ms: Annotated[int, Field(ge=0, le=MOST_MS)] = Field(
         0, description="milliseconds to wait for a micro-batch to fill; 0 = take what is there"
     )
     backend: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] = Field(
@@ -214,9 +271,11 @@ class ServeSettings(Section):
         "auto", description="arithmetic of prediction; auto takes bfloat16 where it measures faster"
     )
     device: str = Field("auto", description="auto, cpu, cuda, ...")
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the predictor; 0 = half of the cores")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="CPU threads of the predictor; 0 = half of the cores that the process may use"
+    )
     alias: str = Field("production", pattern=r"^[a-z][a-z0-9_-]{0,63}$", description="registry alias that is served")
-    alias_interval: PositiveFloat = Field(0.5, description="seconds between looks at the alias")
+    alias_interval: Seconds = Field(0.5, description="seconds between looks at the alias")
     canary: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of ids that the version on trial answers, named by <alias>-canary; 0 = none"
     )
@@ -232,7 +291,7 @@ class OnlineSettings(Section):
         description="how the learner learns: mixture, replay, er-ace, der++, finetune, or that of another package",
     )
     update_every: PositiveInt = Field(125, description="labelled images between two updates")
-    update_interval: PositiveFloat = Field(300.0, description="seconds between two updates; whichever comes first")
+    update_interval: Seconds = Field(300.0, description="seconds between two updates; whichever comes first")
     min_examples: PositiveInt = Field(200, description="fewest labelled images to learn from")
     buffer_size: Annotated[int, Field(ge=10)] = Field(4000, description="labelled images kept to learn from")
     holdout_every: Annotated[int, Field(ge=2)] = Field(
@@ -263,7 +322,7 @@ class OnlineSettings(Section):
     allow_full: bool = Field(
         False, description="learn from a version of train --full, which knows the images that it is judged by"
     )
-    label_wait: PositiveFloat = Field(
+    label_wait: Seconds = Field(
         600.0, description="seconds that an image waits for its label on the labels topic, or a label for its image"
     )
     label_wait_mb: PositiveInt = Field(
@@ -282,17 +341,17 @@ class OnlineSettings(Section):
         None, description="most of a core that the learner may use, 0.5 = half of one; default: its threads'"
     )
     niceness: Annotated[int, Field(ge=0, le=19)] = Field(10, description="lower priority of the learner process")
-    heartbeat_timeout: PositiveFloat = Field(60.0, description="seconds of silence after which a learner is restarted")
+    heartbeat_timeout: Seconds = Field(60.0, description="seconds of silence after which a learner is restarted")
     seed: int = Field(0, ge=0, description="seed of the learner")
 
 
 class RegistrySettings(Section):
     """The model registry that every command shares."""
 
-    dir: Path = Field(Path("registry"), description="folder of versions, aliases and history")
+    dir: Location = Field(Path("registry"), description="folder of versions, aliases and history")
     keep: PositiveInt = Field(20, description="newest versions that gc keeps")
     keep_hours: Annotated[float, Field(ge=0)] = Field(
-        24.0, description="gc keeps what an alias named within so many hours"
+        24.0, description="gc keeps what an alias named, or a learner wrote, within so many hours"
     )
     trusted_models: str = Field(
         "",
@@ -300,7 +359,7 @@ class RegistrySettings(Section):
         "comma-separated",
     )
     max_model_mb: PositiveInt = Field(512, description="largest model file that is loaded, in MiB")
-    lock_timeout: PositiveFloat = Field(30.0, description="seconds to wait for another writer of the registry")
+    lock_timeout: Seconds = Field(30.0, description="seconds to wait for another writer of the registry")
 
     @property
     def trusted(self) -> list[str]:
@@ -447,7 +506,9 @@ def parse_assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or name.count(".") < 1:
         # Not the value: it may be a password.
-        raise SettingsError(f"--set {name.strip()!r}: expected section.key=value, for example train.epochs=5")
+        meant = _meant(name.strip()) if equals else None
+        hint = f"did you mean {meant}?" if meant else "for example train.epochs=5"
+        raise SettingsError(f"--set {name.strip()!r}: expected section.key=value, {hint}")
     if _secret(name.strip()):
         section, _, key = name.strip().partition(".")
         variable = Setting(f"{section}.{key.partition('.')[0]}", None, "", secret=True).environment
@@ -595,23 +656,67 @@ def _ours(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _strays(variables: Mapping[str, str | None]) -> dict[str, Any]:
-    """Variables with our prefix that belong to no section: misspelt, most likely."""
-    names = [name for name in variables if name.upper().startswith(PREFIX)]
-    heads = {name: name[len(PREFIX) :].lower().partition(NESTED)[0] for name in names}
-    return {heads[name]: variables[name] for name in names if heads[name] not in Settings.model_fields}
+    """Variables with our prefix that belong to no section, by their names without it: misspelt, most likely."""
+    found: dict[str, Any] = {}
+    for name, value in variables.items():
+        section, _, key = name[len(PREFIX) :].lower().partition(NESTED)
+        if name.upper().startswith(PREFIX) and section not in Settings.model_fields:
+            found[section] = {key: value} if key else value
+    return found
 
 
 def _refuse_unknown(source: str, values: Mapping[str, Any]) -> None:
-    for section in values:
-        if section not in Settings.model_fields:
-            known = ", ".join(Settings.model_fields)
-            close = next((name for name in Settings.model_fields if section.startswith(f"{name}_")), None)
-            if close is not None:
-                meant = f"{PREFIX}{close}{NESTED}{section.removeprefix(f'{close}_')}".upper()
-                raise SettingsError(
-                    f"unknown setting {section} ({source}); did you mean {meant}, with two underscores?"
-                )
-            raise SettingsError(f"unknown setting {section} ({source}); the sections are {known}")
+    for section, inside in values.items():
+        keys = list(inside) if isinstance(inside, Mapping) else []
+        if section in Settings.model_fields:
+            options = inside.get("options") if isinstance(inside, Mapping) else None
+            if isinstance(options, Mapping):
+                keys += [f"options.{key}" for key in options]
+            for key in keys:
+                if not _encodable(key):  # pydantic cannot say so
+                    raise _unknown(f"{section}.{key}", source)
+            continue
+        name = f"{section}.{keys[0]}" if keys else section
+        raise _unknown(name, source, f"the sections are {', '.join(Settings.model_fields)}")
+
+
+def _unknown(name: str, source: str, otherwise: str = "`cifarctl config` lists all") -> SettingsError:
+    """That there is no such setting, and which one was meant, as one writes it in that source."""
+    meant = _meant(name)
+    if meant is None:
+        hint = otherwise
+    elif source in ("environment", DOTENV_FILE):
+        variable = Setting(".".join(meant.split(".")[:2]), None, "", secret=False).environment
+        hint = f"did you mean {variable}{'' if '.' in name else ', with two underscores'}?"
+    else:
+        hint = f"did you mean {meant}?"
+    return SettingsError(f"unknown setting {name} ({source}); {hint}")
+
+
+def _meant(name: str) -> str | None:
+    """The setting that somebody who wrote `name` most likely meant; its section may be misspelt or missing."""
+    known = [setting.name for setting in declared()]
+    section, dot, key = name.partition(".")
+    if not dot:  # one underscore in the place of two, or the key alone
+        divided = [one for one in known if one.replace(".", "_") == name or one.partition(".")[2] == name]
+        if divided:
+            return divided[0]
+        for head in Settings.model_fields:
+            if section.startswith(f"{head}_"):
+                return f"{head}.{section.removeprefix(f'{head}_')}"
+        return None
+    head, dot, option = key.partition(".")
+    if dot and _like(section, "kafka") and _like(head, "options"):
+        return f"kafka.options.{option}"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    if close:
+        return close[0]
+    same = [one for one in known if one.partition(".")[2] == key]
+    return same[0] if len(same) == 1 else None
+
+
+def _like(text: str, word: str) -> bool:
+    return bool(difflib.get_close_matches(text, [word]))
 
 
 def _source(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -638,10 +743,10 @@ def _place(path: Sequence[int | str]) -> str:
 def _describe(error: dict[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
     name = _place(error["loc"])
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, [setting.name for setting in declared()], n=1)
-        hint = f"; did you mean {close[0]}?" if close else "; `cifarctl config` lists all"
-        return f"unknown setting {name} ({_source(name, found)}){hint}"
+        return str(_unknown(name, _source(name, found)))
     secret = any(setting.secret for setting in declared() if setting.name == name)
     value = MASK if secret else _shown(name, error["input"])
     message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if error["type"] == "string_unicode":
+        message = TEXT
     return f"{name} = {value} ({_source(name, found)}): {message}"

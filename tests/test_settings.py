@@ -152,7 +152,13 @@ def test_another_programs_names_in_dotenv_are_none_of_our_business() -> None:
 @each_source
 def test_an_unknown_key_is_refused_with_what_was_meant(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     overrides = SOURCES[source](monkeypatch, "train.epoch", "3")
-    assert error_of(overrides) == f"unknown setting train.epoch ({source}); did you mean train.epochs?"
+    meant = "CIFARCTL_TRAIN__EPOCHS" if source in ("environment", ".env") else "train.epochs"
+    assert error_of(overrides) == f"unknown setting train.epoch ({source}); did you mean {meant}?"
+
+
+@pytest.mark.parametrize("name", ["kafka.option.linger.ms", "kafak.options.linger.ms"])
+def test_a_misspelt_option_of_the_kafka_client(name: str) -> None:
+    assert error_of({name: "5"}) == f"unknown setting {name} (option); did you mean kafka.options.linger.ms?"
 
 
 @each_source
@@ -162,9 +168,17 @@ def test_an_unknown_key_like_no_other_tells_where_all_are(monkeypatch: pytest.Mo
 
 
 @each_source
+def test_a_misspelt_section_is_refused_with_what_was_meant(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    message = error_of(SOURCES[source](monkeypatch, "onlin.update_every", "3"))
+    variable = source in ("environment", ".env")
+    meant = "CIFARCTL_ONLINE__UPDATE_EVERY" if variable else "online.update_every"
+    assert message == f"unknown setting onlin.update_every ({source}); did you mean {meant}?"
+
+
+@each_source
 def test_an_unknown_section_is_refused_with_those_there_are(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    message = error_of(SOURCES[source](monkeypatch, "trian.epochs", "3"))
-    assert message.startswith(f"unknown setting trian ({source}); the sections are ")
+    message = error_of(SOURCES[source](monkeypatch, "qqqqqqqq.wwwwwww", "3"))
+    assert message.startswith(f"unknown setting qqqqqqqq.wwwwwww ({source}); the sections are ")
     for section in Settings.model_fields:
         assert section in message
 
@@ -364,6 +378,35 @@ def test_where_a_secret_is_had_is_none(name: str) -> None:
     assert {row.setting.name: row.value for row in explain({name: "somewhere"})}[name] == "somewhere"
 
 
+@pytest.mark.parametrize("setting", [s for s in declared() if "seconds" in s.description], ids=lambda s: s.name)
+def test_no_time_is_longer_than_clocks_can_tell(setting: settings.Setting) -> None:
+    """Threads that wait for it would fail where nobody sees it."""
+    assert isinstance(setting.default, int | float)
+    value = "1" + "0" * 30 if isinstance(setting.default, int) else "1e300"
+    assert f"{setting.name} = {value} (option): should be less than or equal to" in error_of({setting.name: value})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["kafka.group_id", "kafka.sasl_username", "kafka.ssl_ca_location", "kafka.options.client.id", "train.device"],
+)
+def test_bytes_that_are_no_text_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the shell passes what another program wrote in Latin-1: Python keeps such bytes as surrogates."""
+    message = error_of(dict([parse_assignment(f"{name}=\udcff")]))
+    assert message.startswith(name.removesuffix(".client.id") + " = ")
+    assert "should be text in UTF-8" in message
+    assert ("client.id should" in message) == name.endswith("client.id")
+
+
+@pytest.mark.parametrize("name", ["train.\udcff", "kafka.options.\udcff", "\udcff.epochs"])
+def test_a_name_that_is_no_text_is_refused(name: str) -> None:
+    assert error_of({name: "1"}).startswith(f"unknown setting {name} (option); ")
+
+
+def test_a_path_need_not_be_text() -> None:
+    assert load({"registry.dir": "/models\udcff"}).registry.dir == Path("/models\udcff")
+
+
 # --- kafka.options
 
 
@@ -481,3 +524,41 @@ def test_a_line_of_dotenv_that_is_none_is_named_without_its_text() -> None:
     Path(".env").write_text('CIFARCTL_TRAIN__EPOCHS=3\nCIFARCTL_KAFKA__SASL_PASSWORD="half\n')
     message = error_of()
     assert message == ".env cannot be read: line 2 is not of the form NAME=value"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["data.dir", "registry.dir", "kafka.ssl_ca_location", "kafka.ssl_certificate_location", "kafka.ssl_key_location"],
+)
+@each_source
+def test_the_home_folder_is_told_by_its_sign(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands it in the environment, in .env, in cifarctl.toml, nor behind an equals sign."""
+    monkeypatch.setenv("HOME", "/houses/ada")
+    section, _, key = name.partition(".")
+    loaded = load(SOURCES[source](monkeypatch, name, "~/models"))
+    assert getattr(getattr(loaded, section), key) == Path("/houses/ada/models")
+
+
+def test_every_path_among_the_settings_is_such_a_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/houses/ada")
+    paths = [
+        f"{section}.{name}"
+        for section in Settings.model_fields
+        for name, field in type(getattr(load(), section)).model_fields.items()
+        if "Path" in str(field.annotation)
+    ]
+    assert len(paths) == 5
+    for name in paths:
+        section, _, key = name.partition(".")
+        assert getattr(getattr(load({name: "~/x"}), section), key) == Path("/houses/ada/x")
+
+
+def test_paths_among_the_options_of_the_kafka_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/houses/ada")
+    given = {"kafka.options.ssl.crl.location": "~/crl.pem", "kafka.options.client.rack": "~/rack"}
+    assert load(given).kafka.options == {"ssl.crl.location": "/houses/ada/crl.pem", "client.rack": "~/rack"}
+
+
+def test_the_home_folder_of_nobody() -> None:
+    with pytest.raises(SettingsError, match=r"data.dir = ~nobody-here/x \(option\): there is no home folder"):
+        load({"data.dir": "~nobody-here/x"})

@@ -24,7 +24,7 @@ from cifarctl.flows.demo import STAGES as TITLES
 from cifarctl.ui.demo import DemoView, demo_summary
 from cifarctl.ui.learn import RetrainView, outcome
 from cifarctl.ui.output import Output, to_json
-from cifarctl.ui.plots import training_pictures
+from cifarctl.ui.plots import draw_confusion, training_pictures
 from cifarctl.ui.produce import ProduceView, produce_summary
 from cifarctl.ui.serve import ServeView, serve_summary
 from cifarctl.ui.tables import (
@@ -574,6 +574,14 @@ def test_figures_are_logged_now_and_then_only() -> None:
     assert len(logged) == 2
 
 
+def test_no_speed_is_told_before_there_is_one() -> None:
+    for view, event in ((ServeView(), batch(100)), (ProduceView(), events.ProduceProgress(5, 0, 0, 0.1, ""))):
+        view.update(event)
+        shown = " ".join([*view.lines(event), *text_of(view.render())])
+        assert "0.00" not in shown
+        assert re.search(r"– (images|messages)/s", shown)
+
+
 def test_every_image_is_printed_when_asked_for() -> None:
     view = ServeView(print_images=True)
     for event in (ONLINE_STARTED, STATUS):
@@ -644,18 +652,19 @@ def test_versions_fit_a_terminal_without_losing_a_letter() -> None:
             [
                 {
                     "version": 123456,
-                    "created": "2026-01-01T12:34:56.789+00:00",
+                    "created": "2001-01-01T12:34:56.789",
                     "model": "net",
                     "parent": 123455,
                     "metrics": {"validation_accuracy": 0.7654, "test_accuracy": None},
                     "aliases": ["production"],
                 }
-            ]
+            ],
+            Path("/r"),
         )
     )
     text = "\n".join(shown)
     assert max(map(len, shown)) <= WIDTH
-    for part in ("version", "model", "validation", "production", "123456", "2026-01-01 12:34", "76.5 %", "–"):
+    for part in ("version", "model", "validation", "production", "123456", "2001-01-01 12:34 ", "76.5 %", "–"):
         assert part in text
 
 
@@ -670,10 +679,10 @@ def test_the_evaluation_fits_a_terminal() -> None:
 
 
 def test_tables_of_nothing() -> None:
-    assert "cifarctl train" in str(versions_table([]))
+    assert "cifarctl train" in str(versions_table([], Path("/r")))
     assert "no alias has been moved" in str(history_table([]))
     assert removed_table([], dry_run=False) == "nothing to remove"
-    assert verify_table([]) == "the registry is empty"
+    assert verify_table([], Path("/r")) == "the registry in /r is empty"
 
 
 def test_tables_show_their_rows() -> None:
@@ -688,7 +697,7 @@ def test_tables_show_their_rows() -> None:
     for part in ("reject", "3 → 3", "learner", "[bold]not"):
         assert part in text
     rows = [{"version": 1, "problem": None}, {"version": 2, "problem": "sha256 differs [red]"}]
-    text = "\n".join(text_of(verify_table(rows)))
+    text = "\n".join(text_of(verify_table(rows, Path("/r"))))
     assert "sound" in text
     assert "sha256 differs [red]" in text
     checks = [{"check": "broker", "ok": False, "finding": LONG}, {"check": "data", "ok": True, "finding": "fine"}]
@@ -716,6 +725,8 @@ def test_numbers() -> None:
     ]  # fmt: skip
     assert [milliseconds(None), milliseconds(1.25), milliseconds(2500)] == ["–", "1.2 ms", "2.5 s"]
     assert [rate(0.2, "messages"), rate(12_345, "images")] == ["0.20 messages/s", "12,345 images/s"]
+    told = [rate(value, "images") for value in (None, 0.0, 0.0042)]
+    assert told == ["– images/s", "0 images/s", "0.0042 images/s"]
 
 
 @given(st.floats(allow_nan=False), st.integers(1, 80))
@@ -755,17 +766,18 @@ def test_a_log_keeps_its_height_and_the_latest_lines() -> None:
 def test_a_rate_is_that_of_the_last_seconds() -> None:
     now = 0.0
     found = Rate(window=5.0, now=lambda: now)
-    assert float(found) == 0.0
+    assert found.value is None
     for _ in range(100):
         now += 1.0
         found.add(20)
-    assert float(found) == pytest.approx(20, rel=0.2)
+    assert found.value == pytest.approx(20, rel=0.2)
     for _ in range(20):
         now += 1.0
         found.add(100)
-    assert float(found) == pytest.approx(100, rel=0.2)
+    assert found.value == pytest.approx(100, rel=0.2)
     now += 995.0
-    assert float(found) < 1
+    assert found.value is not None
+    assert found.value < 1
 
 
 def test_every_paces() -> None:
@@ -898,3 +910,15 @@ def test_a_training_run_is_drawn_whatever_came_of_it(epochs: list[events.EpochDo
         with Image.open(io.BytesIO(picture)) as image:
             assert image.format == "PNG"
             assert min(image.size) > 200
+
+
+def test_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    names = ("$x^$", r"$\frac$", "\x1b[31m\n")
+    confusion = [[1, 0, 0]] * 3
+    path = tmp_path / "confusion.svg"
+    draw_confusion(events.EvaluateResult(7, 0.5, 0.8, 0.05, dict.fromkeys(names, 0.5), confusion), path)
+    drawn = path.read_text()
+    for name in ("$x^$", r"$\frac$", r"\x1b[31m\n"):
+        assert f"<!-- {name} -->" in drawn
+    mistakes = [replace(MISTAKE, predicted=number, label=2) for number in range(2)]
+    training_pictures(events.TrainReport(EPOCHS, names, 0.5, confusion, mistakes))

@@ -1,5 +1,6 @@
 """The command line. One thin file a command; heavy imports happen inside them."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from cifarctl.cli import (
     registry,
     retrain,
     serve,
+    streams,
     train,
     verify_stream,
 )
@@ -63,4 +65,14 @@ for module in (
 
 def main() -> None:
     """Entry point of the ``cifarctl`` command."""
-    app()
+    streams.prepare()
+    failure: OSError | None = None
+    try:
+        app()
+    except OSError as error:  # of typer's own words, as --help
+        failure = error
+    finally:
+        failure = streams.flush() or failure
+        if failure is not None:  # what was written is lost: that is no success
+            sys.stderr.write(f"cifarctl: {streams.lost(failure)}\n")
+            sys.exit(1)

@@ -3,19 +3,23 @@
 import errno
 import functools
 import inspect
+import math
 import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cifarctl.errors import CifarctlError
+from cifarctl.cli import streams
+from cifarctl.errors import CifarctlError, SettingsError
+from cifarctl.ui.text import printable
 
 if TYPE_CHECKING:
     from cifarctl.settings import Settings
@@ -100,11 +104,13 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
             from cifarctl.ui.output import Output
 
             with _errors(debug):
+                _check(spelt, options)
                 output = Output(as_json=as_json, quiet=quiet, dashboard=not no_dashboard)
-                function(Run(output, assign or []), **options)
+                function(Run(output, assign or []), **{name: _at_home(value) for name, value in options.items()})
 
         # Typer reads the signature: the command's own parameters, then the common ones.
-        own = list(inspect.signature(function).parameters.values())[1:]
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        spelt = {parameter.name: _spelling(parameter) for parameter in own}
         common = inspect.Signature.from_callable(wrapper, follow_wrapped=False).parameters.values()
         parameters = own + [p for p in common if p.kind is p.KEYWORD_ONLY]
         keyword = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
@@ -114,6 +120,45 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         return function
 
     return register
+
+
+def _spelling(parameter: inspect.Parameter) -> str:
+    """How people write an option, ``--from``, or the name of an argument."""
+    for note in getattr(parameter.annotation, "__metadata__", ()):
+        if isinstance(note, typer.models.ArgumentInfo):
+            return parameter.name.upper()
+        if declared := getattr(note, "param_decls", ()):
+            return str(declared[0])
+    return f"--{parameter.name.replace('_', '-')}"
+
+
+def _check(spelt: dict[str, str], options: dict[str, Any]) -> None:
+    """Refuse what no option can mean, before anything is done.
+
+    Raises:
+        SettingsError: a number is not finite, or a text is not UTF-8. Paths may be anything.
+    """
+    for name, value in options.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, float) and not math.isfinite(item):
+                raise SettingsError(f"{spelt[name]} {item}: expected a finite number")
+            if isinstance(item, str) and not item.isascii():
+                try:
+                    item.encode()
+                except UnicodeEncodeError:
+                    raise SettingsError(f"{spelt[name]} {item}: this is not UTF-8 text; write it in UTF-8") from None
+
+
+def _at_home(value: Any) -> Any:
+    """A path with its ``~`` replaced: a shell leaves it alone in ``--report=~/stream.html``."""
+    if not isinstance(value, Path):
+        return value
+    from cifarctl.settings import at_home
+
+    try:
+        return at_home(value)
+    except ValueError as error:
+        raise SettingsError(f"{value}: {error}") from None
 
 
 def _leave_at_once() -> NoReturn:
@@ -165,7 +210,7 @@ def _errors(debug: bool) -> Iterator[None]:
     except CifarctlError as error:
         _leave(error, str(error), error.exit_code, debug)
     except BrokenPipeError:  # the reader of our stdout has gone, as `| head` does
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  nothing may be flushed to it at exit
+        streams.abandon(sys.stdout)
         raise typer.Exit(0) from None
     except OSError as error:
         _leave(error, _os_message(error), 1, debug)
@@ -175,14 +220,17 @@ def _errors(debug: bool) -> Iterator[None]:
 
 def _os_message(error: OSError) -> str:
     place = f" {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC and not place:
+        return streams.lost(error)
     if error.errno == errno.ENOSPC:
-        return f"no space left on the disk{' for' + place if place else ''}; free some, nothing half-written was kept"
+        return f"no space left on the disk for{place}; free some, nothing half-written was kept"
     return f"{error.strerror or error}{':' + place if place else ''}"
 
 
 def _leave(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exception(error)
-    line = " ".join(message.split())
-    sys.stderr.write(f"cifarctl: {line}\n")
+    line = printable(" ".join(message.split()))
+    with suppress(BrokenPipeError):  # the code still says how it ended
+        sys.stderr.write(f"cifarctl: {line}\n")
     raise typer.Exit(code) from None

@@ -22,6 +22,9 @@ def demo(run: Run) -> None:
     with run.signals() as stop:
         result = run.output.drain(demo_flow(settings, dataset, split, stop=stop), DemoView())
         if isinstance(result, DemoResult):
-            run.output.result(result, demo_summary(result))
+            run.output.result(result)
+            if not run.output.as_json:
+                for line in demo_summary(result).splitlines():
+                    run.output.say(line)
         elif stop.is_set():
             raise typer.Exit(INTERRUPTED)

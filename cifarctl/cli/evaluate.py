@@ -102,16 +102,15 @@ def _over_a_stream(
     scenario = Scenario.parse(stream)  # before anything is loaded
     if report is not None:
         require_page(report)
-    import torch
 
     from cifarctl.events import StreamResult
     from cifarctl.flows import prequential
-    from cifarctl.models import memory
+    from cifarctl.models import memory, threads
     from cifarctl.registry import Registry
     from cifarctl.registry.loading import load
     from cifarctl.ui.contest import ContestView, contest_tables
 
-    torch.set_num_threads(settings.online.threads)  # as the live learner; more of them spin where others work too
+    threads.use(settings.online.threads)  # as the live learner; more of them spin where others work too
     memory.keep_freed()
     compared = list(dict.fromkeys(name.strip() for name in compare.split(",")))
     base = load(Registry(settings.registry), version)

@@ -1,5 +1,6 @@
 """``cifarctl produce``."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -44,6 +45,7 @@ def produce(
 
     scenario = Scenario.parse(drift)
     clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
+    from cifarctl.errors import RegistryError
     from cifarctl.events import ProduceResult
     from cifarctl.flows.produce import produce as produce_flow
     from cifarctl.registry import Registry
@@ -51,12 +53,13 @@ def produce(
 
     dataset, split = load_data(run, settings.data)
     registry = Registry(settings.registry)
-    alias = registry.alias(settings.serve.alias)
-    if alias is not None and "stream" in registry.manifest(alias.version).split.seen:
-        run.output.warn(
-            f"note: version {alias.version}, which {alias.name} names, was trained on the images that are "
-            "streamed now; its accuracy on them flatters"
-        )
+    with suppress(RegistryError):  # images are sent without a model too; whoever needs one says what is wrong with it
+        alias = registry.alias(settings.serve.alias)
+        if alias is not None and "stream" in registry.manifest(alias.version).split.seen:
+            run.output.warn(
+                f"note: version {alias.version}, which {alias.name} names, was trained on the images that are "
+                "streamed now; its accuracy on them flatters"
+            )
     pace = settings.produce.rate
     delay = max(settings.produce.label_delay, scenario.latest / pace if pace else 0.0)
     if delay > settings.online.label_wait:

@@ -18,7 +18,7 @@ def retrain(
     follow: Annotated[bool, typer.Option("--follow", help="Go on learning: the learner as a service.")] = False,
     since: Annotated[
         str | None,
-        typer.Option("--since", metavar="TIME", help="Begin anew, from what came since then: 2h, 30m, or a time."),
+        typer.Option("--since", metavar="TIME", help="Begin anew, from what came since: 2h, 2026-01-31T12:00 (local)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would come of it; change nothing.")] = False,
 ) -> None:
@@ -28,21 +28,21 @@ def retrain(
     if follow and since is not None:
         raise SettingsError("--follow and --since exclude each other: leave one of them out")
     settings = run.settings()
-    from cifarctl.stream import clients, positions
+    from cifarctl import times
+    from cifarctl.stream import clients
 
-    since_ms = None if since is None else positions.moment(since)
+    since_ms = None if since is None else times.parse(since, "--since")
     clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
-    import torch
 
     from cifarctl.errors import NotEnoughData, QualityGateError
     from cifarctl.events import RetrainResult
     from cifarctl.flows import learn
     from cifarctl.flows.retrain import once, rehearse
-    from cifarctl.models import memory
+    from cifarctl.models import memory, threads
     from cifarctl.tally import Tally
     from cifarctl.ui.learn import RetrainView
 
-    torch.set_num_threads(settings.online.threads)
+    threads.use(settings.online.threads)
     memory.keep_freed()
     with run.signals() as stop:
         if follow:

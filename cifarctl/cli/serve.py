@@ -25,7 +25,8 @@ def serve(
         typer.Option(
             "--from",
             metavar="PLACE",
-            help="Move the group before reading: beginning, end, a time (ISO 8601), an offset, or PARTITION:OFFSET,...",
+            help="Move the group before reading: beginning, end, a time (2h, 2026-01-31T12:00), an offset, "
+            "or PARTITION:OFFSET,...",
         ),
     ] = None,
     group: Annotated[str | None, typer.Option(help="Consumer group; a new one begins at the earliest message.")] = None,
@@ -36,14 +37,14 @@ def serve(
 ) -> None:
     """Predict the images of the stream, live."""
     settings = run.settings({"kafka.group_id": group})
-    from cifarctl.stream import clients
+    from cifarctl.stream import clients, rights
     from cifarctl.stream.positions import Start, move
 
     place = None if start is None else Start.parse(start)
     clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
     if place is not None:
         images = clients.Topics.of(settings.kafka.topic_prefix).images
-        clients.ensure_topics(settings.kafka, [images])
+        rights.ensure_topics(settings.kafka, {images: ["Read"]})
         offsets = move(settings.kafka, images, place)
         where = ", ".join(f"{number}: {offset:,}" for number, offset in sorted(offsets.items()))
         run.output.say(f"group {settings.kafka.group_id} begins at {where}")

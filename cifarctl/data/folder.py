@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import warnings
 import zlib
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cifarctl import cpus
 from cifarctl.data import pixelcache
 from cifarctl.data.types import Dataset, Images
 from cifarctl.errors import DataError
@@ -41,8 +41,8 @@ def load(directory: Path, tell: Callable[[str], None] = lambda _: None) -> Datas
     with a dot and files that are no pictures by their suffix are ignored. What takes long is announced to `tell`.
 
     Raises:
-        DataError: ``train`` or ``test`` is absent, there are fewer than two classes, a class has no
-            pictures, ``test`` has a class that ``train`` lacks, or a picture cannot be read or has more than
+        DataError: ``train`` or ``test`` is absent, there are fewer than two classes, a class has no pictures or a name
+            that is not UTF-8, ``test`` has a class that ``train`` lacks, or a picture cannot be read or has more than
             50 million pixels.
     """
     train_folders = _class_folders(directory, "train")
@@ -52,18 +52,32 @@ def load(directory: Path, tell: Callable[[str], None] = lambda _: None) -> Datas
         raise DataError(f"{directory / 'train'} has {len(classes)} class folder(s); it needs at least 2")
     for name, folder in test_folders.items():
         if name not in train_folders:
-            raise DataError(f"{folder}: train has no class {name}; add train/{name} or remove this folder")
+            raise DataError(f"{folder}: train has no class {name}; add train/{name}, or move this folder elsewhere")
     if not test_folders:
         raise DataError(f"{directory / 'test'} has no class folder; add test/<class>/*.png")
     train, test = _read(train_folders, classes, tell), _read(test_folders, classes, tell)
     return Dataset("folder", classes, train, test, notice=None)
 
 
+def classes(directory: Path) -> tuple[str, ...] | None:
+    """The classes that `load` would find; None where there are none to be found."""
+    try:
+        return tuple(_class_folders(directory, "train")) or None
+    except DataError:
+        return None
+
+
 def _class_folders(directory: Path, part: str) -> dict[str, Path]:
     folder = directory / part
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; data.source=folder needs train/<class>/*.png and test/<class>/*.png")
-    return {entry.name: entry for entry in _visible(folder) if entry.is_dir()}
+    found = {entry.name: entry for entry in _visible(folder) if entry.is_dir()}
+    for name, entry in found.items():
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # it could not be written into a manifest, once all the training is done
+            raise DataError(f"{entry}: the name of this class folder is not UTF-8; rename it") from None
+    return found
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -79,7 +93,7 @@ def _read(folders: dict[str, Path], classes: tuple[str, ...], tell: Callable[[st
     for name, folder in folders.items():
         pictures = [entry for entry in _visible(folder) if entry.suffix.lower() in SUFFIXES]
         if not pictures:
-            raise DataError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}); add some or remove it")
+            raise DataError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}); add some or move it away")
         paths += pictures
         labels += [classes.index(name)] * len(pictures)
     try:
@@ -97,7 +111,7 @@ def _decoded(paths: list[Path], tell: Callable[[str], None]) -> Iterator[np.ndar
     def decode(start: int) -> np.ndarray:
         return np.stack([_decode(path) for path in paths[start : start + CHUNK]])
 
-    workers = min(8, os.cpu_count() or 1)
+    workers = min(8, cpus.count())
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         # Pillow only warns between its limit and twice that; our own limit is lower, but it warns first.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -117,17 +131,17 @@ def _decode(path: Path) -> np.ndarray:
             # The header alone says how large it is: nothing has been decoded so far.
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
-                    f"{path} is {image.width}×{image.height}, more than {MAX_PIXELS:,} pixels; shrink or remove it"
+                    f"{path} is {image.width}×{image.height}, more than {MAX_PIXELS:,} pixels; shrink or move it"
                 )
             picture = _rgb(image)
             if picture.size != (SIDE, SIDE):
                 picture = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             return np.asarray(picture).transpose(2, 0, 1)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{path} has more than {MAX_PIXELS:,} pixels; shrink or remove it") from error
+        raise DataError(f"{path} has more than {MAX_PIXELS:,} pixels; shrink or move it") from error
     except _FAILURES as error:
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} cannot be read as a picture ({cause}); replace or remove it") from error
+        raise DataError(f"{path} cannot be read as a picture ({cause}); replace or move it") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

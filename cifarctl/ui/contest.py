@@ -6,13 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from cifarctl import events
-from cifarctl.ui.widgets import Every, bar, duration, facts, frame, percent, sparkline
+from cifarctl.ui.widgets import Cells, Every, bar, duration, facts, frame, percent, shown, sparkline
 
 LOG_INTERVAL_S = 10.0
 
@@ -80,7 +78,7 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
     several = any(len(group) > 1 for group in groups.values())
     total = _table("strategy", "prequential", "recovered", "updates", "promoted", "back", "CPU")
     for name, group in groups.items():
-        total.add_row(
+        total.row(
             name,
             _mean(group, lambda one: one.prequential_accuracy),
             _mean(group, lambda one: one.recovered_share),
@@ -88,7 +86,7 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
             f"{statistics.fmean(one.seconds for one in group):.0f} s",
         )
     parts: list[RenderableType] = [
-        Text(f"version {result.version} on {result.stream}, {result.images:,} images{_pace(result.rate)}"),
+        shown(f"version {result.version} on {result.stream}, {result.images:,} images{_pace(result.rate)}"),
         total,
     ]
     if several:
@@ -101,7 +99,7 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
                 _mean(group, lambda one, index=index: one.phases[index].accuracy)  # type: ignore[misc]
                 for group in groups.values()
             ]
-            table.add_row(f"{phase.start:,}–{phase.end:,}", phase.name, *cells)
+            table.row(f"{phase.start:,}–{phase.end:,}", phase.name, *cells)
         parts += [Text("prequential accuracy by phase"), table]
     final = _table("concept", *groups)
     for concept in result.results[0].final:
@@ -109,7 +107,7 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
             _mean(group, lambda one, concept=concept: one.final[concept])  # type: ignore[misc]
             for group in groups.values()
         ]
-        final.add_row(concept, *cells)
+        final.row(concept, *cells)
     parts += [Text("after the stream, on test images"), final]
     return Group(*parts)
 
@@ -132,11 +130,10 @@ def _mean(group: Sequence[events.StrategyResult], figure: Callable[[events.Strat
     return percent(statistics.fmean(values)) + spread
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(*columns: str) -> Cells:
+    table = Cells()
     for number, column in enumerate(columns):
-        left = number == 0 or column == "phase"
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "phase", overflow="fold")
+        table.column(column, right=number > 0 and column != "phase", wrap=column == "phase")
     return table
 
 

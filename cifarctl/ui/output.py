@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -13,10 +15,13 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from cifarctl.events import Event, Notice
+from cifarctl.ui.text import printable
 
 EventT = TypeVar("EventT", bound=Event)
 EventIn = TypeVar("EventIn", bound=Event, contravariant=True)
 
+#: Where the environment names less, it counts as none: in fewer columns nothing can be read.
+LEAST = {"COLUMNS": 20, "LINES": 1}
 REFRESH = 8  # a second; more is not seen, and costs the predictor its time
 
 
@@ -33,12 +38,22 @@ class View(Protocol[EventIn]):
         """What a log says of the event, after `update`."""
 
 
+def console(*, stderr: bool) -> Console:
+    """A console that takes text as it is; a width or height in the environment counts where it can be one."""
+    environment = {name: value for name, value in os.environ.items() if name not in LEAST or _is_size(name, value)}
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, _environ=environment)
+
+
+def _is_size(name: str, value: str) -> bool:
+    return re.fullmatch("[0-9]{1,4}", value) is not None and int(value) >= LEAST[name]
+
+
 class Output:
     """One command's output. With `as_json` stdout carries the result alone and people read stderr."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, dashboard: bool = True) -> None:
         self.as_json, self.quiet = as_json, quiet
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=False)
+        self.console = console(stderr=as_json)
         self.live = dashboard and not quiet and sys.stdout.isatty() and self.console.is_terminal
 
     def show(self, stream: Iterator[EventT], view: View[EventT]) -> Iterator[EventT]:
@@ -58,15 +73,16 @@ class Output:
         return last
 
     def say(self, text: RenderableType) -> None:
-        """Words for people."""
+        """Words for people: a line, escaped here, or what a view has made."""
         if not self.quiet:
             # A terminal breaks lines between words; a file gets them whole.
-            self.console.print(text, soft_wrap=isinstance(text, str) and not self.console.is_terminal, markup=False)
+            whole = isinstance(text, str) and not self.console.is_terminal
+            self.console.print(printable(text) if isinstance(text, str) else text, soft_wrap=whole)
 
     def warn(self, text: str) -> None:
         """Words that even --quiet lets through, on stderr."""
-        console = Console(stderr=True, highlight=False)
-        console.print(text, style="bold yellow", markup=False, soft_wrap=not console.is_terminal)
+        stderr = console(stderr=True)
+        stderr.print(printable(text), style="bold yellow", soft_wrap=not stderr.is_terminal)
 
     def result(self, document: Any, summary: RenderableType | None = None) -> None:
         """The command's result: JSON on stdout, or `summary` for people."""
@@ -106,7 +122,7 @@ class Output:
     def log(self, line: str) -> None:
         """One plain line, never wrapped or coloured: a log is read by grep too."""
         if not self.quiet:
-            self.console.print(line, markup=False, soft_wrap=True)
+            self.console.print(printable(line), soft_wrap=True)
 
 
 def to_json(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cifarctl.errors import SettingsError
 from cifarctl.events import EpochDone, EvaluateResult, Mistake, StreamResult, TrainReport
+from cifarctl.ui.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,8 @@ def _mistakes(mistakes: Sequence[Mistake], classes: Sequence[str]) -> Figure:
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(mistake.pixels.transpose(1, 2, 0), interpolation="nearest")
         axes.set_axis_off()
-        said = f"{classes[mistake.predicted]} {mistake.confidence:.0%}\nis {classes[mistake.label]}"
+        predicted, label = printable(classes[mistake.predicted]), printable(classes[mistake.label])
+        said = f"{predicted} {mistake.confidence:.0%}\nis {label}"
         axes.set_title(said, fontsize=9)
     return figure
 
@@ -89,8 +91,9 @@ def _confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]], title
     figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    names = [printable(name) for name in classes]
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title)
@@ -104,10 +107,12 @@ def _confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]], title
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that needs no display."""
+    """A figure of so many inches that needs no display, and whose texts are plain: a ``$`` in them is no formula."""
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rcParams["text.parse_math"] = False
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

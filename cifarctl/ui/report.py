@@ -12,6 +12,7 @@ from cifarctl.errors import SettingsError
 from cifarctl.events import StreamResult
 from cifarctl.ui.contest import contest_tables
 from cifarctl.ui.plots import stream_figure
+from cifarctl.ui.text import printable
 
 WIDTH = 140  # characters of the tables
 
@@ -58,8 +59,8 @@ def write_report(result: StreamResult, path: Path) -> None:
     console = Console(width=WIDTH, record=True, color_system=None, file=io.StringIO())
     console.print(contest_tables(result))
     page = PAGE.format(
-        title=html.escape(f"cifarctl: version {result.version} on {result.stream}"),
-        scenario=html.escape(result.scenario or "none"),
+        title=html.escape(printable(f"cifarctl: version {result.version} on {result.stream}")),
+        scenario=html.escape(printable(result.scenario or "none")),
         figure=svg[svg.index("<svg") :],
         tables=html.escape(console.export_text()),
     )

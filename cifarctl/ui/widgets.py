@@ -7,10 +7,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from cifarctl import times
+from cifarctl.ui.text import printable
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ACCENT = "cyan"
@@ -30,9 +34,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
-def rate(value: float, unit: str) -> str:
-    """A figure a second with as many digits as are worth reading."""
-    return f"{value:,.0f} {unit}/s" if value >= 10 else f"{value:.2f} {unit}/s"
+def rate(value: float | None, unit: str) -> str:
+    """A figure a second with as many digits as are worth reading, or a dash for None."""
+    if value is None or not math.isfinite(value):
+        return f"– {unit}/s"
+    if value >= 10 or value == 0:
+        return f"{value:,.0f} {unit}/s"
+    return f"{value:.2f} {unit}/s" if value >= 0.1 else f"{value:.2g} {unit}/s"
 
 
 def milliseconds(value: float | None) -> str:
@@ -68,14 +76,46 @@ def sparkline(values: Sequence[float], width: int = 32, low: float = 0.0, high: 
     return Text(blocks.ljust(width), style=ACCENT)
 
 
+def shown(value: RenderableType) -> RenderableType:
+    """One line of a table or dashboard: what came from outside escaped in it, and none of it read as markup."""
+    if isinstance(value, str):
+        return Text(printable(value))
+    if isinstance(value, Text) and printable(value.plain) != value.plain:
+        escaped = value.blank_copy()
+        for character in value.divide(range(1, len(value))):
+            character.plain = printable(character.plain)
+            escaped.append_text(character)
+        return escaped
+    return value
+
+
+def paragraph(*lines: str) -> Group:
+    """Several lines in one cell of a table."""
+    return Group(*map(shown, lines))
+
+
+class Cells(Table):
+    """A table whose cells and headings are `shown`."""
+
+    def __init__(self, *, title: str | None = None) -> None:
+        super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
+
+    def column(self, name: str, *, right: bool = False, wrap: bool = False) -> None:
+        """Add a column, which is folded where it does not fit, or else broken between words with `wrap`."""
+        self.add_column(shown(name), justify="right" if right else "left", no_wrap=not wrap, overflow="fold")
+
+    def row(self, *cells: RenderableType, style: str = "") -> None:
+        """Add a row."""
+        self.add_row(*map(shown, cells), style=style)
+
+
 def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     """Two columns: what, and how much."""
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(style="dim", no_wrap=True, width=13)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for name, value in rows:
-        # A string would be read as markup, and brackets in it as styles.
-        table.add_row(Text(name), Text(value) if isinstance(value, str) else value)
+        table.add_row(shown(name), shown(value))
     return table
 
 
@@ -83,9 +123,9 @@ def frame(title: str, *parts: RenderableType, subtitle: str = "") -> Panel:
     """The one frame of a dashboard."""
     return Panel(
         Group(*parts),
-        title=f"[bold]{title}[/bold]",
+        title=Text(printable(title), style="bold"),
         title_align="left",
-        subtitle=subtitle or None,
+        subtitle=Text(printable(subtitle)) if subtitle else None,
         subtitle_align="right",
         border_style=ACCENT,
         padding=(0, 1),
@@ -93,7 +133,7 @@ def frame(title: str, *parts: RenderableType, subtitle: str = "") -> Panel:
 
 
 class Log:
-    """The last few lines of what happened, with the time of day."""
+    """The last few lines of what happened, with the time of day and its zone."""
 
     def __init__(self, lines: int, now: Callable[[], float] = time.time) -> None:
         self._lines: deque[str] = deque(maxlen=lines)
@@ -101,7 +141,7 @@ class Log:
 
     def add(self, line: str) -> None:
         """Remember one line."""
-        self._lines.append(f"{time.strftime('%H:%M:%S', time.localtime(self._now()))}  {line}")
+        self._lines.append(f"{times.clock(self._now())}  {printable(line)}")
 
     def render(self, height: int | None = None) -> RenderableType:
         """Always the same height, so that nothing jumps; that of all lines unless told otherwise."""
@@ -126,9 +166,11 @@ class Rate:
         while len(self._marks) > 2 and self._marks[0][0] < self._marks[-1][0] - self._window:
             self._marks.popleft()
 
-    def __float__(self) -> float:
+    @property
+    def value(self) -> float | None:
+        """The rate now; None while nothing can be said of it, or too little has happened."""
         if len(self._marks) < 2:
-            return 0.0
+            return None
         (first, before), (_, after) = self._marks[0], self._marks[-1]
         return (after - before) / max(self._now() - first, 1e-9)
 
