@@ -152,6 +152,15 @@ def test_what_nobody_knows_is_set_by_a_person(tmp_path: Path) -> None:
     assert promote(registry, 1).generation == 42
 
 
+def test_a_repair_that_can_heal_nothing_changes_nothing(moved: Registry) -> None:
+    alias_file(moved).write_bytes(b'{"name": "production",')
+    history_file(moved).write_bytes(b"")
+    before = contents(moved.dir)
+    for _ in range(2):
+        moved.repair()
+        assert contents(moved.dir) == before
+
+
 @pytest.mark.parametrize("look", ["alias", "faults"])
 def test_a_first_move_under_way_is_no_damage(look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The history tells of it before the file of the alias is there."""

@@ -121,8 +121,9 @@ class Pointers:
 
     def repair(self) -> None:
         """Make aliases and history agree, and set torn lines aside; see `registry.repair`."""
-        for name in self._look()[0]:
-            self._agree(name)
+        for name, found in self._look()[0].items():
+            if found.mark is not None:  # else nobody knows what it named
+                self._agree(name)
         torn = [line for line in read_lines(self._history) if isinstance(line, Torn)]
         if torn:
             self._keep(self._history)
