@@ -243,7 +243,7 @@ def test_two_prefixes_on_one_registry_neither_depose_nor_inherit(
     serving.until(lambda: serving.of(events.LearnerDown))
     (down,) = serving.of(events.LearnerDown)
     assert down.delay is None
-    assert f"is moved by the learner of the topics {first.kafka.topic_prefix}.*" in down.reason
+    assert f"is already moved by the learner of the topics {first.kafka.topic_prefix}.*" in down.reason
     refused = second.call("retrain", "--json")
     assert refused.exit_code == 4, refused.stderr
     assert "serve.alias" in refused.stderr
