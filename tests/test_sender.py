@@ -339,7 +339,10 @@ def test_a_client_that_stands_still_hands_over_to_a_new_one(broker: ScriptedBrok
     broker.silent = lambda client: client is broker.clients[0]
     assert wait(STANDSTILL_S - 10) == []
     assert (sender.sent, sender.pending) == (3, 2)
-    assert wait(20) == [2]
+    broker.away = True
+    assert wait(3 * STANDSTILL_S) == []
+    broker.away = False
+    assert wait(20) == [2], "one that dies again and again keeps nobody from noticing"
     assert sender.flush(1)
     assert keys(broker) == [b"0", b"1", b"2"]
     assert (sender.sent, sender.pending, sender.failed, sender.unsent, sender.unconfirmed) == (3, 0, 0, 0, 0)

@@ -28,25 +28,23 @@ class Standstill:
         """`sender` sends to `topic`; `clock` tells seconds."""
         self._sender, self._topic, self._clock = sender, topic, clock
         self._settled = 0  # messages whose fate was known at the last look
-        self._since = math.inf  # when the broker was first seen to answer while nothing moved
+        self._stood_s = 0.0  # for which the broker has answered while nothing moved
         self._ask_at = -math.inf
 
     def look(self) -> int:
         """To be called now and then; how many messages a new client has just been given, 0 while all is well."""
         settled, now = self._sender.sent - self._sender.pending, self._clock()
         if settled > self._settled or not self._sender.pending:
-            self._settled, self._since = max(settled, self._settled), math.inf
+            self._settled, self._stood_s = max(settled, self._settled), 0.0
             return 0
         if now < self._ask_at:
             return 0
         self._ask_at = now + ASK_INTERVAL_S
-        if not self._answers():
-            self._since = math.inf
+        if self._answers():  # an outage does not count, nor does it make up for what was counted before
+            self._stood_s += ASK_INTERVAL_S
+        if self._stood_s < STANDSTILL_S:
             return 0
-        self._since = min(self._since, now)
-        if now - self._since < STANDSTILL_S:
-            return 0
-        self._since = math.inf
+        self._stood_s = 0.0
         return self._sender.renew()
 
     def _answers(self) -> bool:
