@@ -65,7 +65,9 @@ def send(settings: KafkaSettings, letters: Sequence[DeadLetter]) -> None:
 
 
 def images(settings: KafkaSettings) -> list[Record]:
-    return list(browse.read(settings, Topics.of(settings.topic_prefix).images))
+    topic = Topics.of(settings.topic_prefix).images
+    browse.await_decided(settings, topic)
+    return list(browse.read(settings, topic))
 
 
 def sent_back(settings: KafkaSettings) -> Counter[bytes | None]:
