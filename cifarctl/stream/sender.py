@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, letters
+from cifarctl.stream.answering import Headers
 from cifarctl.stream.limits import INVALID, TOO_LARGE, Limits
 from cifarctl.stream.records import DeadLetter
 from cifarctl.stream.sizes import wire_size
-
-Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
 #: Python sees signals between such waits only, so none of them is long.
 SLICE_S = 0.1
