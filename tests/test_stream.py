@@ -94,6 +94,18 @@ def test_what_arrives_while_nobody_reads_is_lag(kafka: KafkaSettings, topics: To
         assert source.lag() == 0
 
 
+@pytest.mark.broker
+@pytest.mark.parametrize("reads", [0, 5])
+def test_a_group_that_was_left_while_joining_it_can_be_joined_again(
+    kafka: KafkaSettings, topics: Topics, reads: int
+) -> None:
+    with Source(kafka, [topics.images]) as leaving:
+        for _ in range(reads):
+            leaving.read(1, 0.1)
+    with Source(kafka, [topics.images]) as source:
+        until(lambda: source.read(1, 0.1) or source.assigned)
+
+
 @pytest.mark.apache
 def test_marks_of_transactions_are_no_lag(apache_kafka_settings: KafkaSettings) -> None:
     topic = Topics.of(apache_kafka_settings.topic_prefix).images

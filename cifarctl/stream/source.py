@@ -29,6 +29,9 @@ PROBE_INTERVAL_S = 1.0
 #: Seconds beyond its time limit after which a call of the client counts as hung.
 GRACE_S = 60.0
 OVERTIME_S = 2.0  # the same for a call that is made in a thread of its own
+WAIT_S = 0.1
+#: For the first partitions of a member that leaves the embedded broker, which assigns them within 1 to 5 s.
+JOINED_LIMIT_S = 10.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -302,8 +305,22 @@ class Source:
         _, running = wait(list(self._calls), self._settings.timeout_s)
         if not running:
             with self.watchdog("leaving the group", GRACE_S), connection.broker_errors(self._settings, "cannot leave"):
+                self._finish_joining()
                 self.consumer.close()
         self.watchdog.close()
+
+    def _finish_joining(self) -> None:
+        """Never leave a group of the embedded broker while joining it: Tansu 0.6 would assign it nothing any more."""
+        deadline = time.monotonic() + JOINED_LIMIT_S
+        while not self.places.assigned and self._embedded() and time.monotonic() < deadline:
+            self.consumer.poll(WAIT_S)
+
+    def _embedded(self) -> bool:
+        """Whether the broker is the embedded one, and there."""
+        try:
+            return clients.Broker(self.consumer.list_topics(timeout=WAIT_S).cluster_id).embedded
+        except KafkaException:
+            return False
 
     def _call(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """A call of the client that need not be waited for to its end."""
