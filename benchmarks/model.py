@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from cifarctl import cpus
-from cifarctl.flows.inference import prepare
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
+from cifarctl.serving.backend_selection import prepare
 from cifarctl.settings import RegistrySettings, ServeSettings
 
 WARM_UP_S = 0.5

@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 from cifarctl import data, events
 from cifarctl.cli import app
 from cifarctl.data import Dataset, Images, Split
-from cifarctl.flows.publish import publish
 from cifarctl.flows.train import train
 from cifarctl.registry import Canary, Draft, Normalisation, Registry, SplitRecord
 from cifarctl.registry.loading import load
+from cifarctl.registry.publishing import publish
 from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings
 
 DATA = DataSettings(source="synthetic", synthetic_images=2000)

@@ -32,8 +32,8 @@ from cifarctl import data, events, settings
 from cifarctl.data import Images, Scenario
 from cifarctl.flows.produce import produce as produce_flow
 from cifarctl.flows.serve import serve as serve_flow
-from cifarctl.flows.supervise import LearnerProcess
 from cifarctl.registry import Registry
+from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import KafkaSettings, Settings
 from cifarctl.stream import clients, codecs
 from cifarctl.stream.clients import Topics

@@ -23,17 +23,17 @@ from torch import nn
 
 from cifarctl import models
 from cifarctl.errors import SettingsError
-from cifarctl.flows import inference
-from cifarctl.flows.inference import Prepared, prepare
-from cifarctl.models import agreement, architectures, backends, hostcache
-from cifarctl.models.agreement import Agreement, compare
+from cifarctl.models import architectures, backends
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.backends import Backend, Network, Plan, Unusable
 from cifarctl.models.predictor import Predictor
-from cifarctl.models.ranking import REFERENCE, Choice, order
-from cifarctl.models.speed import images_per_second
 from cifarctl.registry import Registry, validation
 from cifarctl.registry.loading import LoadedModel, load
+from cifarctl.serving import agreement, backend_selection, host_cache
+from cifarctl.serving.agreement import Agreement, compare
+from cifarctl.serving.backend_selection import Prepared, prepare
+from cifarctl.serving.ranking import REFERENCE, Choice, order
+from cifarctl.serving.speed import images_per_second
 from cifarctl.settings import ServeSettings
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -283,12 +283,12 @@ def test_a_damaged_record_of_agreement_is_none(value: dict[str, Any]) -> None:
 
 def test_the_cache_remembers(cache: Path) -> None:
     key = {"what": "test", "list": (1, 2)}
-    assert hostcache.read(key) is None
-    hostcache.write(key, {"speed": 2.5})
-    assert hostcache.read(key) == {"speed": 2.5}
-    assert hostcache.read(key | {"what": "other"}) is None
-    hostcache.write(key, {"speed": 3})
-    assert hostcache.read(key) == {"speed": 3}
+    assert host_cache.read(key) is None
+    host_cache.write(key, {"speed": 2.5})
+    assert host_cache.read(key) == {"speed": 2.5}
+    assert host_cache.read(key | {"what": "other"}) is None
+    host_cache.write(key, {"speed": 3})
+    assert host_cache.read(key) == {"speed": 3}
     assert len(list(cache.iterdir())) == 1
 
 
@@ -296,32 +296,32 @@ def test_the_cache_remembers(cache: Path) -> None:
     "content", [b"", b"{", b"null", b"[1]", b"\xff\xfe", b'{"key": {"a": 2}, "value": {}}', b'{"key": {"a": 1}}']
 )
 def test_a_damaged_entry_is_none(content: bytes, cache: Path) -> None:
-    hostcache.write({"a": 1}, {})
+    host_cache.write({"a": 1}, {})
     (entry,) = cache.iterdir()
     entry.write_bytes(content)
-    assert hostcache.read({"a": 1}) is None
-    hostcache.write({"a": 1}, {"b": 2})
-    assert hostcache.read({"a": 1}) == {"b": 2}
+    assert host_cache.read({"a": 1}) is None
+    host_cache.write({"a": 1}, {"b": 2})
+    assert host_cache.read({"a": 1}) == {"b": 2}
 
 
 def test_a_cache_that_cannot_be_written_is_none(cache: Path) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_text("in the way")
-    hostcache.write({"a": 1}, {"b": 2})
-    assert hostcache.read({"a": 1}) is None
+    host_cache.write({"a": 1}, {"b": 2})
+    assert host_cache.read({"a": 1}) is None
 
 
 def test_the_longest_unused_entries_go(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostcache, "KEPT", 3)
+    monkeypatch.setattr(host_cache, "KEPT", 3)
     for number in range(3):
-        hostcache.write({"a": number}, {"b": number})
+        host_cache.write({"a": number}, {"b": number})
     for age, path in enumerate(cache.iterdir(), start=1):
         a = json.loads(path.read_bytes())["key"]["a"]
         os.utime(path, (1000.0 * a, 1000.0 * a))
         assert age <= 3
-    assert hostcache.read({"a": 0}) == {"b": 0}  # used again
-    hostcache.write({"a": 3}, {"b": 3})
-    assert [hostcache.read({"a": number}) is not None for number in range(4)] == [True, False, True, True]
+    assert host_cache.read({"a": 0}) == {"b": 0}  # used again
+    host_cache.write({"a": 3}, {"b": 3})
+    assert [host_cache.read({"a": number}) is not None for number in range(4)] == [True, False, True, True]
 
 
 # --- validation images in the registry
@@ -406,7 +406,7 @@ class Timed(Backend):
 
 def test_the_fastest_pass_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("cifarctl.models.speed.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("cifarctl.serving.speed.time.perf_counter", lambda: clock[0])
     found = images_per_second(
         {"a": Timed(clock, [9, 0.2, 0.1, 0.3]), "b": Timed(clock, [9, 0.4, 0.4, 0.2])}, 32, seconds=1.5
     )
@@ -437,7 +437,7 @@ class Speedometer:
 @pytest.fixture
 def speedometer(monkeypatch: pytest.MonkeyPatch) -> Speedometer:
     found = Speedometer()
-    monkeypatch.setattr(inference, "images_per_second", found)
+    monkeypatch.setattr(backend_selection, "images_per_second", found)
     return found
 
 
@@ -517,7 +517,7 @@ def test_agreement_is_found_once_for_a_model(
     home: Home, speedometer: Speedometer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared = []
-    monkeypatch.setattr(inference, "compare", lambda *given: compared.append(given) or compare(*given))
+    monkeypatch.setattr(backend_selection, "compare", lambda *given: compared.append(given) or compare(*given))
     speedometer.speeds = {"eager in bfloat16": 100.0}
     choose(home.registry)
     choose(home.registry)
@@ -741,11 +741,11 @@ def test_a_mixture_is_served_as_its_members_are_however_many(
     home: Home, speedometer: Speedometer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its number of members changes as the learner learns: to measure anew each time would hold the promotion up."""
-    monkeypatch.setattr(inference, "SUCCESSOR_IMAGES", 100)
+    monkeypatch.setattr(backend_selection, "SUCCESSOR_IMAGES", 100)
     monkeypatch.setattr(agreement, "SAME", 0.9)
     monkeypatch.setattr(agreement, "ACCURACY", 0.1)
     checked = []
-    monkeypatch.setattr(inference, "compare", lambda *given: checked.append(len(given[0])) or compare(*given))
+    monkeypatch.setattr(backend_selection, "compare", lambda *given: checked.append(len(given[0])) or compare(*given))
     speedometer.speeds = {"eager in bfloat16": 100.0}
     found = choose(home.registry)
     loaded = load(home.registry, 1)
@@ -798,7 +798,7 @@ def test_preparing_imports_nothing_heavy(trained: Home) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "import cifarctl.flows.serve\n"
-        "from cifarctl.flows.inference import prepare\n"
+        "from cifarctl.serving.backend_selection import prepare\n"
         "from cifarctl.registry import Registry\n"
         "from cifarctl.registry.loading import load\n"
         "from cifarctl.settings import RegistrySettings, ServeSettings\n"

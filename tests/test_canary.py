@@ -47,10 +47,10 @@ from torch import nn
 
 from cifarctl import events
 from cifarctl.data import Images
-from cifarctl.flows.routing import canary_side
 from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import Continual, Start, Strategy
 from cifarctl.registry.loading import load
+from cifarctl.serving.canary_routing import canary_side
 
 CANARY = "production-canary"
 

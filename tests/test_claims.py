@@ -23,13 +23,14 @@ from cifarctl import events
 from cifarctl.data import Images
 from cifarctl.errors import AliasClaimed, Superseded
 from cifarctl.flows import learn
-from cifarctl.flows.decisions import Decisions
-from cifarctl.flows.learner import CHECKPOINT, Learner
-from cifarctl.flows.supervise import LearnerProcess
+from cifarctl.flows.serve import LEARNER
+from cifarctl.learning.decisions import Decisions
+from cifarctl.learning.learner import CHECKPOINT, Learner
 from cifarctl.registry.claims import Claim, Stream
 from cifarctl.registry.requests import Requests
+from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import OnlineSettings
-from cifarctl.stream.seat import Seat
+from cifarctl.stream.leader_election import Seat
 
 ONLINE = OnlineSettings(buffer_size=200, reference_size=200, validation_size=100, min_examples=10_000)
 MINE = Stream(None, "cifar", "cifarctl", "production")
@@ -239,7 +240,7 @@ def test_two_prefixes_on_one_registry_neither_depose_nor_inherit(
     working = following(first)
     working.until(lambda: labelled(working) == 40)
 
-    serving = second.serve(learner=LearnerProcess(second.settings()))
+    serving = second.serve(learner=LearnerProcess(second.settings(), LEARNER))
     serving.until(lambda: serving.of(events.LearnerDown))
     (down,) = serving.of(events.LearnerDown)
     assert down.delay is None

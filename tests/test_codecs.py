@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps, features
 
-from cifarctl.stream import codecs, fields, labels, letters, pictures
+from cifarctl.stream import codecs, fields, label_records, letters, pictures
 from cifarctl.stream.codecs import DeadLetter, Decoded, Record
 
 HALF = (0.5, 0.5, 0.5)
@@ -566,7 +566,7 @@ def test_different_keys_are_different_ids(first: bytes, second: bytes) -> None:
 def test_binary_keys_are_as_many_ids_everywhere() -> None:
     keys = [number.to_bytes(8, "big") for number in range(128, 728)]
     images, _ = decode(*(record(bytes(3072), key=key) for key in keys))
-    found, _ = labels.decode([record(b'{"label": 3}', key=key) for key in keys], classes=CLASSES)
+    found, _ = label_records.decode([record(b'{"label": 3}', key=key) for key in keys], classes=CLASSES)
     assert len(set(images.ids)) == len(keys)
     assert images.ids == found.ids
 
@@ -583,7 +583,7 @@ def test_labels_do_as_images_do() -> None:
         record(b'{"id": 1.5, "label": 3}'),
         record(b'{"label": 3}', key=b"\xff" * 600),
     ]
-    _, bad = labels.decode(sent, classes=CLASSES)
+    _, bad = label_records.decode(sent, classes=CLASSES)
     assert [letter.error for letter in bad] == [
         *["HeadersUnread", "NotJson", "NotJson", "NotJson", "LabelNotInteger", "LabelNotInteger"],
         *["IdNotText", "IdTooLong"],

@@ -14,8 +14,8 @@ import torch
 from helpers import Home, open_registry, small_data
 
 from cifarctl import cpus
-from cifarctl.models import hostcache, ranking
-from cifarctl.models.ranking import REFERENCE
+from cifarctl.serving import host_cache, ranking
+from cifarctl.serving.ranking import REFERENCE
 
 NOBODY = ["--set=kafka.bootstrap_servers=127.0.0.1:1", "--set=kafka.timeout_s=0.3"]
 UNIFIED = "30 1 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
@@ -180,8 +180,8 @@ def key() -> dict[str, Any]:
 @pytest.mark.parametrize("what", ["cpus", "processor", "library"])
 def test_another_machine_or_library_is_measured_again(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a home folder that two machines share, or after an upgrade."""
-    hostcache.write(key(), {"speed": 1.0})
-    assert hostcache.read(key()) == {"speed": 1.0}
+    host_cache.write(key(), {"speed": 1.0})
+    assert host_cache.read(key()) == {"speed": 1.0}
     if what == "cpus":
         monkeypatch.setattr(os, "process_cpu_count", lambda: 3, raising=False)
     elif what == "processor":
@@ -189,4 +189,4 @@ def test_another_machine_or_library_is_measured_again(what: str, monkeypatch: py
         monkeypatch.setattr(Path, "read_text", lambda *_, **__: cpuinfo)
     else:
         monkeypatch.setattr("importlib.metadata.version", lambda package: f"99 of {package}")
-    assert hostcache.read(key()) is None
+    assert host_cache.read(key()) is None

@@ -17,7 +17,7 @@ from processes import PATIENCE_S, Site, committed, ids, learner_of, predictions
 
 from cifarctl import events
 from cifarctl.flows import retrain
-from cifarctl.flows.routing import canary_side
+from cifarctl.serving.canary_routing import canary_side
 from cifarctl.stream import browse
 
 pytestmark = pytest.mark.broker

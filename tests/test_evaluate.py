@@ -16,8 +16,9 @@ from torch import nn
 from cifarctl.data import Dataset, Images
 from cifarctl.errors import DataError, IntegrityError, VersionNotFound
 from cifarctl.events import EvaluateResult
-from cifarctl.flows.evaluate import calibration_error, evaluate, evaluate_version, measure
+from cifarctl.flows.evaluate import evaluate_version
 from cifarctl.models.predictor import Predictor
+from cifarctl.training.metrics import calibration_error, evaluate, measure
 from cifarctl.ui.plots import draw_confusion
 
 

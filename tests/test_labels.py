@@ -18,16 +18,17 @@ from processes import PATIENCE_S, Flow, Site, ids, until
 
 from cifarctl import events
 from cifarctl.errors import NotEnoughData
-from cifarctl.flows import examples, learn, retrain
-from cifarctl.flows.late_labels import LateLabels
-from cifarctl.flows.pace import AHEAD_MS, Pace
-from cifarctl.online.join import Join, Place, Store
-from cifarctl.online.labels import MIB, LabelJoin, Matched
+from cifarctl.flows import learn, retrain
+from cifarctl.learning import examples
+from cifarctl.learning.pacing import AHEAD_MS, PartitionPacing
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, codecs, tail
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.codecs import Record
-from cifarctl.stream.labels import decode, encode_label, label_reader
+from cifarctl.stream.delayed_labels import DelayedLabels
+from cifarctl.stream.join import Join, Place, Store
+from cifarctl.stream.label_join import MIB, LabelJoin, Matched
+from cifarctl.stream.label_records import decode, encode_label, label_reader
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.tail import Tail
 from cifarctl.tally import Tally
@@ -344,7 +345,7 @@ def batch(partition: tuple[str, int], *seconds: int) -> list[Record]:
 
 
 def test_what_runs_ahead_is_held_back_until_the_others_have_caught_up() -> None:
-    pace = Pace()
+    pace = PartitionPacing()
     assert pace.after(batch(LABELS, 10, 50), BOTH, 0.4) == set()
     assert pace.after(batch(LABELS, 90), BOTH, 0.6) == {LABELS}
     assert pace.after(batch(IMAGES, 10), BOTH, 0.6) == {LABELS}
@@ -355,14 +356,14 @@ def test_what_runs_ahead_is_held_back_until_the_others_have_caught_up() -> None:
 
 
 def test_partitions_of_one_topic_are_kept_together_too() -> None:
-    pace, other = Pace(), ("images", 1)
+    pace, other = PartitionPacing(), ("images", 1)
     assigned = BOTH | {other}
     assert pace.after(batch(IMAGES, 50) + batch(LABELS, 50), assigned, 0.6) == BOTH
     assert pace.after(batch(other, 80), assigned, 0.6) == {other}
 
 
 def test_a_partition_with_nothing_more_to_bring_is_not_waited_for() -> None:
-    pace = Pace()
+    pace = PartitionPacing()
     assert pace.after(batch(IMAGES, 10), BOTH, 0.9) == {IMAGES}
     assert pace.after([], BOTH, 0.9) == set()
     assert pace.after(batch(IMAGES, 20), BOTH, 0.9) == set()
@@ -370,24 +371,24 @@ def test_a_partition_with_nothing_more_to_bring_is_not_waited_for() -> None:
 
 
 def test_what_has_moved_on_is_not_waited_for() -> None:
-    pace = Pace()
+    pace = PartitionPacing()
     assert pace.after(batch(IMAGES, 10), BOTH, 0.9) == {IMAGES}
     assert pace.after(batch(LABELS, 5), {IMAGES}, 0.9) == set()
 
 
 def test_side_by_side_nothing_is_held_back() -> None:
-    pace = Pace()
+    pace = PartitionPacing()
     (image,) = batch(IMAGES, 50)
     label = image._replace(topic="labels", timestamp_ms=image.timestamp_ms + AHEAD_MS)
     assert pace.after([image, label], BOTH, 0.9) == set()
-    assert Pace().after([image._replace(timestamp_ms=-1)], BOTH, 0.9) == set()  # of unknown age
+    assert PartitionPacing().after([image._replace(timestamp_ms=-1)], BOTH, 0.9) == set()  # of unknown age
 
 
 # --- the accuracy served
 
 
 def test_late_labels_count_for_the_accuracy_served() -> None:
-    late, tally = LateLabels(600.0), Tally()
+    late, tally = DelayedLabels(600.0), Tally()
 
     def take(event: events.LabelsMatched | None) -> None:
         assert event is not None
@@ -409,7 +410,7 @@ def test_late_labels_count_for_the_accuracy_served() -> None:
 
 def test_predictions_are_remembered_within_bounds() -> None:
     clock = Clock()
-    late = LateLabels(10.0, most=100, clock=clock)
+    late = DelayedLabels(10.0, most=100, clock=clock)
     names = [f"image-{n:06d}" for n in range(300)]
     late.add(names, np.full(300, -1), np.zeros(300, dtype=np.int64), 1)
     assert 90 <= len(late) <= 110

@@ -17,17 +17,17 @@ from torch import nn
 from cifarctl import events, models
 from cifarctl.data import Images, synthetic
 from cifarctl.errors import DataError, RegistryError, SettingsError, Superseded, VersionNotFound
-from cifarctl.flows import learner as module
-from cifarctl.flows.evaluate import evaluate
-from cifarctl.flows.learner import CHECKPOINT, GRID, QUICK_UPDATES, Learner
-from cifarctl.flows.publish import publish, publish_like
+from cifarctl.learning import learner as module
+from cifarctl.learning.learner import CHECKPOINT, GRID, QUICK_UPDATES, Learner
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.online.concept import FEWEST_LABELLED
 from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import Begin, Continual, Snapshot, Start, Strategy
 from cifarctl.registry import Alias, Move
 from cifarctl.registry.loading import load
+from cifarctl.registry.publishing import publish, publish_like
 from cifarctl.settings import OnlineSettings
+from cifarctl.training.metrics import evaluate
 
 ONLINE = OnlineSettings(
     update_every=100,

@@ -14,7 +14,7 @@ from processes import Site, learner_of, until
 #: Starts a child that is as busy as one can be in Python, tells its process id, and waits to be killed.
 PARENT = """
 import multiprocessing, sys, time
-from cifarctl.flows import orphan
+from cifarctl.serving import orphan
 
 def child(pipe, kernel):
     if not kernel:

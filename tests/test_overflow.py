@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarctl.online.join import ENTRY_BYTES, Join, Place
-from cifarctl.online.labels import MIB, LabelJoin
-from cifarctl.online.overflow import PAGE, Image, ImageStore
+from cifarctl.stream.image_store import PAGE, Image, ImageStore
+from cifarctl.stream.join import ENTRY_BYTES, Join, Place
+from cifarctl.stream.label_join import MIB, LabelJoin
 
 SIZE = 3072
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc")

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from processes import Flow, Site
 
 from cifarctl import events
-from cifarctl.flows import examples, learn
-from cifarctl.flows.budget import OWED_S, SAVED_S, Budget
-from cifarctl.flows.learner import Learner
-from cifarctl.flows.overload import PATIENCE_S, SAMPLE, SPARSEST, TOLD_S, Overload
+from cifarctl.flows import learn
+from cifarctl.learning import examples
+from cifarctl.learning.cpu_budget import OWED_S, SAVED_S, CpuBudget
+from cifarctl.learning.learner import Learner
+from cifarctl.learning.load_shedding import PATIENCE_S, SAMPLE, SPARSEST, TOLD_S, LoadShedding
 from cifarctl.stream.records import Record
 from cifarctl.stream.source import Source
 
@@ -22,7 +23,7 @@ ENOUGH = 100
 IDS = [f"run-{number}" for number in range(4000)]
 
 
-def told(overload: Overload, lags: Sequence[int | None], start: float = 0.0) -> list[str]:
+def told(overload: LoadShedding, lags: Sequence[int | None], start: float = 0.0) -> list[str]:
     """What it says of these lags, one after each look."""
     return [
         notice.message
@@ -32,7 +33,7 @@ def told(overload: Overload, lags: Sequence[int | None], start: float = 0.0) -> 
 
 
 def test_a_lag_makes_updates_wait_until_it_is_gone() -> None:
-    overload = Overload(ENOUGH)
+    overload = LoadShedding(ENOUGH)
     assert told(overload, [ENOUGH]) == []
     assert not overload.behind
     assert told(overload, [ENOUGH + 1, 2 * ENOUGH]) == []  # as much as may come during an update
@@ -48,7 +49,7 @@ def test_a_lag_makes_updates_wait_until_it_is_gone() -> None:
 @given(lag=st.integers(ENOUGH + 1, 20 * ENOUGH), read=st.integers(1, 3 * ENOUGH), known=st.booleans())
 def test_no_update_waits_for_what_comes_meanwhile(lag: int, read: int, known: bool) -> None:
     """A stream that is just as fast as the learner sees it: the lag stays, and updates are made all the same."""
-    overload = Overload(ENOUGH)
+    overload = LoadShedding(ENOUGH)
     if not known:
         list(overload.update(None, 0.0))
     for _ in range(3):
@@ -62,7 +63,7 @@ def test_no_update_waits_for_what_comes_meanwhile(lag: int, read: int, known: bo
 
 
 def test_while_the_lag_is_not_known_updates_wait() -> None:
-    overload, found = Overload(ENOUGH), []
+    overload, found = LoadShedding(ENOUGH), []
     for lag in (None, 0):
         assert told(overload, [lag]) == []
         found.append(overload.behind)
@@ -70,19 +71,19 @@ def test_while_the_lag_is_not_known_updates_wait() -> None:
 
 
 def test_a_lag_that_comes_and_goes_is_told_of_once_in_a_while() -> None:
-    overload = Overload(ENOUGH)
+    overload = LoadShedding(ENOUGH)
     looks = [3 * ENOUGH, 0] * 10
     assert len(told(overload, looks)) == -(-len(looks) * PATIENCE_S // TOLD_S)
 
 
 def test_a_backlog_that_shrinks_is_learned_from_whole() -> None:
-    overload = Overload(ENOUGH)
+    overload = LoadShedding(ENOUGH)
     told(overload, [100_000 - 1000 * number for number in range(100)])
     assert overload.every == 1
 
 
 def test_a_lag_that_grows_makes_a_sample_and_is_sampled_less_when_it_is_gone() -> None:
-    overload = Overload(ENOUGH)
+    overload = LoadShedding(ENOUGH)
     large = SAMPLE * ENOUGH
     told(overload, [large - 1, large])
     assert overload.every == 1
@@ -97,7 +98,7 @@ def test_a_lag_that_grows_makes_a_sample_and_is_sampled_less_when_it_is_gone() -
 
 
 def test_what_comes_during_updates_and_is_gone_between_them_is_no_overload() -> None:
-    overload, large = Overload(ENOUGH), 2 * SAMPLE * ENOUGH
+    overload, large = LoadShedding(ENOUGH), 2 * SAMPLE * ENOUGH
     for look in range(20):
         for moment, lag in ((0.0, large + look), (0.5, 0)):
             list(overload.update(lag, (look + moment) * PATIENCE_S))
@@ -106,7 +107,7 @@ def test_what_comes_during_updates_and_is_gone_between_them_is_no_overload() -> 
 
 @given(st.sampled_from([2**power for power in range(1, 8)]))
 def test_a_sample_is_a_part_of_the_larger_ones(every: int) -> None:
-    smaller, larger = Overload(ENOUGH), Overload(ENOUGH)
+    smaller, larger = LoadShedding(ENOUGH), LoadShedding(ENOUGH)
     smaller.every, larger.every = every, every // 2
     chosen = set(filter(smaller.takes, IDS))
     assert chosen <= set(filter(larger.takes, IDS))
@@ -122,7 +123,7 @@ def test_a_budget_is_kept(share: float, works: list[float]) -> None:
         nonlocal now
         now += seconds
 
-    budget = Budget(share, clock=lambda: now, used=lambda: used, sleep=sleep)
+    budget = CpuBudget(share, clock=lambda: now, used=lambda: used, sleep=sleep)
     for work in works:
         now, used = now + work, used + work
         budget.keep()
@@ -137,14 +138,14 @@ def test_what_was_not_asked_for_in_time_is_forgiven() -> None:
         nonlocal now, slept
         now, slept = now + seconds, slept + seconds
 
-    budget = Budget(0.1, clock=lambda: now, used=lambda: used, sleep=sleep)
+    budget = CpuBudget(0.1, clock=lambda: now, used=lambda: used, sleep=sleep)
     now = used = 3600.0
     budget.keep()
     assert 0 < slept <= OWED_S / 0.1 + 1
 
 
 def test_without_a_share_nobody_sleeps() -> None:
-    Budget(None, used=lambda: 1e9, sleep=lambda seconds: pytest.fail(f"slept for {seconds} s")).keep()
+    CpuBudget(None, used=lambda: 1e9, sleep=lambda seconds: pytest.fail(f"slept for {seconds} s")).keep()
 
 
 def test_who_stays_within_the_budget_never_sleeps() -> None:
@@ -153,7 +154,7 @@ def test_who_stays_within_the_budget_never_sleeps() -> None:
     def sleep(seconds: float) -> None:
         raise AssertionError(seconds)
 
-    budget = Budget(0.5, clock=lambda: now, used=lambda: now * 0.4, sleep=sleep)
+    budget = CpuBudget(0.5, clock=lambda: now, used=lambda: now * 0.4, sleep=sleep)
     for _ in range(100):
         now += 1.0
         budget.keep()
@@ -244,7 +245,7 @@ def test_a_burst_without_labels_is_learned_from_once_it_has_been_seen(
 
 
 def test_what_is_in_hand_makes_updates_wait_but_is_no_lag() -> None:
-    overload = Overload(ENOUGH)
+    overload = LoadShedding(ENOUGH)
     large = SAMPLE * ENOUGH
     for number in range(4):
         assert list(overload.update(0, number * PATIENCE_S, large + number)) == []

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from cifarctl import events
 from cifarctl.data import Course, Images, Scenario
-from cifarctl.flows.contest import Predicts, gated
-from cifarctl.flows.prequential import STEP, Run, play, strategies
-from cifarctl.flows.publish import publish_like
+from cifarctl.flows.stream_evaluation import STEP, Run, play, strategies
+from cifarctl.learning.contestants import Predicts, gated
 from cifarctl.registry.loading import load
+from cifarctl.registry.publishing import publish_like
 from cifarctl.settings import OnlineSettings
 from cifarctl.ui.contest import ContestView, contest_tables
 
@@ -113,7 +113,7 @@ def test_on_a_clock_an_update_takes_effect_when_it_is_through(monkeypatch: pytes
                 yield done
             now += 1.5
 
-    monkeypatch.setattr("cifarctl.flows.prequential.time.perf_counter", lambda: now)
+    monkeypatch.setattr("cifarctl.flows.stream_evaluation.time.perf_counter", lambda: now)
     recorder, run = played("", rate=50, recorder=Slow())
     assert recorder.times == recorder.settled == 2
     assert {recorder.known_at[image] for image in range(STEP)} == {STEP}

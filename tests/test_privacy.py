@@ -26,7 +26,7 @@ socket.getaddrinfo = socket.gethostbyname = noted
 
 import time
 from pathlib import Path
-from cifarctl.flows.inference import prepare
+from cifarctl.serving.backend_selection import prepare
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
 from cifarctl.settings import RegistrySettings, ServeSettings

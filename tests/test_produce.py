@@ -23,7 +23,7 @@ from cifarctl.errors import BrokerError
 from cifarctl.flows import produce as produce_module
 from cifarctl.flows.produce import BLOCK
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients, codecs, labels
+from cifarctl.stream import clients, codecs, label_records
 from cifarctl.stream.codecs import Decoded, Record
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.stream.sender import Sender
@@ -140,7 +140,7 @@ def test_labels_follow_their_images_after_the_delay(site: Site, format: str) -> 
     sent = images.await_records(200)
     assert decoded(sent).labels.tolist() == [-1] * 200
     late = site.topic("labels").await_records(result.labels_sent)
-    found, letters = labels.decode(late, classes=10)
+    found, letters = label_records.decode(late, classes=10)
     assert not letters
     assert (result.sent, result.failed, result.labels_failed) == (200, 0, 0)
     assert 110 <= result.labels_sent <= 170
@@ -152,7 +152,7 @@ def test_labels_follow_their_images_after_the_delay(site: Site, format: str) -> 
         assert record.partition == image.partition
         assert label == truth[number(id)]
         assert record.timestamp_ms >= image.timestamp_ms + 1000 * delay - 2  # timestamps are whole milliseconds
-    # The images' figures are not spoiled by the wait for the last labels.
+    # The images' figures are not spoiled by the wait for the last label_records.
     assert result.seconds < 199 / 400 + delay
 
 
@@ -195,7 +195,7 @@ def test_labels_that_a_scenario_makes_late_follow_so_many_images_later(
     labelled = zip(batch.ids, batch.labels.tolist(), strict=True)
     at_once = {position: label for position, label in given.items() if position not in late}
     assert {number(id): label for id, label in labelled if label >= 0} == at_once
-    found, letters = labels.decode(site.topic("labels").await_records(result.labels_sent), classes=CLASSES)
+    found, letters = label_records.decode(site.topic("labels").await_records(result.labels_sent), classes=CLASSES)
     assert not letters
     told = {number(id): label for id, label in zip(found.ids, found.labels.tolist(), strict=True)}
     assert told == {position: given[position] for position in late}
@@ -205,7 +205,7 @@ def test_with_a_delay_the_same_labels_are_withheld_as_without(site: Site) -> Non
     site.send(100, produce__unlabelled=0.3)
     first = decoded(site.topic("images").await_records(100))
     site.send(100, produce__unlabelled=0.3, produce__label_delay=0.01)
-    found, _ = labels.decode(site.topic("labels").await_records(int((first.labels >= 0).sum())), classes=10)
+    found, _ = label_records.decode(site.topic("labels").await_records(int((first.labels >= 0).sum())), classes=10)
     positions = {int(id.partition("-")[2]): label for id, label in zip(found.ids, found.labels.tolist(), strict=True)}
     assert [positions.get(number, -1) for number in range(100)] == first.labels.tolist()
 

@@ -12,8 +12,8 @@ from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPar
 from helpers import Home
 
 from cifarctl.errors import BrokerError
-from cifarctl.flows.answers import Answers, Model
 from cifarctl.registry.loading import load
+from cifarctl.serving.pipeline import InferencePipeline, Model
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import clients, gaps
 from cifarctl.stream.answering import Commit
@@ -401,7 +401,7 @@ def test_a_rebalance_while_a_commit_is_pending(
     manifest = load(home.registry, 1).manifest
     model = Model(manifest, lambda pixels: torch.full((len(pixels), 10), 0.1))
     kafka = KafkaSettings(timeout_s=0.01)
-    with Answers(source, sink, Topics.of("t"), kafka, ServeSettings(), model) as answers:
+    with InferencePipeline(source, sink, Topics.of("t"), kafka, ServeSettings(), model) as answers:
         answers.submit(source.read(10, 0))
         answers.finish(wait=True)
         assert answers.commit() is Commit.PENDING
@@ -437,7 +437,7 @@ def test_letters_follow_the_order_of_their_messages(client: ScriptedConsumer, so
         records[number] = records[number]._replace(value=b"?")
     for number in (2, 5):
         records[number] = records[number]._replace(key=b"k" * 700)
-    with Answers(source, sink, Topics.of("t"), KafkaSettings(), ServeSettings(), model) as answers:
+    with InferencePipeline(source, sink, Topics.of("t"), KafkaSettings(), ServeSettings(), model) as answers:
         answers.submit(records)
         answers.finish(wait=True)
     assert [letter.record.offset for letter in sink.letters] == [1, 2, 4, 5]

@@ -16,12 +16,12 @@ from helpers import draft
 from processes import Site, until
 
 from cifarctl.errors import Superseded
-from cifarctl.flows.seat import KafkaSeat, RegistrySeat, open_seat
+from cifarctl.learning.leadership import KafkaSeat, RegistrySeat, open_seat
 from cifarctl.registry import Move, Registry
 from cifarctl.registry.claims import Stream
 from cifarctl.settings import KafkaSettings, RegistrySettings, Settings
 from cifarctl.stream import browse, clients
-from cifarctl.stream.seat import Seat
+from cifarctl.stream.leader_election import Seat
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
 

@@ -19,10 +19,11 @@ from processes import Site, children, committed, ids, predictions
 
 from cifarctl import events
 from cifarctl.errors import BrokerError
-from cifarctl.flows.publish import publish
-from cifarctl.flows.routing import canary_side
-from cifarctl.flows.supervise import LearnerProcess
+from cifarctl.flows.serve import LEARNER
 from cifarctl.registry.loading import load
+from cifarctl.registry.publishing import publish
+from cifarctl.serving.canary_routing import canary_side
+from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients
 from cifarctl.stream.embedded import EmbeddedBroker
@@ -425,7 +426,7 @@ class Clock:
 def test_a_hanging_learner_is_replaced(site: Site) -> None:
     clock = Clock()
     settings = site.settings(online__heartbeat_timeout=600, online__niceness=0)
-    learner = LearnerProcess(settings, clock=clock)
+    learner = LearnerProcess(settings, LEARNER, clock=clock)
     answers = site.topic("predictions")
     serving = site.serve(learner=learner)
     serving.until(lambda: serving.of(events.LearnerStarted))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarctl import events
-from cifarctl.flows.served import RECENT, VERSIONS, Served
+from cifarctl.learning.served_accuracy import RECENT, VERSIONS, ServedAccuracy
 from cifarctl.stream.codecs import Prediction
 
 WAIT_S = 600.0
@@ -33,7 +33,7 @@ def answer(image_id: str, predicted: int, *, version: int = 1, label: int | None
 
 
 def test_nothing_is_told_before_anything_is_known() -> None:
-    served = Served(WAIT_S)
+    served = ServedAccuracy(WAIT_S)
     served.answers([answer("a", 3)])
     served.labels([("b", 3)])
     assert served.record() == ()
@@ -45,7 +45,7 @@ images = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(1,
 @given(images, st.randoms(use_true_random=False))
 def test_answers_and_labels_meet_in_any_order(stream: list[tuple[int, int, int, bool]], random: Any) -> None:
     """Labels that came with the image count at once, the others when both halves are there."""
-    served, told = Served(WAIT_S), []
+    served, told = ServedAccuracy(WAIT_S), []
     for number, (predicted, label, version, with_image) in enumerate(stream):
         known = label if with_image else None
         told.append(
@@ -66,7 +66,7 @@ def test_answers_and_labels_meet_in_any_order(stream: list[tuple[int, int, int, 
 
 
 def test_the_record_is_of_late_and_of_the_versions_that_answered_last() -> None:
-    served = Served(WAIT_S)
+    served = ServedAccuracy(WAIT_S)
     served.answers(answer(f"{n}", 1, label=0) for n in range(RECENT))
     served.answers(answer(f"{n}", 1, label=1) for n in range(RECENT // 2))
     assert served.record() == (events.ServedRecord(1, RECENT, 0.5),)

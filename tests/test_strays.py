@@ -11,11 +11,11 @@ from confluent_kafka import Producer
 from processes import Site
 
 from cifarctl import events
-from cifarctl.flows.clocks import Clocks
-from cifarctl.flows.late_labels import LateLabels
-from cifarctl.flows.strays import FEWEST, Strays
-from cifarctl.stream import labels
+from cifarctl.serving.clocks import Clocks
+from cifarctl.stream import label_records
+from cifarctl.stream.delayed_labels import DelayedLabels
 from cifarctl.stream.sender import Sender
+from cifarctl.stream.unmatched_labels import FEWEST, UnmatchedLabels
 from cifarctl.tally import Latencies
 
 HOUR_MS = 3_600_000
@@ -31,13 +31,13 @@ class Clock:
         return self.now
 
 
-class Served:
+class Attempt:
     """What `serve` knows of labels, its clock, and whoever watches them."""
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.late = LateLabels(600, clock=self.clock)
-        self.strays = Strays(self.late, "cifar.labels", 600, self.clock)
+        self.late = DelayedLabels(600, clock=self.clock)
+        self.strays = UnmatchedLabels(self.late, "cifar.labels", 600, self.clock)
 
     def answer(self, ids: list[str], label: int = -1) -> None:
         self.late.add(ids, np.full(len(ids), label), np.zeros(len(ids), dtype=np.int64), 1)
@@ -51,7 +51,7 @@ def names(prefix: str, count: int) -> list[str]:
 
 
 def test_labels_that_match_nothing_are_said_once_with_an_example() -> None:
-    served = Served()
+    served = Attempt()
     served.answer(names("image", 100))
     served.label(names("typo", 10_001))
     assert served.strays.count == 10_001
@@ -69,7 +69,7 @@ def test_labels_that_match_nothing_are_said_once_with_an_example() -> None:
 
 
 def test_what_meets_its_image_late_is_no_stray() -> None:
-    served = Served()
+    served = Attempt()
     served.label(names("image", 1000))
     served.answer(names("image", 1000))
     served.label(names("image", 1000))  # once more
@@ -78,7 +78,7 @@ def test_what_meets_its_image_late_is_no_stray() -> None:
 
 
 def test_a_few_strays_among_many_are_counted_only() -> None:
-    served = Served()
+    served = Attempt()
     served.answer(names("image", 1000))
     served.label(names("image", 1000) + names("typo", 900))
     served.clock.now += 30
@@ -87,7 +87,7 @@ def test_a_few_strays_among_many_are_counted_only() -> None:
 
 def test_the_labels_of_images_that_others_answer_are_nothing_to_speak_of() -> None:
     """One of several replicas: it knows a third of the ids."""
-    served = Served()
+    served = Attempt()
     served.answer(names("mine", 100))
     served.label(names("mine", 100) + names("theirs", 200))
     served.clock.now += 30
@@ -97,7 +97,7 @@ def test_the_labels_of_images_that_others_answer_are_nothing_to_speak_of() -> No
 
 
 def test_a_label_of_an_image_that_came_with_one_is_no_stray() -> None:
-    served = Served()
+    served = Attempt()
     served.label(["image-0"])
     served.answer(names("image", FEWEST * 2), label=1)
     served.label(names("image", FEWEST * 2))
@@ -110,7 +110,7 @@ def test_serve_and_its_learner_say_that_labels_match_nothing(site: Site) -> None
     site.send(10, produce__unlabelled=1)
     sender = Sender(site.kafka)
     for name in names("typo", 200):
-        sender.send(site.topics.labels, name.encode(), labels.encode_label(name, 1))
+        sender.send(site.topics.labels, name.encode(), label_records.encode_label(name, 1))
     sender.close(30)
     told = "200 of 200 labels on"
     serve = site.start("serve", "--json", online__label_wait=2)

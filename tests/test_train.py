@@ -27,11 +27,7 @@ from cifarctl import data, events, models
 from cifarctl.data import Dataset, Split
 from cifarctl.errors import RegistryError, SettingsError, TrainingDiverged
 from cifarctl.flows import train as module
-from cifarctl.flows import trainer
-from cifarctl.flows.evaluate import measure
-from cifarctl.flows.team import Team
 from cifarctl.flows.train import train
-from cifarctl.flows.trainer import cycle
 from cifarctl.models import compiling
 from cifarctl.models.architectures import airbench
 from cifarctl.models.architectures.airbench import Airbench
@@ -41,6 +37,10 @@ from cifarctl.models.predictor import Predictor
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
 from cifarctl.settings import DataSettings, TrainSettings
+from cifarctl.training import run as training_run
+from cifarctl.training.distribution import Team
+from cifarctl.training.metrics import measure
+from cifarctl.training.run import cycle
 
 SMALL = DataSettings(source="synthetic", synthetic_images=500)  # 350 training images: 10 batches of 32 an epoch
 QUICK = TRAIN.model_copy(update={"epochs": 3})
@@ -108,7 +108,7 @@ def checkpoints(registry: Registry) -> list[Path]:
 
 
 def test_the_events_of_a_run(images: tuple[Dataset, Split], registry: Registry, monkeypatch: Any) -> None:
-    monkeypatch.setattr(trainer, "PROGRESS_INTERVAL", 0.0)  # every batch
+    monkeypatch.setattr(training_run, "PROGRESS_INTERVAL", 0.0)  # every batch
     found = list(flow(images, registry))
     started, result = found[0], found[-1]
     assert isinstance(started, events.TrainStarted)
@@ -214,7 +214,7 @@ def test_validation_and_stream_images_are_not_trained_on(
         seen.append(pixels.flatten(1).long().sum(dim=1))
         return data.augment(pixels, *arguments, **options)
 
-    monkeypatch.setattr(trainer, "augment", watching)
+    monkeypatch.setattr(training_run, "augment", watching)
     result_of(flow(images, registry))
     read = set(torch.cat(seen).tolist())
     sums = dataset.train.pixels.flatten(1).long().sum(dim=1)
@@ -542,7 +542,7 @@ def test_what_compiling_costs_is_weighed_against_the_steps_that_are_to_come(
     def never(_: str, *, steps: dict[int, int], **__: object) -> None:
         weighed.append(steps)
 
-    monkeypatch.setattr(trainer, "compiled", never)
+    monkeypatch.setattr(training_run, "compiled", never)
     settings = NORMALISED.model_copy(update={"epochs": 9, "target_accuracy": target})
     stopped = threading.Event()
     stopped.set()
@@ -560,9 +560,9 @@ def test_a_run_that_was_killed_in_its_first_epoch_is_not_measured_again(
         wanted.append(how)
         return model
 
-    monkeypatch.setattr(trainer, "compiled", found)
+    monkeypatch.setattr(training_run, "compiled", found)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "autocast", killed)
+        patch.setattr(training_run, "autocast", killed)
         with pytest.raises(Killed):
             list(flow(images, registry, NORMALISED))
     assert result_of(flow(images, registry, NORMALISED, resume=True))
@@ -772,10 +772,10 @@ def test_images_brought_to_an_accelerator_give_the_same_weights(
     """Those that are trained on, where it can hold so many; shown on a processor that passes for an accelerator."""
     expected = weights(registry, result_of(flow(images, registry, NORMALISED)).version)
     monkeypatch.setattr(Team, "accelerated", True)
-    monkeypatch.setattr(trainer, "MOST_THERE", most)
-    monkeypatch.setattr(trainer, "BLOCK", 100)
+    monkeypatch.setattr(training_run, "MOST_THERE", most)
+    monkeypatch.setattr(training_run, "BLOCK", 100)
     dataset, division = images
-    run = trainer.Run.start(NORMALISED, dataset.train, division.train, 10, Team(0, 1, torch.device("cpu")))
+    run = training_run.Run.start(NORMALISED, dataset.train, division.train, 10, Team(0, 1, torch.device("cpu")))
     assert len(run.images.pixels) == there
     list(run.train("synthetic", None, tmp_path / "checkpoint", None))
     assert same(run.model.state_dict(), expected)
@@ -799,7 +799,7 @@ def test_a_run_ends_once_the_validation_images_show_its_target(
 def test_the_learning_rate_rises_again_where_a_cycle_was_not_enough(
     images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "PROGRESS_INTERVAL", 0.0)
+    monkeypatch.setattr(training_run, "PROGRESS_INTERVAL", 0.0)
     found = list(flow(images, registry, QUICK.model_copy(update={"epochs": 9, "target_accuracy": 1.0})))
     rates = [event.learning_rate for event in found if isinstance(event, events.TrainProgress)]
     expected = [one_cycle(step, steps, 8e-3) for steps in (4 * BATCHES, 5 * BATCHES) for step in range(steps)]
@@ -873,7 +873,7 @@ def test_each_image_is_mirrored_in_every_other_epoch(
         seen += 1
         return data.augment(pixels, *arguments, flip=flip, **options)
 
-    monkeypatch.setattr(trainer, "augment", watching)
+    monkeypatch.setattr(training_run, "augment", watching)
     result_of(flow(images, registry))
     first, second, third = mirrored
     assert 100 < sum(first.values()) < 250
@@ -926,7 +926,7 @@ def test_the_target_is_for_the_answers_that_the_version_gives(
     def judged(predictor: Predictor, _: object) -> SimpleNamespace:
         return SimpleNamespace(accuracy=averaged if isinstance(predictor.model, Averaged) else plain)
 
-    monkeypatch.setattr(trainer, "evaluate", judged)
+    monkeypatch.setattr(training_run, "evaluate", judged)
     result = result_of(flow(images, registry, STRONG.model_copy(update={"epochs": 9, "target_accuracy": 0.55})))
     assert (result.target_reached, result.epochs) == (averaged > 0.55, epochs)
     assert (result.validation_accuracy, result.validation_accuracy_tta) == (plain, averaged)
@@ -962,7 +962,7 @@ def test_on_the_way_to_a_target_the_first_images_are_smaller(
         weighed.append(steps)
 
     monkeypatch.setattr(Airbench, "forward", seeing)
-    monkeypatch.setattr(trainer, "compiled", never)
+    monkeypatch.setattr(training_run, "compiled", never)
     settings = STRONG.model_copy(update={"epochs": 4, "target_accuracy": target, "precision": "float32"})
     list(flow(images, registry, settings))
     assert seen == [side for side in sides for _ in range(7)]

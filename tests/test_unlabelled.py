@@ -18,11 +18,10 @@ from torch import nn
 
 from cifarctl import events, models
 from cifarctl.data import Images, synthetic
-from cifarctl.flows import learner as module
-from cifarctl.flows.evaluate import evaluate
-from cifarctl.flows.judged import Judged
-from cifarctl.flows.learner import CALM_AFTER, Learner
-from cifarctl.flows.shown import Shown
+from cifarctl.learning import learner as module
+from cifarctl.learning.learner import CALM_AFTER, Learner
+from cifarctl.learning.read_progress import ReadProgress
+from cifarctl.learning.scored_model import ScoredModel
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.statistics import SOURCE, adapted
 from cifarctl.online.concept import FEWEST_LABELLED
@@ -31,6 +30,7 @@ from cifarctl.online.gate import LIKELY_GAIN, Guard, Pairs, decide, follow
 from cifarctl.registry.loading import load
 from cifarctl.settings import OnlineSettings
 from cifarctl.stream.codecs import Record
+from cifarctl.training.metrics import evaluate
 
 SOUND = Guard.none("the inputs have moved")
 ONLINE = OnlineSettings(
@@ -95,7 +95,7 @@ def test_estimates_compute_in_the_arithmetic_that_is_asked_for_and_counts_in_flo
     types: set[torch.dtype] = set()
     predictor.model.register_forward_hook(lambda _module, _inputs, logits: types.add(logits.dtype))
     known, window = drawn(11, 60, inverted=False), drawn(12, 60, inverted=True).pixels
-    judged = Judged(predictor, known, 10)
+    judged = ScoredModel(predictor, known, 10)
     alike = torch.randn(60, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         types.clear()
@@ -340,21 +340,21 @@ def record(offset: int, partition: int = 0) -> Record:
 
 
 def test_what_is_read_again_is_not_shown_again() -> None:
-    shown = Shown()
+    shown = ReadProgress()
     assert [shown.add(record(offset)) for offset in (5, 6, 7, 6, 7, 8)] == [True, True, True, False, False, True]
     assert shown.add(record(0, partition=1))
     shown.committed({("images", 0): 6, ("elsewhere", 0): 3})
-    after = Shown.load(json.loads(json.dumps(shown.dump({"a": 3}))))
+    after = ReadProgress.load(json.loads(json.dumps(shown.dump({"a": 3}))))
     assert [after.add(record(offset)) for offset in (6, 7, 8)] == [False, False, False]
     # Saved in the middle of that: the next one knows as much.
-    last = Shown.load(after.dump({}))
+    last = ReadProgress.load(after.dump({}))
     assert [last.add(record(offset)) for offset in (6, 8, 9)] == [False, False, True]
     assert [last.add(record(offset, partition=1)) for offset in (0, 1)] == [False, True]
     assert (last.number("a", 7), last.number("b", 7)) == (3, 7)
 
 
 def test_a_topic_that_is_made_anew_is_shown() -> None:
-    shown = Shown()
+    shown = ReadProgress()
     assert all(shown.add(record(offset)) for offset in range(100, 200))
     shown.committed({("images", 0): 150})
     assert all(shown.add(record(offset)) for offset in range(300))

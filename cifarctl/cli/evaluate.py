@@ -104,7 +104,7 @@ def _over_a_stream(
         require_page(report)
 
     from cifarctl.events import StreamResult
-    from cifarctl.flows import prequential
+    from cifarctl.flows import stream_evaluation
     from cifarctl.models import memory, threads
     from cifarctl.registry import Registry
     from cifarctl.registry.loading import load
@@ -116,7 +116,7 @@ def _over_a_stream(
     base = load(Registry(settings.registry), version)
     dataset, split = load_data(run, settings.data)
     with run.signals() as stop:
-        contest = prequential.compare(
+        contest = stream_evaluation.compare(
             base,
             dataset,
             split,

@@ -157,8 +157,8 @@ def verify(
     """Put versions through every check of loading, and aliases through a comparison with the history."""
     settings = run.settings()
     from cifarctl.errors import IntegrityError
-    from cifarctl.flows.inspect import inspect
     from cifarctl.registry import Registry
+    from cifarctl.registry.inspection import inspect
     from cifarctl.ui.tables import verify_table
 
     registry = Registry(settings.registry)

@@ -49,11 +49,12 @@ def serve(
         where = ", ".join(f"{number}: {offset:,}" for number, offset in sorted(offsets.items()))
         run.output.say(f"group {settings.kafka.group_id} begins at {where}")
     from cifarctl.events import ServeResult
+    from cifarctl.flows.serve import LEARNER
     from cifarctl.flows.serve import serve as serve_flow
-    from cifarctl.flows.supervise import LearnerProcess
     from cifarctl.online.judgeable import require_judgeable
     from cifarctl.online.strategies import require
     from cifarctl.registry import Registry
+    from cifarctl.serving.learner_process import LearnerProcess
     from cifarctl.ui.serve import ServeView, serve_summary
 
     registry = Registry(settings.registry)
@@ -69,7 +70,7 @@ def serve(
             settings.serve,
             settings.kafka,
             label_wait=settings.online.label_wait,
-            learner=LearnerProcess(settings) if online else None,
+            learner=LearnerProcess(settings, LEARNER) if online else None,
             max_messages=max_messages,
             idle_timeout=idle_timeout,
             ready_file=ready_file,

@@ -7,9 +7,9 @@ from scipy import stats
 from cifarctl.data import Images
 from cifarctl.errors import RegistryError
 from cifarctl.events import Compared, Comparison
-from cifarctl.flows.evaluate import measure
 from cifarctl.registry import Registry, validation
 from cifarctl.registry.loading import LoadedModel, load
+from cifarctl.training.metrics import measure
 
 
 def compare_versions(registry: Registry, first: str, second: str) -> Comparison:

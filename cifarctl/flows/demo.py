@@ -11,16 +11,16 @@ from contextlib import closing
 from cifarctl import events
 from cifarctl.data import Course, Dataset, Images, Scenario, Split
 from cifarctl.errors import CifarctlError, RegistryError
-from cifarctl.flows.evaluate import evaluate
 from cifarctl.flows.produce import produce
-from cifarctl.flows.publish import publish_like
-from cifarctl.flows.serve import serve
-from cifarctl.flows.supervise import LearnerProcess
+from cifarctl.flows.serve import LEARNER, serve
 from cifarctl.flows.train import train
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
+from cifarctl.registry.publishing import publish_like
+from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import KafkaSettings, ProduceSettings, Settings
 from cifarctl.stream.embedded import EmbeddedBroker
+from cifarctl.training.metrics import evaluate
 
 STAGES = (
     "a model to begin with",
@@ -79,7 +79,7 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
             stop=answered,
         )
         sender = _Sender(sending)
-        serving = serve(registry, settings.serve, kafka, learner=LearnerProcess(settings), stop=answered)
+        serving = serve(registry, settings.serve, kafka, learner=LearnerProcess(settings, LEARNER), stop=answered)
         with closing(serving):
             for event in serving:
                 yield event

@@ -12,9 +12,9 @@ import torch
 from cifarctl import cpus, data
 from cifarctl.errors import BrokerError, CifarctlError, RegistryError
 from cifarctl.events import Check
-from cifarctl.flows.inspect import other_classes
 from cifarctl.models.predictor import choose_device
 from cifarctl.registry import Registry
+from cifarctl.registry.inspection import other_classes
 from cifarctl.registry.loading import load
 from cifarctl.settings import Settings
 from cifarctl.stream import clients, rights

@@ -11,12 +11,12 @@ import torch
 from cifarctl import models
 from cifarctl.data import Dataset, Split
 from cifarctl.errors import IntegrityError, RegistryError
-from cifarctl.flows.evaluate import evaluate
-from cifarctl.flows.publish import publish, split_record
 from cifarctl.models.predictor import Predictor
 from cifarctl.registry import Manifest, Normalisation, Registry
 from cifarctl.registry import validation as validation_images
+from cifarctl.registry.publishing import publish, split_record
 from cifarctl.settings import DataSettings, ServeSettings
+from cifarctl.training.metrics import evaluate
 
 
 def import_weights(

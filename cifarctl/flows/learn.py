@@ -13,15 +13,15 @@ from multiprocessing.connection import Connection
 
 from cifarctl import events
 from cifarctl.errors import AliasClaimed, BrokerAway, CifarctlError, RegistryError, Superseded
-from cifarctl.flows.budget import Budget
-from cifarctl.flows.learner import Learner
-from cifarctl.flows.orphan import orphaned
-from cifarctl.flows.seat import Seat, open_seat
-from cifarctl.flows.supervise import Refused
-from cifarctl.flows.tenure import Material, Stopped, tenure
+from cifarctl.learning.cpu_budget import CpuBudget
+from cifarctl.learning.leadership import Seat, open_seat
+from cifarctl.learning.learner import Learner
+from cifarctl.learning.term import Material, Stopped, tenure
 from cifarctl.models import memory
 from cifarctl.models.threads import use as use_threads
 from cifarctl.registry.requests import Requests
+from cifarctl.serving.learner_process import Refused
+from cifarctl.serving.orphan import orphaned
 from cifarctl.settings import Settings
 from cifarctl.stream import clients
 
@@ -41,7 +41,7 @@ def follow(
         BrokerError, RegistryError, DataError: what the learner needs is not there.
     """
     material = Material.of(settings)
-    budget = Budget(settings.online.cpu_budget)
+    budget = CpuBudget(settings.online.cpu_budget)
     with open_seat(settings) as seat:
 
         def look() -> None:
@@ -85,7 +85,7 @@ def _work(
     settings: Settings,
     material: Material,
     seat: Seat,
-    budget: Budget,
+    budget: CpuBudget,
     stop: threading.Event,
     look: Callable[[], None],
     step: Callable[[], None],

@@ -21,7 +21,7 @@ from cifarctl.errors import BrokerError
 from cifarctl.models import threads
 from cifarctl.settings import KafkaSettings, ProduceSettings, ServeSettings
 from cifarctl.stream import clients, codecs, connection, rights
-from cifarctl.stream.labels import encode_label
+from cifarctl.stream.label_records import encode_label
 from cifarctl.stream.limits import of_topics
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.standstill import STANDSTILL_S, Standstill

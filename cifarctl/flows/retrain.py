@@ -14,16 +14,16 @@ from pathlib import Path
 
 from cifarctl import events
 from cifarctl.errors import BrokerError, NotEnoughData, RegistryBusy
-from cifarctl.flows.examples import Examples, teach
 from cifarctl.flows.learn import STATUS_INTERVAL
-from cifarctl.flows.learner import Learner
-from cifarctl.flows.seat import RegistrySeat, Seat, open_seat, stream_of
-from cifarctl.flows.tenure import Material, Stopped, tenure
-from cifarctl.online.labels import Matched
+from cifarctl.learning.examples import Examples, teach
+from cifarctl.learning.leadership import RegistrySeat, Seat, open_seat, stream_of
+from cifarctl.learning.learner import Learner
+from cifarctl.learning.term import Material, Stopped, tenure
 from cifarctl.registry import Registry
 from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
 from cifarctl.stream import clients
+from cifarctl.stream.label_join import Matched
 
 ANSWER_INTERVAL = 0.2  # seconds between two looks for an answer
 JOIN_S = 30.0  # for a seat that nobody else is after; a broker's first group takes a while

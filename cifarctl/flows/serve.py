@@ -11,30 +11,32 @@ from pathlib import Path
 
 from cifarctl import cpus, events
 from cifarctl.errors import VersionNotFound
-from cifarctl.flows.answers import Answers
-from cifarctl.flows.clocks import Clocks
-from cifarctl.flows.duty import Duty, notices
-from cifarctl.flows.follow import Ready
-from cifarctl.flows.inference import Prepared, prepare
-from cifarctl.flows.late_labels import LateLabels
-from cifarctl.flows.strays import Strays
-from cifarctl.flows.supervise import LearnerProcess
 from cifarctl.models.threads import use as use_threads
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
+from cifarctl.serving.alias_watcher import Ready
+from cifarctl.serving.backend_selection import Prepared, prepare
+from cifarctl.serving.clocks import Clocks
+from cifarctl.serving.in_service import ModelsInService, notices
+from cifarctl.serving.learner_process import LearnerProcess
+from cifarctl.serving.pipeline import InferencePipeline
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import clients, rights
 from cifarctl.stream.answering import Sink
-from cifarctl.stream.labels import label_reader
+from cifarctl.stream.delayed_labels import DelayedLabels
+from cifarctl.stream.label_records import label_reader
 from cifarctl.stream.lookout import Lookout
 from cifarctl.stream.sink import PENDING_HIGH, open_sink
 from cifarctl.stream.source import Source
+from cifarctl.stream.unmatched_labels import UnmatchedLabels
 from cifarctl.tally import Tally
 
 LONGEST_WAIT_S = 0.1  # for a next message: signals, swaps and the learner's events are looked at in between
 BLOCKED_WAIT_S = 0.02  # while nothing may be read
 COMMIT_WAIT_S = 1.0  # what takes longer is gone on with in the next round
 STATUS_INTERVAL_S = 0.5
+#: What the learner's process does. Named, not imported: what learning needs is no business of the predictor.
+LEARNER = "cifarctl.flows.learn:run_process"
 
 
 def serve(
@@ -106,14 +108,14 @@ def _loop(
 
     with ExitStack() as stack:
         current = Ready(loaded, prepared)
-        duty = stack.enter_context(Duty(registry, options, alias, current, prepare_another))
+        duty = stack.enter_context(ModelsInService(registry, options, alias, current, prepare_another))
         classes = loaded.manifest.classes
         labels = stack.enter_context(label_reader(kafka, classes=len(classes), wait_s=label_wait))
-        late_labels = LateLabels(label_wait)
+        late_labels = DelayedLabels(label_wait)
         source = stack.enter_context(Source(kafka, [topics.images], progress="commits"))
         sink = stack.enter_context(closing(open_sink(kafka, source)))
-        answers = stack.enter_context(Answers(source, sink, topics, kafka, options, duty.model))
-        strays = Strays(late_labels, topics.labels, label_wait)
+        answers = stack.enter_context(InferencePipeline(source, sink, topics, kafka, options, duty.model))
+        strays = UnmatchedLabels(late_labels, topics.labels, label_wait)
         partitions = clients.partition_counts(kafka)[topics.images]
         status = _Status(source, sink, kafka, strays)
         lookout = stack.enter_context(Lookout(kafka))
@@ -186,7 +188,7 @@ def _loop(
 class _Status:
     """What is to be said of the stream itself, when it changes and now and then."""
 
-    def __init__(self, source: Source, sink: Sink, kafka: KafkaSettings, strays: Strays) -> None:
+    def __init__(self, source: Source, sink: Sink, kafka: KafkaSettings, strays: UnmatchedLabels) -> None:
         self._source, self._sink, self._kafka, self._strays = source, sink, kafka, strays
         self._waiting = self._blocked = False
         self._busy_since: float | None = None

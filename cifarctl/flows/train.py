@@ -15,17 +15,17 @@ import torch
 from cifarctl import events
 from cifarctl.data import Dataset, Images, Split
 from cifarctl.errors import AliasConflict, RegistryError, SettingsError, UntrustedCode
-from cifarctl.flows.evaluate import Metrics, evaluate, measure
-from cifarctl.flows.publish import publish, split_record
-from cifarctl.flows.team import team
-from cifarctl.flows.trainer import Run
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Precision, choose_device
 from cifarctl.models.threads import use as use_threads
 from cifarctl.registry import Manifest, Registry, checkpoint
 from cifarctl.registry import validation as validation_images
 from cifarctl.registry.loading import load
+from cifarctl.registry.publishing import publish, split_record
 from cifarctl.settings import DataSettings, Launch, TrainSettings
+from cifarctl.training.distribution import team
+from cifarctl.training.metrics import Metrics, evaluate, measure
+from cifarctl.training.run import Run
 
 MISTAKES = 25  # that a report shows
 

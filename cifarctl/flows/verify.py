@@ -7,11 +7,11 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 
 from cifarctl import events
-from cifarctl.flows.ledger import Answer, Findings, Partition, digest
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import browse, clients, identity
 from cifarctl.stream.browse import Place
 from cifarctl.stream.clients import Topics
+from cifarctl.stream.ledger import Answer, Findings, Partition, digest
 
 PROGRESS = 20_000  # records between two VerifyProgress events
 AGAIN_S = 0.2  # between two looks whether serve has committed what it had answered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pkgutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,7 +13,7 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
 from cifarctl import events
-from cifarctl.flows.orphan import end_with_parent
+from cifarctl.serving.orphan import end_with_parent
 from cifarctl.settings import Settings
 
 FIRST_DELAY = 1.0  # seconds before the first restart; doubled each time
@@ -34,8 +35,9 @@ class LearnerProcess:
     Nothing here waits for the learner, but for half a second when it is killed, and for the farewell at the end.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings, self._clock = settings, clock
+    def __init__(self, settings: Settings, work: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`work` names a function (module:name) of the settings and a pipe, imported by the learner's process alone."""
+        self._settings, self._work, self._clock = settings, work, clock
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
@@ -99,7 +101,9 @@ class LearnerProcess:
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_learn, args=(self._settings, theirs), name="learner", daemon=True)
+        self._process = self._context.Process(
+            target=_run, args=(self._work, self._settings, theirs), name="learner", daemon=True
+        )
         self._process.start()
         theirs.close()
         self._heard = self._started = self._clock()
@@ -129,8 +133,6 @@ class LearnerProcess:
         return events.LearnerDown(reason, self._restarts, delay if self._refused is None else None)
 
 
-def _learn(settings: Settings, theirs: Connection) -> None:
+def _run(work: str, settings: Settings, theirs: Connection) -> None:
     end_with_parent()  # before all that takes its time
-    from cifarctl.flows import learn  # the data set and what learning needs are no business of the predictor
-
-    learn.run_process(settings, theirs)
+    pkgutil.resolve_name(work)(settings, theirs)

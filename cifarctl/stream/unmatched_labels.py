@@ -27,7 +27,7 @@ class Labelled(Protocol):
         ...
 
 
-class Strays:
+class UnmatchedLabels:
     """Watches the share of the labels on `topic` that match no image."""
 
     def __init__(

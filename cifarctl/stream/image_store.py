@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from cifarctl.online.join import Entry, Place, Store
+from cifarctl.stream.join import Entry, Place, Store
 from cifarctl.stream.records import Partition
 
 AnswerT = TypeVar("AnswerT")

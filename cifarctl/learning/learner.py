@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from cifarctl import events, models
 from cifarctl.data import Images
 from cifarctl.errors import AliasConflict, DataError, IntegrityError, ModelTooLarge, RegistryError
-from cifarctl.flows.canary import CanaryAlias
-from cifarctl.flows.decisions import Decisions
-from cifarctl.flows.judged import Judged
-from cifarctl.flows.publish import publish_like
+from cifarctl.learning.canary_alias import CanaryAlias
+from cifarctl.learning.decisions import Decisions
+from cifarctl.learning.scored_model import ScoredModel
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
 from cifarctl.models.preprocess import Channels, normalise
 from cifarctl.online import prior
@@ -38,6 +37,7 @@ from cifarctl.registry.claims import Stream
 from cifarctl.registry.files import os_errors
 from cifarctl.registry.history import Action, Move
 from cifarctl.registry.loading import LoadedModel, canary, load, require_trusted
+from cifarctl.registry.publishing import publish_like
 from cifarctl.settings import OnlineSettings
 
 JUDGED = 500  # recent labelled images by which it is judged whether inputs or class frequencies have moved
@@ -60,7 +60,7 @@ class _Watch:
     """The champion before a lineage's promotion goes on predicting; `pairs` has it as the challenger of what serves."""
 
     previous: int
-    judged: Judged
+    judged: ScoredModel
     alpha: float  # that one window may spend
     on: bool = True
     pairs: Pairs = field(default_factory=Pairs)
@@ -92,8 +92,8 @@ class Learner:
     ) -> None:
         """Load the champion and, unless it is to begin `afresh`, the last checkpoint.
 
-        `epoch` is that of its tenure: see `flows.seat`; `stream` is what it learns from, whose checkpoint it has. With
-        `canary` the snapshot on trial is published, for `serve` to let it answer a share of the stream.
+        `epoch` is that of its tenure: see `learning.leadership`; `stream` is what it learns from, whose checkpoint it
+        has. With `canary` the snapshot on trial is published, for `serve` to let it answer a share of the stream.
 
         Raises:
             VersionNotFound: there is no champion to learn from.
@@ -101,9 +101,9 @@ class Learner:
         """
         self._champion: LoadedModel  # what `_start_from` sets
         self._began: int  # the version that the lineage began with
-        self._judged: Judged  # the champion
+        self._judged: ScoredModel  # the champion
         self._base_version: int
-        self._base: Judged  # the version that no learner has made, from which all the learner's come
+        self._base: ScoredModel  # the version that no learner has made, from which all the learner's come
         self._lineage: Strategy
         self._following: bool  # whether the champion is of the lineage
         self.registry, self.settings, self.alias = registry, settings, alias
@@ -133,7 +133,7 @@ class Learner:
         self.behind = False  # what is to come has come long ago: updates wait until it has been shown
         self._trials = 0  # that have begun, each of which has spent its part of the error allowed
         self._watch: _Watch | None = None
-        self._challenger: Judged | None = None
+        self._challenger: ScoredModel | None = None
         self._snapshot: Snapshot | None = None  # of the challenger
         self._refused = 0  # generation of an alias move that could not be followed
         self._precision: Precision | None = None  # measured with the first update
@@ -497,12 +497,12 @@ class Learner:
             self._lineage, self._began = self._lineage_of(self._champion), self.champion
         return sound
 
-    def _put_forward(self, snapshot: Snapshot) -> Judged:
+    def _put_forward(self, snapshot: Snapshot) -> ScoredModel:
         """Make `snapshot` the challenger."""
         self._challenger, self._snapshot = self._measured(Predictor(snapshot.model, *self._normalisation)), snapshot
         return self._challenger
 
-    def _decide(self, challenger: Judged) -> tuple[Decision, Pairs, Guard]:
+    def _decide(self, challenger: ScoredModel) -> tuple[Decision, Pairs, Guard]:
         """What the trial says of the challenger so far, or whether it may follow, with the figures of that."""
         guard = self._guard(challenger)
         scarce = self._scarce
@@ -521,7 +521,7 @@ class Learner:
         normalisation = self._champion.manifest.normalisation
         return normalisation.mean, normalisation.std
 
-    def _guard(self, challenger: Judged) -> Guard:
+    def _guard(self, challenger: ScoredModel) -> Guard:
         """What the validation images say, weighed as the classes come at present."""
         recent = max(self._newest(JUDGED), self._window(), key=len)
         if self.settings.follow_relabelling:
@@ -903,7 +903,7 @@ class Learner:
             on_step=self._on_step,
         )
 
-    def _likely(self, challenger: Judged) -> Pairs:
+    def _likely(self, challenger: ScoredModel) -> Pairs:
         """How champion and challenger are likely to do on the newest images, whose labels are not known."""
         window, (mean, std) = self._window().pixels, self._normalisation
         known = self._validation.take(torch.arange(min(len(self._validation), ESTIMATED)))
@@ -919,8 +919,8 @@ class Learner:
         )
         return Pairs.of(champion, other)
 
-    def _measured(self, predictor: Predictor) -> Judged:
-        return Judged(predictor, self._validation, len(self.classes))
+    def _measured(self, predictor: Predictor) -> ScoredModel:
+        return ScoredModel(predictor, self._validation, len(self.classes))
 
 
 def start_of(version: LoadedModel, generator: torch.Generator, settings: OnlineSettings) -> Start:

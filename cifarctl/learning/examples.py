@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 from cifarctl import events
 from cifarctl.data import Images
-from cifarctl.flows.learner import Learner
-from cifarctl.flows.overload import Overload
-from cifarctl.flows.pace import Pace
-from cifarctl.flows.served import Served
-from cifarctl.flows.shown import MOST, Shown
-from cifarctl.flows.strays import Strays
-from cifarctl.online.join import Place
-from cifarctl.online.labels import LabelJoin, Matched
+from cifarctl.learning.learner import Learner
+from cifarctl.learning.load_shedding import LoadShedding
+from cifarctl.learning.pacing import PartitionPacing
+from cifarctl.learning.read_progress import MOST, ReadProgress
+from cifarctl.learning.served_accuracy import ServedAccuracy
 from cifarctl.settings import Settings
-from cifarctl.stream import clients, codecs, labels
+from cifarctl.stream import clients, codecs, label_records
 from cifarctl.stream.codecs import Record
+from cifarctl.stream.join import Place
+from cifarctl.stream.label_join import LabelJoin, Matched
 from cifarctl.stream.limits import of_topics
 from cifarctl.stream.predictions import Prediction
 from cifarctl.stream.records import Partition
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
 from cifarctl.stream.tail import Tail
+from cifarctl.stream.unmatched_labels import UnmatchedLabels
 
 READ = 256  # most records at once
 WAIT = 0.2  # seconds to wait for them
@@ -71,15 +71,15 @@ class Examples:
         known = learner.buffer.ids
         self._join.settle(known, repeat(None, len(known)))
         #: Labels that match no image.
-        self.strays = Strays(join, topics.labels, settings.online.label_wait)
-        self._served = Served(settings.online.label_wait)
-        self._overload = Overload(settings.online.update_every)
+        self.strays = UnmatchedLabels(join, topics.labels, settings.online.label_wait)
+        self._served = ServedAccuracy(settings.online.label_wait)
+        self._overload = LoadShedding(settings.online.update_every)
         self._overload.behind = learner.behind
-        self._pace = Pace()
+        self._pace = PartitionPacing()
         self._positions: dict[Partition, int] = {}  # the next offset to read
         #: What the last checkpoint holds, as committed.
         self.saved: dict[Partition, int] = {}
-        self._shown = Shown.load(learner.reading)
+        self._shown = ReadProgress.load(learner.reading)
         self._letters: Sender | None = None
         self._bad_labels = 0
         self._told: dict[str, tuple[int, float]] = {}  # of each kind of notice: the count told last, and when
@@ -192,7 +192,7 @@ class Examples:
         yield from self.teach(self._join.add_images(ids, pixels, numbers, map(_place, records)))
 
     def _take_labels(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
-        batch, letters = labels.decode(records, classes=len(self.learner.classes))
+        batch, letters = label_records.decode(records, classes=len(self.learner.classes))
         for letter in () if self._dry else letters:
             if self._letters is None:
                 kafka, topic = self._settings.kafka, self._topics.dead_letters
@@ -247,7 +247,7 @@ class Examples:
 
 
 def teach(learner: Learner, found: Matched, *, updates: bool = True) -> Iterator[events.LearnEvent]:
-    """Let the learner learn from images that have met their labels."""
+    """Let the learner learn from images that have met their label_records."""
     images = Images(torch.from_numpy(found.pixels), torch.from_numpy(found.labels))
     return learner.learn(found.ids, images, numbers=found.numbers, updates=updates)
 

@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 from cifarctl import events
 from cifarctl.errors import CifarctlError, IntegrityError, SettingsError, UntrustedCode, VersionNotFound
-from cifarctl.flows.inference import Prepared
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
+from cifarctl.serving.backend_selection import Prepared
 
 NICENESS = 10
 
@@ -41,7 +41,7 @@ class Gone:
 Found: TypeAlias = Ready | events.SwapRefused | events.Notice | Gone
 
 
-class AliasFollower:
+class AliasWatcher:
     """A thread that looks at an alias and prepares what it names; the serving loop takes the result when it likes."""
 
     def __init__(
@@ -65,7 +65,7 @@ class AliasFollower:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alias-follower", daemon=True)
 
-    def __enter__(self) -> AliasFollower:
+    def __enter__(self) -> AliasWatcher:
         self._thread.start()
         return self
 

@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from cifarctl import events
 from cifarctl.data import Images, Scenario, augment
-from cifarctl.flows.learner import JUDGED, Learner, start_of
-from cifarctl.flows.publish import publish_like
+from cifarctl.learning.learner import JUDGED, Learner, start_of
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Predictor, autocast, choose_precision
 from cifarctl.models.preprocess import normalise
@@ -26,6 +25,7 @@ from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import strategy
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
+from cifarctl.registry.publishing import publish_like
 from cifarctl.settings import OnlineSettings, RegistrySettings
 
 TUTORIAL_BUFFER = 500  # labelled images kept, and between two updates

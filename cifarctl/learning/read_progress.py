@@ -11,7 +11,7 @@ from cifarctl.stream.records import Partition
 MOST = 50_000  # numbers that are remembered of images which may be read again
 
 
-class Shown:
+class ReadProgress:
     """How far each partition was read, and the numbers of images that wait for labels.
 
     After a restart, or when a partition comes back, all is read again from what was committed on.
@@ -22,7 +22,7 @@ class Shown:
         self._numbers: dict[str, int] = {}
 
     @classmethod
-    def load(cls, dumped: Mapping[str, Any]) -> Shown:
+    def load(cls, dumped: Mapping[str, Any]) -> ReadProgress:
         """Take over a dump; an empty one is of nothing shown."""
         shown = cls()
         shown._spans = {(topic, partition): (low, high) for topic, partition, low, high in dumped.get("spans", [])}

@@ -8,16 +8,16 @@ from dataclasses import replace
 from types import TracebackType
 
 from cifarctl import events
-from cifarctl.flows.answers import Model, OnTrial
-from cifarctl.flows.follow import AliasFollower, Ready
-from cifarctl.flows.inference import Prepared
 from cifarctl.registry import Alias, Registry
 from cifarctl.registry.aliases import canary_of
 from cifarctl.registry.loading import LoadedModel
+from cifarctl.serving.alias_watcher import AliasWatcher, Ready
+from cifarctl.serving.backend_selection import Prepared
+from cifarctl.serving.pipeline import Model, OnTrial
 from cifarctl.settings import ServeSettings
 
 
-class Duty:
+class ModelsInService:
     """Follows the alias that is served, and that of its canary where `serve.canary` wants one.
 
     `model` and `canary` are what `Answers` takes.
@@ -33,8 +33,8 @@ class Duty:
     ) -> None:
         """`current` is what `alias` names; `prepare` makes another version ready, like one that serves."""
 
-        def follower(name: str, generation: int) -> AliasFollower:
-            return AliasFollower(registry, name, options.alias_interval, generation, current, prepare)
+        def follower(name: str, generation: int) -> AliasWatcher:
+            return AliasWatcher(registry, name, options.alias_interval, generation, current, prepare)
 
         self._production = follower(alias.name, alias.generation)
         self._trials = follower(canary_of(alias.name), 0) if options.canary else None
@@ -45,7 +45,7 @@ class Duty:
         self.model = _model(current)
         self.canary: OnTrial | None = None
 
-    def __enter__(self) -> Duty:
+    def __enter__(self) -> ModelsInService:
         self._followers.enter_context(self._production)
         if self._trials is not None:
             self._followers.enter_context(self._trials)

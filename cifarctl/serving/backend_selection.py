@@ -13,15 +13,16 @@ import torch
 
 from cifarctl import models
 from cifarctl.errors import RegistryError, SettingsError
-from cifarctl.models import backends, hostcache
-from cifarctl.models.agreement import Agreement, compare
+from cifarctl.models import backends
 from cifarctl.models.backends import Backend, Network, Plan, Unusable
 from cifarctl.models.backends.eager import Eager
 from cifarctl.models.predictor import choose_device, choose_precision
-from cifarctl.models.ranking import REFERENCE, Choice, identity, order, parse_speeds, permitted
-from cifarctl.models.speed import images_per_second
 from cifarctl.registry import Registry, validation
 from cifarctl.registry.loading import LoadedModel
+from cifarctl.serving import host_cache
+from cifarctl.serving.agreement import Agreement, compare
+from cifarctl.serving.ranking import REFERENCE, Choice, identity, order, parse_speeds, permitted
+from cifarctl.serving.speed import images_per_second
 from cifarctl.settings import ServeSettings
 
 MEASURE_SECONDS = 0.3
@@ -151,14 +152,14 @@ class _Preparation:
             "batch_size": self.options.batch_size,
             "threads": self.threads,
         }
-        speeds = parse_speeds(hostcache.read(key), choices)
+        speeds = parse_speeds(host_cache.read(key), choices)
         if speeds is None:
             for choice in choices:
                 with suppress(Unusable):  # said when its turn comes
                     self.build(choice)
             speeds = images_per_second(self.built, self.plan(first).chunk, MEASURE_SECONDS)
             if len(speeds) == len(choices):
-                hostcache.write(key, {str(choice): speed for choice, speed in speeds.items()})
+                host_cache.write(key, {str(choice): speed for choice, speed in speeds.items()})
         # What does not work comes first, so that it is told of.
         return (*(choice for choice in choices if choice not in speeds), *order(speeds))
 
@@ -217,7 +218,7 @@ class _Preparation:
             "split": self.split,
             "first": self.like is None,
         }
-        known = Agreement.parse(hostcache.read(key))
+        known = Agreement.parse(host_cache.read(key))
         if known is None and self.images is not None:
             pixels, labels = self.images
             with ThreadPoolExecutor(max_workers=1) as pool:
@@ -227,7 +228,7 @@ class _Preparation:
                 if self.expected is None:
                     self.expected = self.reference(pixels)
             known = compare(found.result(), self.expected, labels)
-            hostcache.write(key, asdict(known))
+            host_cache.write(key, asdict(known))
         return known
 
     @cached_property

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cifarctl import events
 from cifarctl.data import Course, Dataset, Images, Passage, Scenario, Split
 from cifarctl.errors import DataError, SettingsError
-from cifarctl.flows.contest import Contestant, Predicts, Tutorial, Ungated, frozen, gated, oracle
+from cifarctl.learning.contestants import Contestant, Predicts, Tutorial, Ungated, frozen, gated, oracle
 from cifarctl.online.strategies import names
 from cifarctl.registry.loading import LoadedModel
 from cifarctl.settings import OnlineSettings, Settings

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from cifarctl import events
 from cifarctl.errors import BrokerError
-from cifarctl.flows.routing import canary_side
 from cifarctl.registry.manifest import Manifest
+from cifarctl.serving.canary_routing import canary_side
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import codecs
 from cifarctl.stream.answering import Commit, Sink
@@ -75,7 +75,7 @@ class _InFlight:
         return all(part.outcome.done() for part in self.parts)
 
 
-class Answers:
+class InferencePipeline:
     """Answers every record that is submitted, in order, by a prediction or a dead letter.
 
     One thread runs the model; all else, decoding, sending and committing, happens in the caller's thread meanwhile.
@@ -98,7 +98,7 @@ class Answers:
         self._doubts, self._doubtful = Doubts(options.json_mean), list[str]()
         source.listen(self._revoked, self._lost)
 
-    def __enter__(self) -> Answers:
+    def __enter__(self) -> InferencePipeline:
         return self
 
     def __exit__(

@@ -11,9 +11,10 @@ import torch
 
 from cifarctl import __version__, cpus
 from cifarctl.errors import SettingsError
-from cifarctl.models import backends, hostcache
+from cifarctl.models import backends
 from cifarctl.models.backends import Backend, Unusable
 from cifarctl.models.predictor import Precision
+from cifarctl.serving import host_cache
 from cifarctl.settings import ServeSettings
 
 WORTH = {"float32": 1.0, "bfloat16": 0.8}
@@ -94,7 +95,7 @@ def identity(choices: Sequence[Choice], device: torch.device) -> dict[str, Any]:
         "choices": [str(choice) for choice in choices],
         "versions": versions,
         "device": str(device),
-        "processor": hostcache.processor(),
+        "processor": host_cache.processor(),
         "cpus": cpus.count(),
     }
 

@@ -10,7 +10,7 @@ OWED_S = 2.0  # most that is made up for: whoever reads a stream must not sleep 
 SHORTEST_S, LONGEST_S = 0.001, 0.2  # of one sleep
 
 
-class Budget:
+class CpuBudget:
     """Puts a process to sleep whenever it has computed for longer than its share of the time that has passed."""
 
     def __init__(

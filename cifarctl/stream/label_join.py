@@ -11,8 +11,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from cifarctl.online.join import Join, Place
-from cifarctl.online.overflow import Image, ImageStore
+from cifarctl.stream.image_store import Image, ImageStore
+from cifarctl.stream.join import Join, Place
 from cifarctl.stream.records import SHAPE, Partition
 
 MIB = 1 << 20

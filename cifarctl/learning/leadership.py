@@ -20,7 +20,7 @@ from cifarctl.errors import AliasClaimed, AliasConflict, VersionNotFound
 from cifarctl.registry import Move, Registry
 from cifarctl.registry.claims import Claim, Stream
 from cifarctl.settings import KafkaSettings, Settings
-from cifarctl.stream import clients, seat
+from cifarctl.stream import clients, leader_election
 from cifarctl.stream.records import Partition
 from cifarctl.stream.source import Source
 
@@ -129,7 +129,7 @@ class KafkaSeat:
     def __init__(self, registry: Registry, kafka: KafkaSettings, stream: Stream) -> None:
         self.stream = stream
         self._registry = registry
-        self._seat = seat.Seat(kafka)
+        self._seat = leader_election.Seat(kafka)
         self._claim = Claim(registry.dir, stream)
         self._ask_at = math.inf  # when to ask for the claim again, once a tenure has begun without
 

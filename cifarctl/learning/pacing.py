@@ -11,7 +11,7 @@ RELEASE = 0.25
 AHEAD_MS = 100
 
 
-class Pace:
+class PartitionPacing:
     """Which partitions are to be held back, since what they bring waits for what others will bring, and room is short.
 
     A backlog of labels is read many times as fast as that of their images, and one partition's before the next one's:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifarctl import events
-from cifarctl.online.join import ENTRY_BYTES, Join, Store
+from cifarctl.stream.join import ENTRY_BYTES, Join, Store
 
 #: Predictions remembered, and as many labels that came first: about 60 MB each when there are so many.
 MOST = 100_000
@@ -18,7 +18,7 @@ MOST = 100_000
 Predicted: TypeAlias = tuple[int, int, int]  # class, version of the model, number of the trial
 
 
-class LateLabels:
+class DelayedLabels:
     """Remembers what was predicted of unlabelled images, and counts it when the label comes, within bounds.
 
     A label that comes first waits as well. An image that is predicted again counts once.

@@ -11,13 +11,13 @@ import torch
 from cifarctl import data
 from cifarctl.data import Images
 from cifarctl.errors import DataError
-from cifarctl.flows.examples import Examples
-from cifarctl.flows.learner import Learner
-from cifarctl.flows.seat import Seat
-from cifarctl.online.labels import LabelJoin
+from cifarctl.learning.examples import Examples
+from cifarctl.learning.leadership import Seat
+from cifarctl.learning.learner import Learner
 from cifarctl.registry import Move, Registry
 from cifarctl.settings import Settings
 from cifarctl.stream import clients, positions, rights
+from cifarctl.stream.label_join import LabelJoin
 from cifarctl.stream.predictions import prediction_reader
 from cifarctl.stream.source import Source
 

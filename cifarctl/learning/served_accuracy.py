@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from cifarctl import events
-from cifarctl.flows.late_labels import LateLabels
+from cifarctl.stream.delayed_labels import DelayedLabels
 from cifarctl.stream.predictions import Prediction
 
 RECENT = 500  # labelled answers over which the accuracy of a version is told
@@ -16,12 +16,12 @@ VERSIONS = 4  # that are told of, those that answered last
 MOST = 20_000  # answers that wait for their labels
 
 
-class Served:
+class ServedAccuracy:
     """The served record of each version: an answer counts when its label is known, whichever comes first."""
 
     def __init__(self, wait_s: float) -> None:
         """An answer waits `wait_s` seconds for its label, or a label for its answer."""
-        self._late = LateLabels(wait_s, most=MOST)
+        self._late = DelayedLabels(wait_s, most=MOST)
         self._right: OrderedDict[int, deque[bool]] = OrderedDict()
 
     def answers(self, predictions: Iterable[Prediction]) -> None:

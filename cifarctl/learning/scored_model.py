@@ -14,7 +14,7 @@ from cifarctl.models.predictor import Precision, Predictor, autocast
 from cifarctl.online.estimate import likely_right, threshold
 
 
-class Judged:
+class ScoredModel:
     """Its predictions, and how often it is right on the validation images or, without labels, likely to be."""
 
     def __init__(self, predictor: Predictor, validation: Images, classes: int) -> None:
@@ -36,7 +36,7 @@ class Judged:
         right: NDArray[np.bool_] = (self.predictor(images.pixels).argmax(dim=1) == images.labels).numpy()
         return right
 
-    def differs(self, other: Judged, pixels: torch.Tensor, precision: Precision) -> float:
+    def differs(self, other: ScoredModel, pixels: torch.Tensor, precision: Precision) -> float:
         """Share of images (N, 3, 32, 32) uint8 that it answers otherwise than another one; of none, 1."""
         if not len(pixels):
             return 1.0

@@ -19,8 +19,6 @@ from torch.nn import functional
 from cifarctl import events, models
 from cifarctl.data import Images, augment
 from cifarctl.errors import RegistryError, SettingsError, TrainingDiverged
-from cifarctl.flows.evaluate import evaluate
-from cifarctl.flows.team import Team, losses
 from cifarctl.models.architectures.airbench import Airbench
 from cifarctl.models.averaged import Averaged
 from cifarctl.models.backends import Unusable
@@ -31,6 +29,8 @@ from cifarctl.models.preprocess import normalise
 from cifarctl.models.recipe import Recipe
 from cifarctl.registry import Normalisation, checkpoint
 from cifarctl.settings import Launch, TrainSettings
+from cifarctl.training.distribution import Team, losses
+from cifarctl.training.metrics import evaluate
 
 PROGRESS_INTERVAL = 0.1  # seconds between two TrainProgress events
 WHITENED_BY = 5000  # training images, where the first layer follows from them

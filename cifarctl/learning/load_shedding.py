@@ -13,7 +13,7 @@ PATIENCE_S = 15.0  # from one look at whether the lag grows to the next: an upda
 TOLD_S = 60.0  # between two notices that updates wait
 
 
-class Overload:
+class LoadShedding:
     """Goes by the lag: messages that have not been read.
 
     What is learned from images of long ago comes too late, and what serves meanwhile is for a concept that may have

@@ -1,0 +1,1 @@
+"""What learns from a stream: the learner, its trials and promotions, and what it reads."""

@@ -1,0 +1,1 @@
+"""Offline training: a run, its distribution over processes, its figures."""
