@@ -181,7 +181,7 @@ def test_requests_are_those_of_an_alias(tmp_path: Path) -> None:
 def test_whose_the_newest_move_is(home: Home) -> None:
     """A learner's own line, which was killed between its checkpoint and now, is nobody else."""
     home.registry.publish(draft(), b"weights")
-    decisions = Decisions(home.registry, "production", 1)
+    decisions = Decisions(home.registry, "production", 1, lambda _: None)
     decisions.carry_out("promote", 2, "better", champion=1, now=100)
     assert decisions.mover == "the learner before this one"
     home.registry.promote(1, who="somebody", why="by hand")

@@ -70,7 +70,7 @@ def open_learner(
     home: Home, /, alias: str = "production", *, begin: Begin | None = None, **changes: Any
 ) -> AbstractContextManager[Learner]:
     """A learner with other settings, a clock or step of the test's, or with a strategy of its own."""
-    own = {name: changes.pop(name) for name in ("on_step", "clock", "epoch", "canary") if name in changes}
+    own = {name: changes.pop(name) for name in ("on_step", "clock", "epoch", "canary", "commit") if name in changes}
     with pytest.MonkeyPatch.context() as patch:
         if begin is not None:
             patch.setattr(module, "strategy", lambda _: begin)
@@ -1000,10 +1000,8 @@ def test_a_decision_is_committed_before_it_is_carried_out(home: Home, inverted: 
             raise Superseded("another learner has taken over")
         committed.append(move)
 
-    with open_learner(home, begin=learned(home), epoch=3) as learner:
-        learner.decisions.commit = commit
-        with pytest.raises(Superseded):
-            live(learner, part(inverted, 0, 400), "inverted")
+    with open_learner(home, begin=learned(home), epoch=3, commit=commit) as learner, pytest.raises(Superseded):
+        live(learner, part(inverted, 0, 400), "inverted")
     assert [move.action for move in committed] == ["reject"]
     assert committed[0].same(home.registry.history()[-1])
     assert committed[0].epoch == 3

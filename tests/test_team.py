@@ -73,7 +73,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
 def test_two_processes_train_a_strong_model(tmp_path: Path) -> None:
     """Each normalises by its own half of a batch, so that losses are those of one process only about."""
     both, alone = (tmp_path / name for name in ("both", "alone"))
-    words = ("--model=airbench", "--epochs=3", "--set=train.crop_padding=0", "--set=train.batch_size=50")
+    words = ("--model=airbench", "--epochs=2", "--set=train.crop_padding=0", "--set=train.batch_size=50")
     losses, accuracies = [], []
     for folder, torchrun in ((both, []), (alone, None)):
         folder.mkdir()

@@ -583,7 +583,7 @@ def test_the_strong_model_can_be_compiled() -> None:
     device = torch.device("cpu")
     arguments = {"classes": 10, "tta": "flip-shift", **airbench.RECIPE.arguments}
     model = models.build("airbench", arguments).to(memory_format=torch.channels_last)
-    assert compiling.compiled("on", model, device, "bfloat16", batch=8, steps={24: 1, 32: 1}) is not None
+    assert compiling.compiled("on", model, device, "bfloat16", batch=8, steps={32: 1}) is not None
 
 
 @COMPILER

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
@@ -15,15 +14,13 @@ from pathlib import Path
 from cifarctl import events
 from cifarctl.errors import BrokerError, NotEnoughData, RegistryBusy
 from cifarctl.flows.learn import STATUS_INTERVAL
-from cifarctl.learning.examples import Examples, teach
+from cifarctl.learning.examples import Examples
 from cifarctl.learning.leadership import RegistrySeat, Seat, open_seat, stream_of
-from cifarctl.learning.learner import Learner
 from cifarctl.learning.term import Material, Stopped, tenure
 from cifarctl.registry import Registry
 from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
 from cifarctl.stream import clients
-from cifarctl.stream.label_join import Matched
 
 ANSWER_INTERVAL = 0.2  # seconds between two looks for an answer
 JOIN_S = 30.0  # for a seat that nobody else is after; a broker's first group takes a while
@@ -95,12 +92,12 @@ def once(
         stack.enter_context(suppress(Stopped))
         material = Material.of(settings)
         examples = stack.enter_context(
-            tenure(settings, material, seat, on_wait=step, on_step=step, since_ms=since_ms, dry=dry)
+            tenure(settings, material, seat, on_wait=step, on_step=step, since_ms=since_ms, dry=dry, hold=True)
         )
         learner = examples.learner
         yield learner.started()
-        held = _Held(learner, settings.online.buffer_size)
-        examples.teach, examples.updates = held.take, False
+        held = examples.held
+        assert held is not None
         yield from _catch_up(examples, settings, stop)
         if stop.is_set():
             return
@@ -156,51 +153,6 @@ def _ask(settings: Settings, seat: Seat, stop: threading.Event) -> Iterator[even
                 raise RegistryBusy("the learner that was at work has ended without an answer: try again")
     finally:
         requests.withdraw(name)
-
-
-class _Held:
-    """Examples that wait until their number is known; of more than `most` the oldest are taken in at once."""
-
-    def __init__(self, learner: Learner, most: int) -> None:
-        self._learner, self._most = learner, most
-        self._waiting: deque[Matched] = deque()
-        self._ids: set[str] = set(learner.buffer.ids)
-        self._before = learner.fresh
-        self._new = self._size = 0
-
-    @property
-    def count(self) -> int:
-        """Examples since the last update, each id once."""
-        return self._before + self._new
-
-    def take(self, found: Matched) -> Iterator[events.LearnEvent]:
-        """Keep examples."""
-        self._new += len(set(found.ids) - self._ids)
-        self._ids.update(found.ids)
-        self._waiting.append(found)
-        self._size += len(found.ids)
-        while self._size > self._most:
-            oldest = self._waiting.popleft()
-            self._size -= len(oldest.ids)
-            yield from teach(self._learner, oldest, updates=False)
-
-    def learn(self, parts: int) -> Iterator[events.LearnEvent]:
-        """Take in all that wait, with an update after each of so many parts, of none with none."""
-        part = -(-self._size // parts) if parts and self._size else self._size + 1
-        left = part
-        for found in self._waiting:
-            start = 0
-            while start < len(found.ids):
-                now = slice(start, start + left)
-                numbers = None if found.numbers is None else found.numbers[now]
-                some = Matched(found.ids[now], found.pixels[now], found.labels[now], numbers)
-                yield from teach(self._learner, some, updates=False)
-                start, left = start + len(some.ids), left - len(some.ids)
-                if not left:
-                    left = part
-                    yield from self._learner.update("by hand")
-        if parts and (left < part or not self._size):
-            yield from self._learner.update("by hand")
 
 
 def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:

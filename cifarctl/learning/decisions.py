@@ -18,15 +18,19 @@ class Decisions:
     another, is given up: the alias has then been moved by the learner before this one.
     """
 
-    def __init__(self, registry: Registry, alias: str, epoch: int | None) -> None:
-        """Take note of how things stand; `epoch` as in `Registry.begin_epoch`, None where there are no others.
+    def __init__(self, registry: Registry, alias: str, epoch: int | None, commit: Callable[[Move], None]) -> None:
+        """Take note of how things stand.
+
+        Args:
+            registry: holds the alias.
+            alias: what is moved.
+            epoch: as in `Registry.begin_epoch`, None where there are no other learners.
+            commit: makes a decision known before it is carried out; raises Superseded where it does not count any more.
 
         Raises:
             VersionNotFound: the alias names nothing.
         """
-        self._registry, self._alias, self._epoch = registry, alias, epoch
-        #: Makes a decision known before it is carried out; raises Superseded where it does not count any more.
-        self.commit: Callable[[Move], None] = lambda _: None
+        self._registry, self._alias, self._epoch, self._commit = registry, alias, epoch, commit
         found = registry.alias(alias)
         if found is None:
             raise VersionNotFound(f"the alias {alias} names no version; train one first: cifarctl train")
@@ -108,6 +112,6 @@ class Decisions:
             epoch=self._epoch,
             at=now,
         )
-        self.commit(move)
+        self._commit(move)
         self.generation = self._registry.carry_out(move).generation
         self._moves += 1

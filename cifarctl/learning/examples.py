@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, count, groupby, repeat
@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from cifarctl import events
-from cifarctl.data import Images
 from cifarctl.learning.learner import Learner
 from cifarctl.learning.load_shedding import LoadShedding
 from cifarctl.learning.pacing import PartitionPacing
 from cifarctl.learning.read_progress import MOST, ReadProgress
 from cifarctl.learning.served_accuracy import ServedAccuracy
+from cifarctl.learning.teaching import HeldExamples, teach
 from cifarctl.settings import Settings
 from cifarctl.stream import clients, codecs, label_records
 from cifarctl.stream.codecs import Record
@@ -56,14 +56,17 @@ class Examples:
         *,
         since_ms: int = 0,
         dry: bool = False,
+        held: HeldExamples | None = None,
     ) -> None:
-        """What was produced before `since_ms` is passed over. `dry`: nothing is saved, committed or sent."""
+        """What was produced before `since_ms` is passed over. `dry`: nothing is saved, committed or sent.
+
+        With `held`, examples go there instead of to the learner, and no update is made.
+        """
         self._since_ms, self._dry = since_ms, dry
         self.learner, self.source, self._answers = learner, source, answers
-        #: What becomes of examples.
-        self.teach: Callable[[Matched], Iterator[events.LearnEvent]] = partial(teach, learner)
-        #: Whether updates are made as they become due.
-        self.updates = True
+        self.held = held
+        self._teach = partial(teach, learner) if held is None else held.take
+        self._updates = held is None  # else all there is has to be read first
         self._gaps = gaps
         self._topics, self._settings = topics, settings
         self._join = join
@@ -125,9 +128,9 @@ class Examples:
             yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
 
     def _look_at_the_lag(self, read: int = 0) -> Iterator[events.LearnEvent]:
-        if self.updates:  # else all there is has to be read first
+        if self._updates:
             yield from self._overload.update(self.source.lag(), time.monotonic(), read)
-        self.learner.behind = self._overload.behind
+        self.learner.fall_behind(self._overload.behind)
 
     def save(self) -> None:
         """Checkpoint, then commit, but not beyond what still waits for its other half.
@@ -172,7 +175,7 @@ class Examples:
                 self._join.settle(ids, batch.labels[run].tolist())
                 for record in batch.records[run]:
                     self._shown.add(record)
-                yield from self.teach(Matched(ids, pixels, batch.labels[run], None))
+                yield from self._teach(Matched(ids, pixels, batch.labels[run], None))
             else:
                 yield from self._take_unlabelled(ids, pixels, batch.records[run])
 
@@ -188,8 +191,8 @@ class Examples:
             next(number) if is_new else self._shown.number(image_id, self.learner.seen)
             for image_id, is_new in zip(ids, new, strict=True)
         ]
-        yield from self.learner.see(torch.from_numpy(pixels[new]), updates=self.updates)
-        yield from self.teach(self._join.add_images(ids, pixels, numbers, map(_place, records)))
+        yield from self.learner.see(torch.from_numpy(pixels[new]), updates=self._updates)
+        yield from self._teach(self._join.add_images(ids, pixels, numbers, map(_place, records)))
 
     def _take_labels(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
         batch, letters = label_records.decode(records, classes=len(self.learner.classes))
@@ -202,7 +205,7 @@ class Examples:
         self._served.labels(zip(batch.ids, batch.labels.tolist(), strict=True))
         if self._overload.every > 1:
             batch = batch.only(lambda image_id: self._overload.takes(image_id) or self._join.waits(image_id))
-        yield from self.teach(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)))
+        yield from self._teach(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)))
 
     def _too_late_ms(self) -> int | None:
         """What was produced before this time has waited long enough; None while its label may be still unread."""
@@ -244,12 +247,6 @@ class Examples:
         for partition in partitions:
             self._positions.pop(partition, None)
             self.saved.pop(partition, None)
-
-
-def teach(learner: Learner, found: Matched, *, updates: bool = True) -> Iterator[events.LearnEvent]:
-    """Let the learner learn from images that have met their label_records."""
-    images = Images(torch.from_numpy(found.pixels), torch.from_numpy(found.labels))
-    return learner.learn(found.ids, images, numbers=found.numbers, updates=updates)
 
 
 def _place(record: Record) -> Place:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cifarctl.errors import AliasConflict, DataError, IntegrityError, ModelTooLa
 from cifarctl.learning.canary_alias import CanaryAlias
 from cifarctl.learning.decisions import Decisions
 from cifarctl.learning.scored_model import ScoredModel
+from cifarctl.learning.state import LearnerState, Progress, Standing, WatchState
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
 from cifarctl.models.preprocess import Channels, normalise
 from cifarctl.online import prior
@@ -55,15 +56,12 @@ CALM_AFTER = 500  # images of a concept (labelled, where labels are learned from
 CHECKPOINT = "checkpoint.safetensors"
 
 
-@dataclass
-class _Watch:
-    """The champion before a lineage's promotion goes on predicting; `pairs` has it as the challenger of what serves."""
+@dataclass(kw_only=True)
+class _Watch(WatchState):
+    """The champion before a lineage's promotion goes on predicting."""
 
-    previous: int
     judged: ScoredModel
     alpha: float  # that one window may spend
-    on: bool = True
-    pairs: Pairs = field(default_factory=Pairs)
 
 
 class Learner:
@@ -87,6 +85,7 @@ class Learner:
         stream: Stream | None = None,
         afresh: bool = False,
         canary: bool = False,
+        commit: Callable[[Move], None] = lambda _: None,
         on_step: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,18 +93,19 @@ class Learner:
 
         `epoch` is that of its tenure: see `learning.leadership`; `stream` is what it learns from, whose checkpoint it
         has. With `canary` the snapshot on trial is published, for `serve` to let it answer a share of the stream.
+        `commit` makes a decision known before it is carried out, and `on_step` is called with every step of training;
+        either may raise.
 
         Raises:
             VersionNotFound: there is no champion to learn from.
             DataError: it has been trained on what it would be judged by.
         """
         self._champion: LoadedModel  # what `_start_from` sets
-        self._began: int  # the version that the lineage began with
         self._judged: ScoredModel  # the champion
         self._base_version: int
         self._base: ScoredModel  # the version that no learner has made, from which all the learner's come
         self._lineage: Strategy
-        self._following: bool  # whether the champion is of the lineage
+        self._standing: Standing
         self.registry, self.settings, self.alias = registry, settings, alias
         self._reference = reference
         judging = min(len(validation), settings.validation_size)
@@ -116,27 +116,17 @@ class Learner:
         self._begin = strategy(settings.strategy)
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._epoch, self._stream = epoch, stream
-        self.decisions = Decisions(registry, alias, epoch)
+        self.decisions = Decisions(registry, alias, epoch, commit)
         self._inputs = InputMonitor(validation)
         self._rate = AdaptiveRate(settings.learning_rate, settings.learning_rate_min, settings.learning_rate_max)
         self._arrived = Ring(ARRIVED)
-        self._taught = 0  # images that lessons have shown as new
-        self._updated_at = 0  # labelled images seen when the last update began
-        self._updated_arrived = 0  # images seen by then
-        self._champion_at = 0  # images seen when the update began that the champion came of
-        self._drift_pending = self._drifted = False
-        self._quick_updates = 0
+        self._progress = Progress()
         self._clock_updated = clock()
-        #: Of the checkpoint that it has taken over, as `save` was given it.
-        self.reading: dict[str, Any] = {}
         self.updates = 0  # made by this process
-        self.behind = False  # what is to come has come long ago: updates wait until it has been shown
-        self._trials = 0  # that have begun, each of which has spent its part of the error allowed
         self._watch: _Watch | None = None
         self._challenger: ScoredModel | None = None
         self._snapshot: Snapshot | None = None  # of the challenger
         self._refused = 0  # generation of an alias move that could not be followed
-        self._precision: Precision | None = None  # measured with the first update
         version = load(registry, self.decisions.version)
         require_judgeable(version.manifest, settings)
         self.concept = Concept(settings.detector, version.manifest.classes, settings.seed)
@@ -150,13 +140,27 @@ class Learner:
         )
         if not afresh:
             self._restore()
-        on_trial = None if self._following or self.decisions.redoing else self._snapshot
+        on_trial = None if self._standing.following or self.decisions.redoing else self._snapshot
         self._canary.take_over(on_trial.model if on_trial else None, self.champion)
 
     def close(self) -> None:
         """Let nobody be answered by what is on trial any more."""
         with suppress(RegistryError):
             self._canary.withdraw("the learner has ended")
+
+    @property
+    def reading(self) -> Mapping[str, Any]:
+        """Of the checkpoint that it has taken over, as `save` was given it."""
+        return self._progress.reading
+
+    @property
+    def behind(self) -> bool:
+        """Whether messages have come long ago that are yet to be read: updates wait for them."""
+        return self._progress.behind
+
+    def fall_behind(self, behind: bool) -> None:
+        """Let updates wait, or no longer: see `behind`."""
+        self._progress.behind = behind
 
     @property
     def folder(self) -> Path:
@@ -186,7 +190,7 @@ class Learner:
     @property
     def fresh(self) -> int:
         """Labelled examples since the last update."""
-        return self.buffer.labelled - self._updated_at
+        return self.buffer.labelled - self._progress.updated_at
 
     def started(self) -> events.LearnerStarted:
         """The frame of this learner's work."""
@@ -265,9 +269,9 @@ class Learner:
     def due(self) -> str | None:
         """What calls for an update now, if labels do."""
         settings, fresh = self.settings, self.fresh
-        if self.behind or self.buffer.labelled < min(settings.min_examples, settings.buffer_size):
+        if self._progress.behind or self.buffer.labelled < min(settings.min_examples, settings.buffer_size):
             return None
-        if self._drift_pending and self.concept.labelled >= FEWEST_LABELLED:
+        if self._progress.drift_pending and self.concept.labelled >= FEWEST_LABELLED:
             return "drift"
         if fresh >= self._every(self.concept.labelled):
             return f"{fresh} labelled images"
@@ -278,14 +282,14 @@ class Learner:
 
     def _due_unlabelled(self) -> str | None:
         """What calls for an update although there are next to no labels, if anything does."""
-        fresh = self.seen - max(self._updated_arrived, self.concept.began)
+        fresh = self.seen - max(self._progress.updated_arrived, self.concept.began)
         every = self._every(self.seen - self.concept.began)
         if (
-            self.behind
+            self._progress.behind
             or not self._lineage.unlabelled
             or min(self.fresh, self.concept.labelled) >= FEWEST_LABELLED
-            or fresh < (max(FEWEST, every // 2) if self._quick_updates else every)
-            or not (self._quick_updates or self._inputs.moved(self._window()))
+            or fresh < (max(FEWEST, every // 2) if self._progress.quick_updates else every)
+            or not (self._progress.quick_updates or self._inputs.moved(self._window()))
         ):
             return None
         return f"{fresh} images"
@@ -305,12 +309,12 @@ class Learner:
         yield events.RetrainStarted(fresh, trigger, self.settings.strategy, self._rate.value)
         snapshot = self._lineage.propose(lesson)
         # Only now: an update that is interrupted while it trains is due again.
-        self._updated_at, self._updated_arrived = self.buffer.labelled, self.seen
+        self._progress.updated_at, self._progress.updated_arrived = self.buffer.labelled, self.seen
         self._clock_updated = self._clock()
-        self._taught = self.buffer.recent.added
+        self._progress.taught = self.buffer.recent.added
         self.updates += 1
-        self._drift_pending = self._drifted = False
-        self._quick_updates = max(0, self._quick_updates - 1)
+        self._progress.drift_pending = self._progress.drifted = False
+        self._progress.quick_updates = max(0, self._progress.quick_updates - 1)
         if not self._sound(snapshot):
             decision = Decision(False, ("values that are not finite: the lineage begins anew",))
             yield self._settle(decision, Pairs(), Guard.none(), fresh, time.perf_counter() - began)
@@ -319,7 +323,7 @@ class Learner:
         yield self._settle(decision, pairs, guard, fresh, time.perf_counter() - began)
         self._show(guard)
         before = self._rate.value
-        if not self._quick_updates and self._rate.calm():
+        if not self._progress.quick_updates and self._rate.calm():
             yield events.RateChanged(before, self._rate.value, "no drift since the last update")
 
     def not_enough(self, examples: int) -> events.RetrainResult:
@@ -365,14 +369,14 @@ class Learner:
             class_counts=self.buffer.class_counts(),
             accuracy=sum(self.concept.outcomes) / len(self.concept.outcomes) if self.concept.outcomes else None,
             learning_rate=self._rate.value,
-            drift="drift" if self._drift_pending or self._quick_updates else "calm",
+            drift="drift" if self._progress.drift_pending or self._progress.quick_updates else "calm",
             until_update=max(0, self._every(self.concept.labelled) - self.fresh),
             shadow=self._shadow(),
         )
 
     def _shadow(self) -> events.Shadow | None:
-        if not self._following and self._challenger is not None:
-            version, pairs, alpha = None, self._pairs, self._alpha
+        if not self._standing.following and self._challenger is not None:
+            version, pairs, alpha = None, self._standing.pairs, self._alpha
         elif self._watching is not None:
             version, pairs, alpha = self._watching.previous, self._watching.pairs, self._watching.alpha
         else:
@@ -390,7 +394,7 @@ class Learner:
         been seen before, and only their labels come now.
         """
         champion = self._judged.right(images)
-        on_trial = self._challenger is not None and not self._following
+        on_trial = self._challenger is not None and not self._standing.following
         challenger = self._challenger.right(images) if self._challenger and on_trial else champion
         before: NDArray[np.bool_] | None = None  # of the version before: a drift may begin its watch at any image
         present = [place for place, number in enumerate(numbers) if number >= self.concept.began]
@@ -402,7 +406,7 @@ class Learner:
                 continue
             one = slice(place, place + 1)
             if on_trial:
-                self._pairs += Pairs.of(champion[one], challenger[one])
+                self._standing.pairs += Pairs.of(champion[one], challenger[one])
             if (watch := self._watching) is not None:
                 before = watch.judged.right(images) if before is None else before
                 watch.pairs += Pairs.of(champion[one], before[one])
@@ -417,21 +421,23 @@ class Learner:
         elif watch is not None and len(watch.pairs) >= self.settings.watch:
             watch.on = False
         self.decisions.give_up(before=self._now)
-        if not self._following and self._pairs.evidence < STARVED:
+        if not self._standing.following and self._standing.pairs.evidence < STARVED:
             self._begin_trial()
         revised = self._lineage.revise()
         if revised is not None and not self._sound(revised):
             revised = None
         if revised is not None:
             self._put_forward(revised)
-        if self._challenger is None or not (revised if self._following else self._pairs.evidence >= 1 / self._alpha):
+        if self._challenger is None or not (
+            revised if self._standing.following else self._standing.pairs.evidence >= 1 / self._alpha
+        ):
             if revised is not None:
                 self._show()
             return
         decision, pairs, guard = self._decide(self._challenger)
         if decision.promote:
             yield self._settle(decision, pairs, guard, self.fresh, 0.0)
-        elif not self._following and len(self._pairs) >= WINDOW:
+        elif not self._standing.following and len(self._standing.pairs) >= WINDOW:
             # Unsound, and by now a drift of the inputs would have been noticed: what was won is no credit for later.
             yield self._settle(decision, pairs, guard, self.fresh, 0.0)
             self._begin_trial()
@@ -441,11 +447,11 @@ class Learner:
     def _notice_drift(self, sign: Sign, at: int) -> Iterator[events.LearnEvent]:
         before, after = sign.errors or self.concept.error_rates(sign.began)
         another = self.concept.renew(sign)
-        self._drifted = self._drifted or another
-        self._drift_pending = True
-        self._quick_updates = QUICK_UPDATES
+        self._progress.drifted = self._progress.drifted or another
+        self._progress.drift_pending = True
+        self._progress.quick_updates = QUICK_UPDATES
         self._watch_on()
-        if not self._following and another:  # what came before says little of what is to come
+        if not self._standing.following and another:  # what came before says little of what is to come
             self._begin_trial()
         yield events.DriftDetected(
             at=at,
@@ -461,8 +467,8 @@ class Learner:
     # --- deciding
 
     def _begin_trial(self) -> None:
-        self._trials += 1
-        self._pairs = Pairs()
+        self._progress.trials += 1
+        self._standing.pairs = Pairs()
         self._canary.withdraw("its trial is over")
 
     @property
@@ -484,7 +490,7 @@ class Learner:
     @property
     def _alpha(self) -> float:
         """The error that the present trial may spend."""
-        return spend(self.settings.gate_alpha, self._trials)
+        return spend(self.settings.gate_alpha, self._progress.trials)
 
     def _sound(self, snapshot: Snapshot) -> bool:
         """Whether parameters and answers are finite; where they are not the lineage begins anew."""
@@ -494,7 +500,7 @@ class Learner:
         except IntegrityError:
             sound = False
         if not sound:
-            self._lineage, self._began = self._lineage_of(self._champion), self.champion
+            self._lineage, self._standing.began = self._lineage_of(self._champion), self.champion
         return sound
 
     def _put_forward(self, snapshot: Snapshot) -> ScoredModel:
@@ -506,8 +512,8 @@ class Learner:
         """What the trial says of the challenger so far, or whether it may follow, with the figures of that."""
         guard = self._guard(challenger)
         scarce = self._scarce
-        if not self._following:
-            pairs = self._likely(challenger) if scarce else self._pairs
+        if not self._standing.following:
+            pairs = self._likely(challenger) if scarce else self._standing.pairs
             return decide(pairs, guard, alpha=self._alpha, estimated=scarce), pairs, guard
         held_out = self._held_out()
         pairs = Pairs.of(self._judged.right(held_out), challenger.right(held_out))
@@ -569,7 +575,7 @@ class Learner:
             ModelTooLarge: it could not be loaded.
         """
         assert self._challenger is not None
-        previous = self.champion, self._judged
+        previous, judged = self.champion, self._judged
         if (move := self.decisions.again("promote", self._now)) is not None:
             assert move.to_version is not None
             version, self.decisions.made = move.to_version, move.generation
@@ -583,12 +589,14 @@ class Learner:
         self._champion = load(self.registry, version)
         # What has just been promoted is the challenger, bit by bit, and has been measured.
         self._judged = self._challenger if move is None else self._measured(self._champion.predictor())
-        self._champion_at = self._updated_arrived
+        self._standing.champion_at = self._progress.updated_arrived
         self.concept.another_champion()
-        if not self._following:
-            self._following = True
+        if not self._standing.following:
+            self._standing.following = True
             self.concept.another_lineage()
-            self._watch = _Watch(*previous, self._watch_alpha) if self.settings.watch else None
+            self._watch = (
+                _Watch(previous=previous, judged=judged, alpha=self._watch_alpha) if self.settings.watch else None
+            )
         else:
             self._watch_on()
         return version
@@ -624,7 +632,7 @@ class Learner:
     def _show(self, guard: Guard | None = None) -> None:
         """Make the snapshot on trial the canary, unless the validation images speak against it; no decision."""
         decisions = self.decisions
-        if not self._canary.wanted or self._challenger is None or self._following:
+        if not self._canary.wanted or self._challenger is None or self._standing.following:
             return
         if decisions.redoing or not decisions.unmoved:
             return
@@ -633,7 +641,7 @@ class Learner:
             self._canary.withdraw(str(guard))
             return
         try:
-            version = self._published(self._pairs, guard)
+            version = self._published(self._standing.pairs, guard)
         except ModelTooLarge as error:
             self._canary.withdraw(str(error))
             return
@@ -663,7 +671,7 @@ class Learner:
 
     def _start_from(self, champion: LoadedModel, generation: int) -> None:
         """Begin a lineage from `champion`, the version to be beaten as of that move of the alias."""
-        self._champion, self._began = champion, champion.manifest.version
+        self._champion, self._standing = champion, Standing(champion.manifest.version)
         self.decisions.made = generation
         self._judged = self._measured(champion.predictor())
         base = self._first(champion)
@@ -674,7 +682,7 @@ class Learner:
 
     def _go_back_to(self, champion: LoadedModel, generation: int) -> None:
         """Let the version before serve again; a lineage that began with it keeps what it knows of other concepts."""
-        if champion.manifest.version != self._began:
+        if champion.manifest.version != self._standing.began:
             self._start_from(champion, generation)
             return
         self._lineage.step_back()
@@ -684,10 +692,8 @@ class Learner:
 
     def _put_on_trial(self) -> None:
         """Let the lineage follow no longer: none of its snapshots serves before another trial is won."""
-        self._challenger = self._snapshot = None
-        self._following = False
-        self._watch = None
-        self._champion_at = 0
+        self._challenger = self._snapshot = self._watch = None
+        self._standing = Standing(self._standing.began)
         self.concept.another_lineage()
         self._begin_trial()
 
@@ -717,42 +723,35 @@ class Learner:
         tensors |= {"generator": self._generator.get_state(), "arrived": arrived.pixels}
         detectors, concept = self.concept.dump()
         tensors |= {f"concept/{name}": tensor for name, tensor in detectors.items()}
-        snapshot = None
         if self._snapshot is not None:
             tensors |= {f"snapshot/{name}": tensor for name, tensor in self._snapshot.model.state_dict().items()}
-            snapshot = {"architecture": self._snapshot.architecture, "arguments": self._snapshot.arguments}
-        watch = self._watch
-        own = {
-            "strategy": self._kind(),
-            "champion": self.champion,
-            "generation": self.decisions.made,
-            "moves": self.decisions.known,
-            "began": self._began,
-            "updated_at": self._updated_at,
-            "taught": self._taught,
-            "precision": self._precision,
-            "arrived": self._arrived.added,
-            "updated_arrived": self._updated_arrived,
-            "concept": concept,
-            "champion_at": self._champion_at,
-            "drift_pending": self._drift_pending,
-            "drifted": self._drifted,
-            "quick_updates": self._quick_updates,
-            "rate": self._rate.value,
-            "snapshot": snapshot,
-            "trials": self._trials,
-            "pairs": astuple(self._pairs),
-            "following": self._following,
-            "watch": watch and [watch.previous, watch.on, astuple(watch.pairs)],
-            "lineage": lineage,
-            "reading": dict(reading or {}),
-            "behind": self.behind,
-        }
+        self._progress.reading = dict(reading or {})
+        own = self._state(concept, lineage).to_json()
         state = {"of": self._identity(), "buffer": state, "learner": own}
         if self._stream is not None:
             state["stream"] = self._stream.to_json()
         allowed = nullcontext() if self._epoch is None else self.registry.in_epoch(self._epoch, alias=self.alias)
         checkpoint.save(self.checkpoint, tensors, state, allowed)
+
+    def _state(self, concept: dict[str, Any], lineage: dict[str, Any]) -> LearnerState:
+        """As it stands, with what the concept and the lineage say of themselves."""
+        watch, shown = self._watch, None
+        if self._snapshot is not None:
+            shown = {"architecture": self._snapshot.architecture, "arguments": self._snapshot.arguments}
+        return LearnerState(
+            strategy=self._kind(),
+            champion=self.champion,
+            generation=self.decisions.made,
+            moves=self.decisions.known,
+            arrived=self._arrived.added,
+            rate=self._rate.value,
+            concept=concept,
+            lineage=lineage,
+            snapshot=shown,
+            watch=None if watch is None else WatchState(watch.previous, watch.on, watch.pairs),
+            progress=self._progress,
+            standing=self._standing,
+        )
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on with the learner that takes it over."""
@@ -777,23 +776,18 @@ class Learner:
         if Stream.of_json(found[1].get("stream")) not in {None, self._stream}:  # a copy of another's
             return
         tensors, state = found
-        own: dict[str, Any] = state["learner"]
+        own = LearnerState.of_json(state["learner"])
         self.buffer.load(tensors, state["buffer"])
-        self._updated_at, self._updated_arrived = own["updated_at"], own["updated_arrived"]
-        self.concept.load(_within("concept/", tensors), own["concept"])
-        self._taught, self._precision = own["taught"], own["precision"]
-        self._drift_pending, self._drifted = own["drift_pending"], own["drifted"]
-        self._quick_updates, self._rate.value = own["quick_updates"], own["rate"]
+        self.concept.load(_within("concept/", tensors), own.concept)
+        self._progress, self._rate.value = replace(own.progress), own.rate
         unlabelled = torch.full((len(tensors["arrived"]),), -1)
-        self._arrived.restore(Images(tensors["arrived"], unlabelled), own["arrived"])
-        self._trials = own["trials"]
-        self.reading, self.behind = own["reading"], own["behind"]
-        redo = self.decisions.since(own["moves"])
-        if redo is None or own["strategy"] != self._kind():  # another version: its lineage has just begun
+        self._arrived.restore(Images(tensors["arrived"], unlabelled), own.arrived)
+        redo = self.decisions.since(own.moves)
+        if redo is None or own.strategy != self._kind():  # another version: its lineage has just begun
             self._begin_trial()
         else:
             try:
-                began, champion = load(self.registry, own["began"]), load(self.registry, own["champion"])
+                began, champion = load(self.registry, own.standing.began), load(self.registry, own.champion)
             except RegistryError:  # no longer there: likewise
                 self._begin_trial()
             else:
@@ -814,41 +808,38 @@ class Learner:
 
     def _resume(
         self,
-        own: dict[str, Any],
+        own: LearnerState,
         tensors: Mapping[str, torch.Tensor],
         redo: list[Move],
         began: LoadedModel,
         champion: LoadedModel,
     ) -> None:
         """Go on with the lineage of the checkpoint, and with the version that was the champion then."""
-        self._start_from(began, own["generation"])
+        self._start_from(began, own.generation)
         self._champion = champion
         self._judged = self._measured(self._champion.predictor())
-        self._trials = own["trials"]
+        self._progress, self._standing = own.progress, own.standing
         self.decisions.redo(redo)
-        self._champion_at = own["champion_at"]
-        self.concept.load_champion(_within("concept/", tensors), own["concept"])
-        self._lineage.load(_within("lineage/", tensors), own["lineage"])
-        if own["snapshot"] is not None:
-            architecture, arguments = own["snapshot"]["architecture"], own["snapshot"]["arguments"]
+        self.concept.load_champion(_within("concept/", tensors), own.concept)
+        self._lineage.load(_within("lineage/", tensors), own.lineage)
+        if own.snapshot is not None:
+            architecture, arguments = own.snapshot["architecture"], own.snapshot["arguments"]
             require_trusted(self.registry, architecture, arguments)
             model = models.build(architecture, arguments)
             model.load_state_dict(_within("snapshot/", tensors))
             self._snapshot = Snapshot(architecture, arguments, model.eval())
             self._challenger = self._measured(Predictor(model, *self._normalisation))
-        self._pairs, self._following = Pairs(*own["pairs"]), own["following"]
-        if own["watch"] is not None:
-            previous, on, pairs = own["watch"]
+        if own.watch is not None:
             with suppress(RegistryError):  # no longer there: nothing to go back to
-                judged = self._measured(load(self.registry, previous).predictor())
-                self._watch = _Watch(previous, judged, self._watch_alpha, on, Pairs(*pairs))
+                judged = self._measured(load(self.registry, own.watch.previous).predictor())
+                self._watch = _Watch(**vars(own.watch), judged=judged, alpha=self._watch_alpha)
 
     # --- what is judged and learned from
 
     def _every(self, present: int) -> int:
         """Images between two updates when so many are `present` of the concept: fewer after a drift, more in calm."""
         every = self.settings.update_every
-        if self._quick_updates:
+        if self._progress.quick_updates:
             return max(1, every // 2)
         return every * 2 if present > CALM_AFTER else every
 
@@ -875,22 +866,22 @@ class Learner:
     @property
     def _arithmetic(self) -> Precision:
         """What updates and estimates compute in; what is counted, of labelled images, is predicted in float32."""
-        self._precision = self._precision or choose_precision(
+        self._progress.precision = self._progress.precision or choose_precision(
             "auto", self._champion.model, torch.device("cpu"), self.settings.batch_size, train=True
         )
-        return self._precision
+        return self._progress.precision
 
     def _lesson(self) -> Lesson:
         settings, normalisation = self.settings, self._champion.manifest.normalisation
         window = self._window()
         return Lesson(
             recent=self._newest(settings.buffer_size),
-            new=self.buffer.recent.newest(self.buffer.recent.added - self._taught),
+            new=self.buffer.recent.newest(self.buffer.recent.added - self._progress.taught),
             reservoir=self.buffer.reservoir.images(),
             reference=self._reference,
             arrived=window.pixels,
             apart=self._apart,
-            drifted=self._drifted,
+            drifted=self._progress.drifted,
             moved=self._inputs.moved(window),
             scarce=self._scarce,
             mean=normalisation.mean,
@@ -915,7 +906,10 @@ class Learner:
         shown = look(normalise(known.pixels, mean, std), self._generator)
         champion, other = (
             judged.likely(window, shown, known.labels, self._arithmetic, follows=learned_at > self.concept.began)
-            for judged, learned_at in ((self._judged, self._champion_at), (challenger, self._updated_arrived))
+            for judged, learned_at in (
+                (self._judged, self._standing.champion_at),
+                (challenger, self._progress.updated_arrived),
+            )
         )
         return Pairs.of(champion, other)
 

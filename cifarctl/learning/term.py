@@ -14,6 +14,7 @@ from cifarctl.errors import DataError
 from cifarctl.learning.examples import Examples
 from cifarctl.learning.leadership import Seat
 from cifarctl.learning.learner import Learner
+from cifarctl.learning.teaching import HeldExamples
 from cifarctl.registry import Move, Registry
 from cifarctl.settings import Settings
 from cifarctl.stream import clients, positions, rights
@@ -78,12 +79,18 @@ def tenure(
     since_ms: int | None = None,
     dry: bool = False,
     canary: bool = False,
+    hold: bool = False,
 ) -> Iterator[Examples]:
-    """A tenure of the seat, which is held."""
+    """A tenure of the seat, which is held. With `hold` the learner is taught nothing before it is asked to be."""
     topics = clients.Topics.of(settings.kafka.topic_prefix)
     needed = {topics.images: ["Read"], topics.labels: ["Read"], topics.dead_letters: ["Write"]}
     rights.ensure_topics(settings.kafka, needed)
     rights.require(settings.kafka, {topics.predictions: ["Read"]})
+
+    def commit(move: Move) -> None:
+        on_wait()  # who has been told to stop decides nothing more
+        seat.commit(move, examples.saved, source, on_wait)  # there is none before examples are read
+
     learner = Learner(
         Registry(settings.registry),
         settings.online,
@@ -94,6 +101,7 @@ def tenure(
         stream=seat.stream,
         afresh=since_ms is not None,
         canary=canary,
+        commit=commit,
         on_step=on_step,
     )
     material.check(learner)
@@ -113,11 +121,8 @@ def tenure(
             folder=learner.folder,
         ) as join,
     ):
-        examples = Examples(learner, source, join, answers, gaps, topics, settings, since_ms=since_ms or 0, dry=dry)
-
-        def commit(move: Move) -> None:
-            on_wait()  # who has been told to stop decides nothing more
-            seat.commit(move, examples.saved, source, on_wait)
-
-        learner.decisions.commit = commit
+        held = HeldExamples(learner, settings.online.buffer_size) if hold else None
+        examples = Examples(
+            learner, source, join, answers, gaps, topics, settings, since_ms=since_ms or 0, dry=dry, held=held
+        )
         yield examples
