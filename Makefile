@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SLOW := apache or long or slow
 BESIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 OLDEST := 3.10
 BEFORE := 3.14
@@ -20,7 +21,7 @@ STAMP := $(VENV)/.installed-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment get in each other's way
-.PHONY: help demo test check lint types format bench env-example clean
+.PHONY: help demo test test-slow test-all test-fast check lint types format bench env-example clean
 
 help: ## list these habits
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -28,10 +29,18 @@ help: ## list these habits
 demo: $(STAMP)embedded ## show the whole loop on an embedded broker, in a few minutes
 	$(RUN) cifarctl demo $(ARGS)
 
-test: $(STAMP)test ## run the tests, some side by side
-	$(RUN) pytest $(BESIDE) $(ARGS)
+test: $(STAMP)test ## run the tests that take minutes, the embedded broker's among them
+	$(RUN) pytest $(BESIDE) -m "not ($(SLOW))" $(ARGS)
 
-check: lint types test ## everything that has to pass
+test-slow: $(STAMP)test ## run the others: Apache Kafka, kills, storms, training in earnest
+	$(RUN) pytest $(BESIDE) -m "$(SLOW)" $(ARGS)
+
+test-all: test test-slow ## run all tests
+
+test-fast: $(STAMP)test ## run those for every edit: no broker, nothing slow
+	$(RUN) pytest $(BESIDE) -m "not (broker or $(SLOW))" $(ARGS)
+
+check: lint types test-all ## everything that has to pass
 
 lint: $(STAMP)dev ## style, and the import boundaries
 	$(RUN) ruff check .

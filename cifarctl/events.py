@@ -413,7 +413,10 @@ Outcome = Literal["promoted", "rejected", "not_enough_data"]
 
 @dataclass(frozen=True)
 class RetrainResult:
-    """JSON of `retrain`; `champion` and `challenger` hold version and accuracies."""
+    """JSON of `retrain`; `champion` and `challenger` hold version and accuracies.
+
+    `update`: the challenger is the next snapshot of a lineage that has already won its trial.
+    """
 
     outcome: Outcome
     examples: int
@@ -421,6 +424,7 @@ class RetrainResult:
     challenger: dict[str, Any]
     reasons: list[str]
     seconds: float
+    update: bool = False
 
 
 @dataclass(frozen=True)

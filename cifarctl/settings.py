@@ -145,8 +145,8 @@ class TrainSettings(Section):
     epochs: PositiveInt = Field(10, description="passes over the training images")
     target_accuracy: Fraction | None = Field(
         None,
-        description="end when so many of the validation images are right, as the version answers; where it averages, "
-        "that is looked at when a cycle of the learning rate is over; train.epochs is the most then",
+        description="stop once validation accuracy reaches this (with test-time augmentation if the model uses it, "
+        "measured at the end of each learning-rate cycle), after train.epochs at the latest",
     )
     batch_size: PositiveInt | None = Field(
         None, description="images a step; default: the model's (net 128, airbench 1000)"
@@ -260,11 +260,11 @@ class ProduceSettings(Section):
 class ServeSettings(Section):
     """The stream predictor."""
 
-    batch_size: PositiveInt = Field(128, description="most messages in a micro-batch")
+    batch_size: PositiveInt = Field(128, description="maximum micro-batch size")
     max_wait_ms: Annotated[int, Field(ge=0, le=MOST_MS)] = Field(
         0, description="milliseconds to wait for a micro-batch to fill; 0 = take what is there"
     )
-    backend: Literal["auto", "eager", "compile", "onnxruntime", "openvino"] = Field(
+    backend: Literal["auto", "eager", "onnxruntime", "openvino"] = Field(
         "auto", description="what runs the network; auto takes the fastest installed one that agrees with float32 eager"
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(

@@ -8,6 +8,8 @@ import pytest
 import torch
 from helpers import Home, train_home
 
+from cifarctl import cpus
+
 #: Brokers and running commands, for every module.
 pytest_plugins = ["fixtures_broker", "fixtures_kafka", "processes"]
 
@@ -56,6 +58,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def home(trained: Home, tmp_path: Path) -> Home:
     """A small trained registry of this test's own."""
     return trained.copy(tmp_path / "registry")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: much of what the tests do is waiting for brokers and processes."""
+    return cpus.count() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

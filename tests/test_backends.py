@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,9 +43,7 @@ COMBINATIONS = [
     Choice("onnxruntime", "float32"),
     Choice("openvino", "float32"),
     Choice("openvino", "bfloat16"),
-    Choice("compile", "float32"),
 ]
-QUICK = [choice for choice in COMBINATIONS if choice.backend != "compile"]
 SWEEP = (1, 2, 3, 31, 63, 64, 65, 100, 127, 128, 129, 200)
 
 
@@ -61,29 +58,19 @@ def network(seed: int = 0) -> Network:
         return Network(models.build("net", {"classes": 10}).eval(), MEAN, STD, 10)
 
 
-def build(choice: Choice, like: Backend | None = None, of: Network | None = None, batch_size: int = 128) -> Backend:
+def build(choice: Choice, of: Network | None = None, batch_size: int = 128) -> Backend:
     """The backend, or a skip where it cannot be had."""
     kind = backends.find(choice.backend)
     if absent := backends.missing(kind):
         pytest.skip(f"{' and '.join(absent)} not installed")
-    if choice.backend == "compile" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-        pytest.skip("no C++ compiler")
     if choice.precision not in backends.precisions(choice.backend):
         pytest.skip(f"{choice.backend} has no {choice.precision} on this processor")
-    return backends.build(choice.backend, of or network(), Plan(choice.precision, CPU, 1, batch_size), like)
-
-
-@pytest.fixture(scope="module")
-def compiled() -> Backend:
-    return build(Choice("compile", "float32"))
+    return backends.build(choice.backend, of or network(), Plan(choice.precision, CPU, 1, batch_size))
 
 
 @pytest.fixture(params=COMBINATIONS, ids=str)
 def backend(request: pytest.FixtureRequest) -> Backend:
-    choice: Choice = request.param
-    if choice.backend == "compile":
-        return request.getfixturevalue("compiled")  # type: ignore[no-any-return]
-    return build(choice)
+    return build(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +106,7 @@ def test_the_same_probabilities_for_any_number_of_images(backend: Backend, refer
         torch.testing.assert_close(found.sum(dim=1), torch.ones(count), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("choice", QUICK, ids=str)
+@pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
 def test_answers_that_are_averaged(choice: Choice) -> None:
     """The strong model's: mirrored, and moved by a pixel."""
     model = models.build("airbench", {"classes": 10, "tta": "flip-shift", "widths": (8, 16, 16)}).eval()
@@ -151,7 +138,7 @@ def test_pixels_as_they_come(backend: Backend) -> None:
     )
 
 
-@pytest.mark.parametrize("choice", QUICK, ids=str)
+@pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
 def test_the_trained_model_gets_the_same_classes(choice: Choice, trained: Home) -> None:
     loaded = load(trained.registry, 1)
     images = trained.dataset.train.take(trained.split.validation)
@@ -162,27 +149,14 @@ def test_the_trained_model_gets_the_same_classes(choice: Choice, trained: Home) 
 def test_other_weights_of_the_architecture(backend: Backend, reference: Predictor) -> None:
     pixels = pictures(70)
     other = network(seed=1)
-    renewed = backends.build(backend.name, other, backend.plan, like=backend)
+    renewed = backends.build(backend.name, other, backend.plan)
     assert (renewed.name, renewed.precision) == (backend.name, backend.precision)
     tolerance = 1e-5 if backend.precision == "float32" else 0.01
     torch.testing.assert_close(renewed(pixels), Predictor(other.model, MEAN, STD)(pixels), rtol=0, atol=tolerance)
     torch.testing.assert_close(backend(pixels), reference(pixels), rtol=0, atol=tolerance)
 
 
-def test_nothing_is_compiled_again_for_other_sizes_or_weights(compiled: Backend) -> None:
-    pixels = pictures(130)
-    torch.compiler.set_stance("fail_on_recompile")
-    try:
-        for count in SWEEP:
-            compiled(pixels[:count])
-            with torch.inference_mode():
-                compiled(pictures(count))
-        backends.build("compile", network(seed=2), compiled.plan, like=compiled)(pixels)
-    finally:
-        torch.compiler.set_stance("default")
-
-
-@pytest.mark.parametrize("choice", QUICK, ids=str)
+@pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
 def test_one_thread_is_one_thread_and_nobody_spins(choice: Choice) -> None:
     running = build(choice)
     pixels = pictures(64)
@@ -198,7 +172,7 @@ def test_one_thread_is_one_thread_and_nobody_spins(choice: Choice) -> None:
     assert load_of(lambda: time.sleep(0.05), 0.3) < 0.3
 
 
-@pytest.mark.parametrize("choice", QUICK, ids=str)
+@pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
 def test_a_model_that_cannot_be_run_is_told_in_a_line(choice: Choice) -> None:
     class Wrong(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -464,7 +438,7 @@ def blind(model: nn.Module) -> None:
     last.bias.copy_(100 + 0.01 * torch.arange(10))
 
 
-@pytest.mark.parametrize("fastest", QUICK, ids=str)
+@pytest.mark.parametrize("fastest", COMBINATIONS, ids=str)
 def test_auto_takes_the_fastest(fastest: Choice, trained: Home, speedometer: Speedometer) -> None:
     build(fastest)  # or skip
     speedometer.speeds = {str(fastest): 100.0}
@@ -577,7 +551,7 @@ def test_a_backend_that_joins_by_a_file_and_is_wrong_is_refused(
     assert "hasty in float32 is refused for version 1: the same class on 0.00%" in found.notices[0]
 
 
-@pytest.mark.parametrize("options", [{}, {"backend": "eager", "precision": "bfloat16"}, {"backend": "compile"}])
+@pytest.mark.parametrize("options", [{}, {"backend": "eager", "precision": "bfloat16"}])
 def test_without_images_only_float32_eager(options: dict[str, Any], home: Home, speedometer: Speedometer) -> None:
     shutil.rmtree(home.registry.dir / "validation")
     found = choose(home.registry, **options)
@@ -675,49 +649,6 @@ def test_a_device_that_a_backend_does_not_run_on(trained: Home) -> None:
         choose(trained.registry, backend="openvino", device="meta")
 
 
-def test_without_a_compiler_eager_predicts(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_compiler(function: object) -> Callable[..., None]:
-        def fail(*_: object) -> None:
-            raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found")
-
-        return fail
-
-    monkeypatch.setattr(torch, "compile", no_compiler)
-    found = choose(home.registry, backend="compile")
-    assert found.backend.name == "eager"
-    assert found.notices == (
-        "compile fails here (RuntimeError: InvalidCxxCompiler: no working C++ compiler found); eager predicts instead",
-    )
-    again = choose(home.registry, republish(home.registry), like=found, backend="compile")
-    assert chosen(again) == chosen(found)
-    assert again.notices == ()
-
-
-def test_a_swap_compiles_nothing_and_predictions_go_on_meanwhile(home: Home, compiled: Backend) -> None:
-    serving = Prepared(compiled, (), (Choice("compile", "float32"),), ("net", {"classes": 10}))
-    images = home.dataset.test.pixels
-    expected = compiled(images)
-    over, answers = threading.Event(), []
-
-    def serve() -> None:
-        while not over.is_set():
-            answers.append(compiled(images))
-
-    thread = threading.Thread(target=serve)
-    torch.compiler.set_stance("fail_on_recompile")
-    try:
-        thread.start()
-        found = choose(home.registry, like=serving, backend="compile", precision="float32")
-    finally:
-        over.set()
-        thread.join()
-        torch.compiler.set_stance("default")
-    assert chosen(found) == Choice("compile", "float32")
-    torch.testing.assert_close(found.backend(images), load(home.registry, 1).predictor()(images), rtol=0, atol=1e-5)
-    assert answers
-    assert all(torch.equal(answer, expected) for answer in answers)
-
-
 def test_another_architecture_is_measured_anew(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speedometer: Speedometer
 ) -> None:
@@ -737,6 +668,7 @@ def test_another_architecture_is_measured_anew(
 
 
 @pytest.mark.usefixtures("only_torch")
+@pytest.mark.slow
 def test_a_mixture_is_served_as_its_members_are_however_many(
     home: Home, speedometer: Speedometer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -762,7 +694,7 @@ def test_a_mixture_is_served_as_its_members_are_however_many(
     assert speedometer.runs == 1
 
 
-@pytest.mark.parametrize("choice", QUICK, ids=str)
+@pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
 def test_signals_reach_python_when_a_backend_has_been_let_go(choice: Choice) -> None:
     """OpenVINO gives the thread that loads its plugin a stack for signals, and takes it away wherever that ends."""
     build(choice)  # or a skip

@@ -498,6 +498,7 @@ def test_a_rejected_challenger(home: Home, kafka: KafkaSettings) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint(tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     command = [
@@ -538,6 +539,7 @@ def test_the_second_signal_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 # --- JSON
 
 
+@pytest.mark.slow
 def test_the_document_of_train(tmp_path: Path) -> None:
     options = [*small_data(500), *small_train(), f"--set=registry.dir={tmp_path / 'registry'}"]
     found = document("train", "--epochs", "2", *options)
@@ -664,6 +666,7 @@ def test_a_version_is_shown(home: Home) -> None:
     assert home.registry.manifest(1).sha256[:20] in text
 
 
+@pytest.mark.slow
 def test_a_training_leaves_its_figures_and_pictures_with_the_version(tmp_path: Path) -> None:
     options = [f"--set=registry.dir={tmp_path / 'registry'}", *small_data(500), *small_train()]
     trained = document("train", "--epochs", "2", *options)

@@ -201,6 +201,7 @@ anything = st.builds(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(anything, max_size=12))
+@pytest.mark.slow
 def test_every_record_is_accounted_for_once_and_in_order(records: list[Record]) -> None:
     good, bad = decode(*records)
     place = {id(item): index for index, item in enumerate(records)}

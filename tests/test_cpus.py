@@ -120,6 +120,7 @@ def on_one_core(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_affinity
+@pytest.mark.slow
 def test_one_core_is_seen_by_doctor() -> None:
     found = on_one_core("-m", "cifarctl", "doctor", "--json", *small_data(500), *NOBODY)
     device = next(check for check in json.loads(found.stdout) if check["check"] == "device")

@@ -308,6 +308,7 @@ def test_retrain_asks_the_learner_that_is_at_work(site: Site) -> None:
     assert list((site.folder / "registry" / "learner" / "requests" / "production").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_learner_of_its_own_reaches_a_plain_serve(site: Site) -> None:
     serving = site.serve()
     learner = site.start("retrain", "--follow", "--json", **BRISK)

@@ -156,6 +156,7 @@ def test_whose_code_would_be_run() -> None:
     assert list(own_code("mixture", inner)) == list(own_code("mixture", nested)) == ["one.place:Net"]
 
 
+@pytest.mark.slow
 def test_the_code_of_a_version_is_run_only_where_it_is_trusted(own: Path, tmp_path: Path) -> None:
     """Whoever trains has named the code himself; whoever loads has to name it too."""
     options = [*small_data(500), *small_train(), f"--set=registry.dir={tmp_path / 'registry'}"]

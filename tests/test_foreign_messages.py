@@ -155,6 +155,7 @@ def test_no_drift_raises_a_doubt() -> None:
 
 
 @pytest.mark.cifar10
+@pytest.mark.slow
 def test_no_drift_of_cifar10_raises_a_doubt(cifar10_dir: object) -> None:
     pixels = data.load(DataSettings(source="cifar10", dir=cifar10_dir)).test.pixels[:1000].numpy()
     never_doubted(pixels)

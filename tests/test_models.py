@@ -433,6 +433,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.slow
 def test_memory_that_is_kept_is_not_cleared_by_the_kernel_again() -> None:
     """640 MiB in ten parts, one after the other in the same place."""
 

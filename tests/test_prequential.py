@@ -190,6 +190,7 @@ def test_all_of_them_on_one_stream(home: Home, tmp_path: Path) -> None:
         assert words in page
 
 
+@pytest.mark.slow
 def test_by_default_the_learner_between_its_bounds(home: Home) -> None:
     document = evaluate(home, "--stream", "", "--images", "100", "--seeds", "2")
     assert [(result["strategy"], result["seed"]) for result in document["results"]] == [
@@ -206,6 +207,7 @@ def test_by_default_the_learner_between_its_bounds(home: Home) -> None:
     assert [version.version for version in home.registry.versions()] == [1]
 
 
+@pytest.mark.slow
 def test_relabelled_images_are_scored_by_what_is_right_by_then(home: Home) -> None:
     scenario = "relabel:3+5@100-200,wrong:1@0-200"
     document = evaluate(home, "--stream", scenario, "--images", "200", "--compare", "frozen,oracle")
@@ -234,6 +236,7 @@ def test_what_cannot_be(words: tuple[str, ...], code: int, story: str, home: Hom
     assert story in " ".join(ran.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_version_that_has_seen_the_stream_is_refused(home: Home) -> None:
     ran = cifarctl("train", "--epochs", "1", "--full", "--promote", *home.options, "--set=train.threads=1")
     assert ran.exit_code == 0, ran.stderr

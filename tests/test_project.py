@@ -74,6 +74,7 @@ def test_make_names_the_remedy_where_python_is_too_old(tmp_path: Path) -> None:
     assert not (tmp_path / "venv").exists()
 
 
+SLOW = "apache or long or slow"
 BESIDE = "--numprocesses auto --maxprocesses 4 --dist worksteal"
 
 
@@ -98,8 +99,9 @@ def test_make_installs_once_and_passes_words_on(tmp_path: Path) -> None:
         "python -m ruff format --check .",
         "lint-imports ",
         "python -m mypy",
-        f"python -m pytest {BESIDE}",
-        f"python -m pytest {BESIDE} -k a or b",
+        f"python -m pytest {BESIDE} -m not ({SLOW})",
+        f"python -m pytest {BESIDE} -m {SLOW}",
+        f"python -m pytest {BESIDE} -m not ({SLOW}) -k a or b",
         "python -m cifarctl demo --json",
     ]
 

@@ -545,6 +545,7 @@ def publish_some(path: Path, count: int, answers: Any) -> None:
     answers.put([registry.publish(draft(), b"weights").version for _ in range(count)])
 
 
+@pytest.mark.slow
 def test_two_processes_publish_at_once(registry: Registry) -> None:
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()

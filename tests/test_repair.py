@@ -281,6 +281,7 @@ def test_a_line_that_may_have_been_a_move_takes_its_generation_with_it(moved: Re
 # --- what an alias names
 
 
+@pytest.mark.slow
 def test_a_dangling_alias_is_noticed(home: Home) -> None:
     version = republish(home.registry)
     promote(home.registry, version)

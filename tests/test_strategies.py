@@ -674,6 +674,7 @@ def test_a_lineage_goes_on_after_a_lesson_that_was_interrupted(name: str) -> Non
 
 @pytest.mark.parametrize("architecture", ["tiny", "forgetful", "net"])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_a_lineage_that_takes_over_a_dump_goes_on_to_the_last_bit(name: str, architecture: str) -> None:
     original, successor = (begin(name, Snapshot(architecture, ARGUMENTS, network(architecture))) for _ in range(2))
     clean, negative = (images.take(torch.arange(24)) for images in (CLEAN, NEGATIVE))

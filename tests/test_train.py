@@ -365,6 +365,7 @@ def kill(registry: Registry, settings: TrainSettings, place: str, times: int, *,
     [[("step", 1)], [("rename", 3)], [("step", 2 * BATCHES + 3), ("end", 1)]],
     ids=lambda deaths: ", ".join(f"{place} {times}" for place, times in deaths),
 )
+@pytest.mark.slow
 def test_a_run_that_was_killed_resumes(
     deaths: list[tuple[str, int]],
     images: tuple[Dataset, Split],
@@ -578,6 +579,7 @@ def killed(*_: object) -> None:
 
 
 @COMPILER
+@pytest.mark.slow
 def test_the_strong_model_can_be_compiled() -> None:
     """The maximum of what is recomputed in another precision has no place: its gradient would be 0/0."""
     device = torch.device("cpu")
@@ -587,6 +589,7 @@ def test_the_strong_model_can_be_compiled() -> None:
 
 
 @COMPILER
+@pytest.mark.slow
 def test_a_compiled_run_learns_the_same_and_resumes(images: tuple[Dataset, Split], registry: Registry) -> None:
     settings = NORMALISED.model_copy(update={"compile": "on"})
     eager = weights(registry, result_of(flow(images, registry, NORMALISED)).version)
@@ -672,6 +675,7 @@ def test_the_first_version_is_promoted(images: tuple[Dataset, Split], registry: 
     assert (move.who, move.why, move.to_version) == ("train", result.reason, 1)
 
 
+@pytest.mark.slow
 def test_only_a_better_version_is_promoted(images: tuple[Dataset, Split], registry: Registry) -> None:
     first = run_again(images, registry, epochs=1)
     better = run_again(images, registry, epochs=4)
@@ -687,6 +691,7 @@ def test_only_a_better_version_is_promoted(images: tuple[Dataset, Split], regist
     assert production(registry) == 2
 
 
+@pytest.mark.slow
 def test_promotion_can_be_forced_and_forbidden(images: tuple[Dataset, Split], registry: Registry) -> None:
     forbidden = run_again(images, registry, promote=False)
     assert (forbidden.promoted, forbidden.reason, production(registry)) == (False, "by --no-promote", None)
@@ -796,6 +801,7 @@ def test_a_run_ends_once_the_validation_images_show_its_target(
     assert len(shown) < 9
 
 
+@pytest.mark.slow
 def test_the_learning_rate_rises_again_where_a_cycle_was_not_enough(
     images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -809,6 +815,7 @@ def test_the_learning_rate_rises_again_where_a_cycle_was_not_enough(
     assert registry.numbers() == [result.version]  # it is kept all the same
 
 
+@pytest.mark.slow
 def test_a_script_learns_that_the_target_was_not_reached(tmp_path: Path) -> None:
     ran = cifarctl(
         "train", "--json", "--epochs", "1", "--target-accuracy", "1", *small_data(500), *small_train(),
@@ -828,6 +835,7 @@ def test_with_all_images_there_is_no_target(images: tuple[Dataset, Split], regis
 # --- figures for others
 
 
+@pytest.mark.slow
 def test_figures_for_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -913,6 +921,7 @@ def test_a_strong_model_takes_its_own_recipe(images: tuple[Dataset, Split], regi
 
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("plain", "averaged", "epochs"), [(0.5, 0.6, 4), (0.6, 0.5, 9), (0.6, 0.6, 1)])
+@pytest.mark.slow
 def test_the_target_is_for_the_answers_that_the_version_gives(
     images: tuple[Dataset, Split],
     registry: Registry,
@@ -981,6 +990,7 @@ def test_answers_are_averaged_only_where_that_is_wanted(images: tuple[Dataset, S
 
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("step", "target"), [(3, None), (7, None), (13, None), (3, 1.0), (10, 1.0)])
+@pytest.mark.slow
 def test_a_run_with_two_optimisers_resumes(
     step: int, target: float | None, images: tuple[Dataset, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -995,6 +1005,7 @@ def test_a_run_with_two_optimisers_resumes(
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.usefixtures("narrow")
+@pytest.mark.slow
 def test_a_run_with_two_optimisers_in_bfloat16_that_was_killed_resumes(
     images: tuple[Dataset, Split], tmp_path: Path
 ) -> None:
@@ -1011,6 +1022,7 @@ def test_a_run_with_two_optimisers_in_bfloat16_that_was_killed_resumes(
 
 
 @pytest.mark.cifar10
+@pytest.mark.slow
 def test_one_epoch_of_cifar10_is_well_above_chance(cifar10_dir: Path, tmp_path: Path) -> None:
     result = cifarctl(
         "train", "--json", "--epochs", "1", f"--set=data.dir={cifar10_dir}", "--set=data.source=cifar10",
@@ -1030,6 +1042,7 @@ def test_the_default_data_settings_have_not_crept_in(trained: Any) -> None:
     assert len(trained.dataset.train) == DATA.synthetic_images
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_saved(
     images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1051,6 +1064,7 @@ def test_weights_that_are_not_finite_are_never_saved(
     assert found[0].first_epoch == 2
 
 
+@pytest.mark.slow
 def test_two_trainers_that_finish_together_are_both_judged(
     images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -445,6 +445,7 @@ streams = st.lists(st.sampled_from([*SERVING, *LEARNING, SERVE_STARTED, ONLINE_S
 
 @given(stream=streams, print_images=st.booleans())
 @settings(max_examples=40)
+@pytest.mark.slow
 def test_the_serving_dashboard_fits_whatever_happens(stream: list[Any], print_images: bool) -> None:
     play(ServeView(print_images=print_images), [SERVE_STARTED, *stream])
 

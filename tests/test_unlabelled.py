@@ -180,6 +180,7 @@ def accuracy(home: Home, stream: Images) -> float:
     return evaluate(load(home.registry, home.registry.resolve("production")).predictor(), stream).accuracy
 
 
+@pytest.mark.slow
 def test_a_drift_and_its_end_are_followed_without_a_single_label(home: Home) -> None:
     clean, inverted, after = (
         drawn(11, 200, inverted=False),
@@ -201,6 +202,7 @@ def test_a_drift_and_its_end_are_followed_without_a_single_label(home: Home) -> 
     assert "estimated without labels" in first.reasons[0]
 
 
+@pytest.mark.slow
 def test_snapshots_average_over_what_their_first_version_does(tmp_path: Path) -> None:
     home = train_home(tmp_path, model="net-bn", tta="flip", epochs=2)
     inverted = drawn(12, 200, inverted=True)
@@ -216,6 +218,7 @@ def test_snapshots_average_over_what_their_first_version_does(tmp_path: Path) ->
     assert accuracy(home, inverted) > before + 0.2
 
 
+@pytest.mark.slow
 def test_where_a_drift_is_over_the_first_version_answers_alone(home: Home) -> None:
     usual = home.dataset.train.take(home.split.stream)
     with open_learner(home) as learner:
@@ -235,6 +238,7 @@ def test_a_calm_stream_without_labels_changes_nothing(home: Home) -> None:
     assert home.registry.numbers() == [1]
 
 
+@pytest.mark.slow
 def test_where_nothing_drifts_any_more_updates_without_labels_become_rarer(home: Home) -> None:
     after = drawn(12, CALM_AFTER + 300, inverted=True)
     with open_learner(home, steps=1) as learner:
@@ -257,6 +261,7 @@ def test_what_learns_from_labels_only_waits_for_them(home: Home, strategy: str) 
         assert of(events.RetrainStarted, see(learner, drawn(12, 300, inverted=True))) == []
 
 
+@pytest.mark.slow
 def test_labels_of_images_from_before_the_drift_say_nothing_of_it(home: Home) -> None:
     """They come late: the images have long been others."""
     clean, inverted = drawn(11, 200, inverted=False), drawn(12, 300, inverted=True)
@@ -277,6 +282,7 @@ def test_labels_of_images_from_before_the_drift_say_nothing_of_it(home: Home) ->
         assert learner.status().accuracy is not None
 
 
+@pytest.mark.slow
 def test_it_does_not_matter_how_labelled_images_are_cut(home: Home, tmp_path: Any) -> None:
     clean, darker = drawn(11, 200, inverted=False), drawn(12, 150, inverted=False)
     stream = Images(torch.cat([clean.pixels, darker.pixels // 2]), torch.cat([clean.labels, darker.labels]))
@@ -295,6 +301,7 @@ def test_it_does_not_matter_how_labelled_images_are_cut(home: Home, tmp_path: An
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.slow
 def test_a_death_changes_nothing(home: Home, tmp_path: Any) -> None:
     stream = [drawn(11, 200, inverted=False), drawn(12, 300, inverted=True)]
     twin = home.copy(tmp_path / "twin")
@@ -317,6 +324,7 @@ def test_a_death_changes_nothing(home: Home, tmp_path: Any) -> None:
     assert histories[0] == histories[1]
 
 
+@pytest.mark.slow
 def test_a_learner_that_goes_on_computes_as_the_one_before(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is faster was measured once: measured anew it may come out otherwise, and so may what is decided."""
     measured: list[str] = []

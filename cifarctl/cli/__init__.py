@@ -40,7 +40,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def cifarctl(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Online machine learning on CIFAR-10 image streams over Apache Kafka."""

@@ -19,13 +19,15 @@ def broker(
     run: Run,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Port; 0 = any free one. Default: 9092 if free, else any."),
+        typer.Option(
+            min=0, max=65535, help="Port; 0 picks a free one. Default: 9092 if free, otherwise any free port."
+        ),
     ] = None,
     ready_file: Annotated[
-        Path | None, typer.Option(help="A file to write host:port to once the broker answers.")
+        Path | None, typer.Option(help="File that receives host:port once the broker is ready.")
     ] = None,
 ) -> None:
-    """Run the embedded broker until Ctrl-C: in memory, at least once, for trying things out."""
+    """Run the embedded broker until Ctrl-C: in memory, at-least-once, for trying things out."""
     from cifarctl.errors import BrokerError
     from cifarctl.settings import KafkaSettings
     from cifarctl.stream.embedded import EmbeddedBroker, port_is_free

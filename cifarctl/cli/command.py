@@ -29,12 +29,12 @@ INTERRUPTED = 130
 SHOW_CURSOR = b"\x1b[?25h\n"
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
-Json = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout, everything else on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and warnings.")]
-NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Plain log lines instead of a live dashboard.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")]
+NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Print plain log lines instead of a live dashboard.")]
 Assign = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override any setting; may be repeated."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override any setting; repeatable."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -6,14 +6,16 @@ import typer
 
 from cifarctl.cli.command import Run, command
 
-ErrorClass = Annotated[str | None, typer.Option("--class", metavar="NAME", help="Only letters of this error class.")]
+ErrorClass = Annotated[
+    str | None, typer.Option("--class", metavar="NAME", help="Only dead letters of this error class.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(
         name="dead-letters",
-        help="Bad input: what it was, why, and sending it back.",
+        help="Inspect rejected input and replay it.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -26,11 +28,12 @@ def list_letters(
     run: Run,
     error: ErrorClass = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only letters since then: 2h, 2026-01-31T12:00 (local).")
+        str | None,
+        typer.Option(metavar="TIME", help="Only dead letters since this time: 2h, 2026-01-31T12:00 (local)."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the youngest.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number, newest first.")] = 100,
 ) -> None:
-    """List bad input with the reason and the place that it came from."""
+    """List dead letters with the reason and the source of each."""
     from dataclasses import asdict
 
     from cifarctl import times
@@ -50,16 +53,18 @@ def list_letters(
 
 def replay(
     run: Run,
-    everything: Annotated[bool, typer.Option("--all", help="All letters.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
     error: ErrorClass = None,
     at: Annotated[
         list[str] | None,
-        typer.Option(metavar="PARTITION:OFFSET", help="The letter at this place; may be repeated."),
+        typer.Option(metavar="PARTITION:OFFSET", help="The dead letter at this position; repeatable."),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also those that have been sent back before.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many would be sent.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Include dead letters that were replayed before.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report how many would be sent, and send nothing.")
+    ] = False,
 ) -> None:
-    """Send letters back to the topics that they came from, once what was wrong is mended."""
+    """Replay dead letters into their source topics once the cause is fixed."""
     from dataclasses import asdict
 
     from cifarctl.errors import SettingsError

@@ -23,15 +23,16 @@ def evaluate(
     run: Run,
     version: Annotated[str, typer.Option(help="A version number, an alias, or latest.")] = "production",
     min_accuracy: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Exit with 6 when the accuracy is lower.")
+        float | None, typer.Option(min=0.0, max=1.0, help="Exit with 6 if the accuracy is lower.")
     ] = None,
     confusion: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Where to draw the confusion matrix.")
+        Path | None, typer.Option(metavar="FILE.png", help="File for a plot of the confusion matrix.")
     ] = None,
     stream: Annotated[
         str | None,
         typer.Option(
-            metavar="SCENARIO", help="Run over a drifting stream instead, test-then-train: a preset, or as in produce."
+            metavar="SCENARIO",
+            help="Evaluate test-then-train over a drifting stream: a preset, or a scenario as in produce.",
         ),
     ] = None,
     compare: Annotated[
@@ -41,16 +42,18 @@ def evaluate(
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="With --stream: runs of each strategy; default one.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="With --stream: so many images; default all.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="With --stream: number of images; default all.")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.001, help="With --stream: images a second; updates take effect as late as they would live."),
+        typer.Option(
+            min=0.001, help="With --stream: images per second; updates take effect with the delay of a live run."
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="With --stream: figures and tables as one file.")
+        Path | None, typer.Option(metavar="FILE.html", help="With --stream: write figures and tables to one file.")
     ] = None,
 ) -> None:
-    """Measure a version: on the test images, or over a drifting stream against other ways to learn online."""
+    """Evaluate a version on the test images, or online-learning strategies over a drifting stream."""
     settings = run.settings()
     from cifarctl.errors import QualityGateError, SettingsError
 

@@ -16,8 +16,8 @@ def register(app: typer.Typer) -> None:
 
 def produce(
     run: Run,
-    rate: Annotated[float | None, typer.Option(help="Messages a second; 0 = as fast as it goes.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many messages.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Messages per second; 0 = as fast as possible.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after this many messages.")] = None,
     format: Annotated[str | None, typer.Option(help="Wire format: raw, json or png.")] = None,
     drift: Annotated[
         str,
@@ -26,11 +26,11 @@ def produce(
     unlabelled: Annotated[float | None, typer.Option(help="Share of images sent without their label.")] = None,
     label_delay: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Labels follow so much later on the labels topic; 0 = with the image."),
+        typer.Option(metavar="SECONDS", help="Delay of labels, which then go to the labels topic; 0 = with the image."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of order, drift and withheld labels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed for order, drift and withheld labels.")] = None,
 ) -> None:
-    """Stream images of the stream split into the images topic."""
+    """Stream images of the stream split to the images topic."""
     settings = run.settings(
         {
             "produce.rate": rate,

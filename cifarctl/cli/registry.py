@@ -68,7 +68,7 @@ def list_versions(run: Run) -> None:
 
 
 def show(run: Run, version: Version) -> None:
-    """Show the manifest of a version, and where its pictures are."""
+    """Show the manifest of a version and the location of its plots."""
     from cifarctl.ui.tables import manifest_table
 
     registry = _open(run)
@@ -79,7 +79,7 @@ def show(run: Run, version: Version) -> None:
 
 
 def compare(run: Run, first: Version, second: Version) -> None:
-    """Compare two versions on the validation images: figures, classes, and whether the difference may be chance."""
+    """Compare two versions on the validation images, with a significance test."""
     from cifarctl.flows.compare import compare_versions
     from cifarctl.ui.tables import comparison
 
@@ -88,7 +88,7 @@ def compare(run: Run, first: Version, second: Version) -> None:
 
 
 def promote(run: Run, version: Version, alias: Alias = "production", why: Why = "by hand") -> None:
-    """Point an alias at a version, once the version has passed all checks of loading."""
+    """Point an alias at a version after the version passes every load-time check."""
     from cifarctl.errors import AliasDamaged
     from cifarctl.registry.loading import load
 
@@ -106,23 +106,23 @@ def promote(run: Run, version: Version, alias: Alias = "production", why: Why = 
 
 
 def rollback(run: Run, alias: Alias = "production", why: Why = "by hand") -> None:
-    """Step an alias back to what it pointed at before; again, one further."""
+    """Move an alias back to its previous version; repeat to go further back."""
     moved = _open(run).rollback(alias=alias, who="cli", why=why)
     document = {"alias": moved.name, "version": moved.version, "generation": moved.generation}
     run.output.result(document, f"{moved.name} is back at version {moved.version}")
 
 
 def remove_alias(
-    run: Run, alias: Annotated[str, typer.Argument(help="The alias to take away.")], why: Why = "by hand"
+    run: Run, alias: Annotated[str, typer.Argument(help="The alias to remove.")], why: Why = "by hand"
 ) -> None:
-    """Take an alias away, so that it names nothing; the version stays."""
+    """Remove an alias; the version stays."""
     removed = _open(run).remove_alias(alias, who="cli", why=why)
     text = f"{alias} names nothing any more" if removed else f"{alias} names nothing: there was nothing to remove"
     run.output.result({"alias": alias, "removed": removed}, text)
 
 
 def history(run: Run, alias: Annotated[str | None, typer.Option(help="Only moves of this alias.")] = None) -> None:
-    """Show who moved which alias, when and why, and what the gate rejected."""
+    """Show every alias move (who, when, why) and every rejection by the gate."""
     from cifarctl.ui.tables import history_table
 
     moves = _open(run).history(alias)
@@ -131,9 +131,11 @@ def history(run: Run, alias: Annotated[str | None, typer.Option(help="Only moves
 
 def gc(
     run: Run,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report what would be removed, and remove nothing.")
+    ] = False,
 ) -> None:
-    """Remove old versions and what killed writers left behind."""
+    """Remove old versions and leftovers of killed writers."""
     from cifarctl.ui.tables import removed_table
 
     removed = _open(run).gc(dry_run=dry_run)
@@ -144,7 +146,7 @@ def gc(
 def verify(
     run: Run,
     version: Annotated[
-        str | None, typer.Argument(help="A version; all of them, the aliases and the history when left out.")
+        str | None, typer.Argument(help="A version; default: all versions, the aliases and the history.")
     ] = None,
     repair: Annotated[
         bool,
@@ -154,7 +156,7 @@ def verify(
         ),
     ] = False,
 ) -> None:
-    """Put versions through every check of loading, and aliases through a comparison with the history."""
+    """Run every load-time check on versions, and compare aliases with the history."""
     settings = run.settings()
     from cifarctl.errors import IntegrityError
     from cifarctl.registry import Registry
@@ -180,7 +182,7 @@ def import_model(
     model: Annotated[str, typer.Option(help="The architecture of the weights.")] = "net",
     promote: Annotated[bool, typer.Option("--promote", help="Also make it the production version.")] = False,
 ) -> None:
-    """Register weights that another program saved by torch.save (weights only, no code is run)."""
+    """Register weights saved by torch.save (weights only: no code is run)."""
     from cifarctl.cli.data import load_data
     from cifarctl.flows.importing import import_weights
     from cifarctl.registry import Registry

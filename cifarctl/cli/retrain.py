@@ -15,14 +15,16 @@ def register(app: typer.Typer) -> None:
 
 def retrain(
     run: Run,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on learning: the learner as a service.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep learning: run the learner as a service.")] = False,
     since: Annotated[
         str | None,
-        typer.Option("--since", metavar="TIME", help="Begin anew, from what came since: 2h, 2026-01-31T12:00 (local)."),
+        typer.Option(
+            "--since", metavar="TIME", help="Start over with examples since this time: 2h, 2026-01-31T12:00 (local)."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would come of it; change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report the outcome without changing anything.")] = False,
 ) -> None:
-    """Train one challenger from the labelled examples since the last one and put it before the gate."""
+    """Train one challenger on the labelled examples since the last update and submit it to the gate."""
     if follow and dry_run:
         raise SettingsError("--follow and --dry-run exclude each other: leave one of them out")
     if follow and since is not None:

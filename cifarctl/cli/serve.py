@@ -15,10 +15,10 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     run: Run,
-    online: Annotated[bool, typer.Option("--online", help="Also learn from the labels, in a process beside.")] = False,
-    max_messages: Annotated[int | None, typer.Option(min=1, help="Stop after so many inputs.")] = None,
+    online: Annotated[bool, typer.Option("--online", help="Also learn from labels, in a separate process.")] = False,
+    max_messages: Annotated[int | None, typer.Option(min=1, help="Stop after this many inputs.")] = None,
     idle_timeout: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop when nothing was left to read for so many seconds.")
+        float | None, typer.Option(min=0.0, help="Stop after this many seconds with nothing left to read.")
     ] = None,
     start: Annotated[
         str | None,
@@ -29,13 +29,15 @@ def serve(
             "or PARTITION:OFFSET,...",
         ),
     ] = None,
-    group: Annotated[str | None, typer.Option(help="Consumer group; a new one begins at the earliest message.")] = None,
+    group: Annotated[str | None, typer.Option(help="Consumer group; a new one starts at the earliest message.")] = None,
     ready_file: Annotated[
-        Path | None, typer.Option(help="A file to write once the model is loaded and the topic subscribed.")
+        Path | None, typer.Option(help="File created once the model is loaded and the topic subscribed.")
     ] = None,
-    print_images: Annotated[bool, typer.Option("--print", help="One line an image instead of the dashboard.")] = False,
+    print_images: Annotated[
+        bool, typer.Option("--print", help="Print one line per image instead of the dashboard.")
+    ] = False,
 ) -> None:
-    """Predict the images of the stream, live."""
+    """Predict streamed images in real time."""
     settings = run.settings({"kafka.group_id": group})
     from cifarctl.stream import clients, rights
     from cifarctl.stream.positions import Start, move

@@ -29,15 +29,15 @@ def train(
     ] = None,
     target_accuracy: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="End once the validation images show it; exit with 6 if they never do."),
+        typer.Option(
+            min=0.0, max=1.0, help="Stop once validation accuracy reaches this; exit with 6 if it never does."
+        ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Train on all images, validation and stream included.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run of the same options.")] = False,
-    promote: Annotated[
-        bool | None, typer.Option("--promote/--no-promote", help="Force the promotion, or forbid it.")
-    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the interrupted run with the same options.")] = False,
+    promote: Annotated[bool | None, typer.Option("--promote/--no-promote", help="Force or forbid promotion.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
-    log: Annotated[Log | None, typer.Option(help="Write the figures for TensorBoard as well.")] = None,
+    log: Annotated[Log | None, typer.Option(help="Also write metrics for TensorBoard.")] = None,
 ) -> None:
     """Train a model offline and register it as a version."""
     settings = run.settings(

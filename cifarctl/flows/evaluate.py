@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 
 from cifarctl.data import Dataset, split
-from cifarctl.errors import DataError, RegistryError
+from cifarctl.errors import RegistryError
 from cifarctl.events import EvaluateResult
 from cifarctl.registry import Registry, SplitRecord, validation
+from cifarctl.registry.compatibility import require_compatible
 from cifarctl.registry.loading import load
 from cifarctl.training.metrics import evaluate
 
@@ -23,11 +24,7 @@ def evaluate_version(registry: Registry, version: int, dataset: Dataset) -> Eval
     """
     loaded = load(registry, version)
     manifest = loaded.manifest
-    if manifest.classes != dataset.classes:
-        raise DataError(
-            f"version {manifest.version} knows the classes {', '.join(manifest.classes[:3])}, ..., the data set "
-            f"{dataset.name} has {', '.join(dataset.classes[:3])}, ...; set data.source and data.dir as then"
-        )
+    require_compatible(manifest, dataset.name, dataset.classes)
     metrics = evaluate(loaded.predictor(), dataset.test)
     _keep_validation_images(registry, manifest.split, dataset)
     return EvaluateResult(

@@ -23,6 +23,7 @@ from cifarctl.data import Course, Dataset, Images, Passage, Scenario, Split
 from cifarctl.errors import DataError, SettingsError
 from cifarctl.learning.contestants import Contestant, Predicts, Tutorial, Ungated, frozen, gated, oracle
 from cifarctl.online.strategies import names
+from cifarctl.registry.compatibility import require_compatible
 from cifarctl.registry.loading import LoadedModel
 from cifarctl.settings import OnlineSettings, Settings
 
@@ -119,11 +120,7 @@ def compare(
 
 def _require_unseen(base: LoadedModel, dataset: Dataset, split: Split) -> None:
     manifest = base.manifest
-    if manifest.classes != dataset.classes:
-        raise DataError(
-            f"version {manifest.version} knows the classes {', '.join(manifest.classes[:3])}, ..., the data set "
-            f"{dataset.name} has {', '.join(dataset.classes[:3])}, ...; set data.source and data.dir as then"
-        )
+    require_compatible(manifest, dataset.name, dataset.classes, split=split.sha256, unseen="the images of the stream")
     if "stream" in manifest.split.seen:
         raise DataError(
             f"version {manifest.version} was trained on the stream's images, so its accuracy on them says nothing: "
@@ -134,11 +131,6 @@ def _require_unseen(base: LoadedModel, dataset: Dataset, split: Split) -> None:
             f"version {manifest.version} has learned online from what `produce` streams, so its accuracy on the "
             "stream's images says nothing: take the one that it "
             "goes back to (--version; `cifarctl registry list` shows parents)"
-        )
-    if manifest.split.sha256 != split.sha256:
-        raise DataError(
-            f"version {manifest.version} was trained on another split of the images, so it may have seen the stream's; "
-            "set data.source, data.split and data.split_seed as for its training"
         )
 
 

@@ -33,7 +33,7 @@ from cifarctl.online.judgeable import require_judgeable
 from cifarctl.online.lookalike import Appearance, Lookalike
 from cifarctl.online.rate import AdaptiveRate
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
-from cifarctl.registry import Registry, checkpoint
+from cifarctl.registry import Manifest, Registry, checkpoint
 from cifarctl.registry.claims import Stream
 from cifarctl.registry.files import os_errors
 from cifarctl.registry.history import Action, Move
@@ -183,9 +183,9 @@ class Learner:
         return self._champion.manifest.classes
 
     @property
-    def split(self) -> str:
-        """Hash of the split of the images that the champion was trained on."""
-        return self._champion.manifest.split.sha256
+    def manifest(self) -> Manifest:
+        """That of the champion."""
+        return self._champion.manifest
 
     @property
     def fresh(self) -> int:
@@ -216,7 +216,7 @@ class Learner:
         """Images (N, 3, 32, 32) uint8 as they arrive; their labels may come later, or never.
 
         What is due without labels is looked at after every 25th image: whether the inputs have moved, and whether to
-        learn from that. Without `updates` these are left to who calls.
+        learn from that. Without `updates` the caller decides.
         """
         while len(pixels):
             now, pixels = pixels[: (size := GRID - self.seen % GRID)], pixels[size:]
@@ -244,8 +244,8 @@ class Learner:
 
         What is due is looked at after every 25th labelled image, so that decisions do not depend on how the images are
         cut into calls. `images.labels` (N,) must all be classes of the champion; repeated ids count once. `numbers`:
-        what `seen` was when each of them arrived; without them the images arrive now. Without `updates` these are left
-        to who calls.
+        what `seen` was when each of them arrived; without them the images arrive now. Without `updates` the caller
+        decides.
         """
         new = self.buffer.unseen(ids)
         while new:
@@ -547,6 +547,7 @@ class Learner:
     ) -> events.RetrainResult:
         """Carry out a decision on the newest snapshot."""
         champion, reasons, version = self.champion, list(decision.reasons), None
+        update = self._standing.following
         try:
             if decision.promote:
                 version = self._promote(reasons, pairs, guard)
@@ -565,6 +566,7 @@ class Learner:
             },
             reasons=reasons,
             seconds=seconds,
+            update=update,
         )
 
     def _promote(self, reasons: Sequence[str], pairs: Pairs, guard: Guard) -> int:
@@ -662,7 +664,7 @@ class Learner:
             restored = load(self.registry, watch.previous)
         except RegistryError as error:  # moved by somebody else, which follow_alias takes over, or no longer there
             self._watch = None
-            yield events.Notice(f"version {watch.previous} does better, but is not gone back to: {error}")
+            yield events.Notice(f"version {watch.previous} performs better, but rolling back failed: {error}")
             return
         self._go_back_to(restored, generation)
         yield events.RolledBack(old, watch.previous, reason)

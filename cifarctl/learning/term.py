@@ -10,12 +10,12 @@ import torch
 
 from cifarctl import data
 from cifarctl.data import Images
-from cifarctl.errors import DataError
 from cifarctl.learning.examples import Examples
 from cifarctl.learning.leadership import Seat
 from cifarctl.learning.learner import Learner
 from cifarctl.learning.teaching import HeldExamples
 from cifarctl.registry import Move, Registry
+from cifarctl.registry.compatibility import require_compatible
 from cifarctl.settings import Settings
 from cifarctl.stream import clients, positions, rights
 from cifarctl.stream.label_join import LabelJoin
@@ -33,6 +33,7 @@ class Material:
 
     reference: Images
     validation: Images
+    dataset: str  # its name
     classes: tuple[str, ...]
     split: str  # hash of the split
 
@@ -48,7 +49,7 @@ class Material:
         generator = torch.Generator().manual_seed(settings.online.seed)
         chosen = split.train[torch.randperm(len(split.train), generator=generator)[: settings.online.reference_size]]
         train = dataset.train
-        return cls(train.take(chosen), train.take(split.validation), dataset.classes, split.sha256)
+        return cls(train.take(chosen), train.take(split.validation), dataset.name, dataset.classes, split.sha256)
 
     def check(self, learner: Learner) -> None:
         """Refuse a learner whose champion was trained on other images.
@@ -56,16 +57,9 @@ class Material:
         Raises:
             DataError: says what to set.
         """
-        if learner.classes != self.classes:
-            raise DataError(
-                f"version {learner.champion} knows the classes {', '.join(learner.classes[:3])}, ..., the data set has "
-                f"{', '.join(self.classes[:3])}, ...; set data.source and data.dir as for its training"
-            )
-        if learner.split != self.split:
-            raise DataError(
-                f"version {learner.champion} was trained on another split of the images, so it may have seen "
-                "the validation images; set data.source, data.split and data.split_seed as for its training"
-            )
+        require_compatible(
+            learner.manifest, self.dataset, self.classes, split=self.split, unseen="the validation images"
+        )
 
 
 @contextmanager

@@ -157,16 +157,19 @@ def decide(pairs: Pairs, guard: Guard, *, alpha: float, estimated: bool = False)
 def follow(held_out: Pairs, guard: Guard, *, changed: float, alpha: float, estimated: bool = False) -> Decision:
     """Whether the next snapshot of a lineage that has won its trial may follow: it may unless something is wrong.
 
-    Wrong is a fall on the images held out from its training, by the same test with the roles exchanged, or one below
-    the guard's floor. `changed` is the share of the newest images that it answers otherwise: of too little, there
-    need be no version. `estimated`: the pairs are of newest images, told without labels.
+    A significant loss on the images held out from its training is wrong, by the same test with the roles exchanged; so
+    is validation accuracy below the guard's floor. `changed` is the share of recent images on which its predictions
+    differ: too few are not worth a version. `estimated`: the pairs are of recent images, estimated without labels.
     """
     if changed < LEAST_CHANGE:
-        return Decision(False, (f"it answers {percent(changed)} of the newest images otherwise, which is too little",))
+        return Decision(
+            False, (f"predictions changed on only {percent(changed)} of recent images: not worth a version",)
+        )
     fallen = held_out.swapped().evidence >= 1 / alpha
-    stream = f"{held_out} held out" if len(held_out) else "no images held out yet"
+    loss = "a significant loss" if fallen else "lineage already trusted; no significant loss"
+    stream = f"{loss} on held-out images: {held_out}" if len(held_out) else "no held-out images yet"
     if estimated:
-        stream = f"estimated without labels: {held_out}"
+        stream = f"{loss}, estimated without labels: {held_out}"
     told = (str(guard), stream) if not guard.holds else (stream, str(guard))
     return Decision(not fallen and guard.holds, told)
 

@@ -16,7 +16,7 @@ from cifarctl.errors import RegistryError, SettingsError
 from cifarctl.models import backends
 from cifarctl.models.backends import Backend, Network, Plan, Unusable
 from cifarctl.models.backends.eager import Eager
-from cifarctl.models.predictor import choose_device, choose_precision
+from cifarctl.models.predictor import choose_device
 from cifarctl.registry import Registry, validation
 from cifarctl.registry.loading import LoadedModel
 from cifarctl.serving import host_cache
@@ -136,11 +136,6 @@ class _Preparation:
     def rank(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
         """`choices`, fastest first, as this host has measured before or measures now."""
         first = choices[0]
-        if backends.find(first.backend).warms_up:  # compiling takes long: what is faster eagerly is so compiled
-            precision = choose_precision(
-                self.options.precision, self.network.model, self.device, self.plan(first).chunk, train=False
-            )
-            return tuple(sorted(choices, key=lambda choice: choice.precision != precision))
         if len(choices) == 1:
             return tuple(choices)
         name, arguments = models.core(*self.architecture)
@@ -174,8 +169,6 @@ class _Preparation:
             try:
                 backend = self.build(choice)
             except Unusable as error:
-                if backends.find(choice.backend).warms_up:
-                    return self.without_compiler(error)
                 refused.append(str(error))
                 self.ranking = tuple(each for each in self.ranking if each != choice)  # nor has it been measured
                 continue
@@ -195,17 +188,8 @@ class _Preparation:
 
     def build(self, choice: Choice) -> Backend:
         if choice not in self.built:
-            like = self.like.backend if self.like and self.like.architecture == self.architecture else None
-            self.built[choice] = backends.build(choice.backend, self.network, self.plan(choice), like)
+            self.built[choice] = backends.build(choice.backend, self.network, self.plan(choice))
         return self.built[choice]
-
-    def without_compiler(self, error: Unusable) -> Backend:
-        """Eager in place of compile, in the same arithmetic if that is right."""
-        self.notices.append(f"{error}; eager predicts instead")
-        eager, _ = permitted(self.options.model_copy(update={"backend": "eager"}), self.device)
-        precisions = [choice.precision for choice in self.ranking]
-        self.ranking = tuple(sorted(eager, key=lambda choice: precisions.index(choice.precision)))
-        return self.first()
 
     def agreement(self, choice: Choice, backend: Backend) -> Agreement | None:
         """How `backend` agrees with the reference, as this host has found before or finds now.

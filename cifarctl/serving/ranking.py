@@ -46,7 +46,7 @@ def permitted(options: ServeSettings, device: torch.device) -> tuple[list[Choice
     choices, broken = [], []
     for name in backends.names():
         kind = backends.find(name)
-        if kind.warms_up or backends.missing(kind) or (kind.cpu_only and device.type != "cpu"):
+        if backends.missing(kind) or (kind.cpu_only and device.type != "cpu"):
             continue
         try:
             able = backends.precisions(name)

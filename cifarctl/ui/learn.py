@@ -108,8 +108,10 @@ def _shadow_text(shadow: events.Shadow | None) -> Text:
 
 def outcome(result: events.RetrainResult) -> str:
     """One line on what came of an update, what decided first."""
-    version = f" version {result.challenger['version']}" if result.outcome == "promoted" else ""
-    return f"{result.outcome.replace('_', ' ')}{version}: {'; '.join(result.reasons)}"
+    what = result.outcome.replace("_", " ")
+    if result.outcome == "promoted":
+        what = f"{'updated to' if result.update else 'promoted'} version {result.challenger['version']}"
+    return f"{what}: {'; '.join(result.reasons)}"
 
 
 def _errors(drift: events.DriftDetected) -> str:

@@ -42,7 +42,7 @@ class Network:
     classes: int
 
     def whole(self) -> Whole:
-        """From pixels to probabilities, for compilers and exporters."""
+        """From pixels to probabilities, for exporters."""
         return Whole(self.model, self.mean, self.std).eval()
 
 
@@ -72,8 +72,6 @@ class Backend(ABC):
     packages: ClassVar[tuple[str, ...]] = ()
     """What must be installed beside torch."""
     cpu_only: ClassVar[bool] = True
-    warms_up: ClassVar[bool] = False
-    """Whether it takes so long to be built that it must be asked for by name."""
 
     def __init__(self, network: Network, plan: Plan) -> None:
         """Get ready to run `network`; any exception may come out of that, see `build`."""
@@ -88,10 +86,6 @@ class Backend(ABC):
     def precisions(cls) -> tuple[Precision, ...]:
         """What it can compute in on this machine; any exception may come out of that, see `precisions` below."""
         return ("float32",)
-
-    def renew(self, network: Network) -> Backend:
-        """The same for another model of the same architecture; this one goes on as it is."""
-        return type(self)(network, self.plan)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Probabilities (N, classes) float32 on the CPU for pixels (N, 3, 32, 32) uint8 on the CPU."""
@@ -138,19 +132,14 @@ def precisions(name: str) -> tuple[Precision, ...]:
         return find(name).precisions()
 
 
-def build(name: str, network: Network, plan: Plan, like: Backend | None = None) -> Backend:
+def build(name: str, network: Network, plan: Plan) -> Backend:
     """The installed backend of that name, shown to run `network` on batches of all sizes.
-
-    `like` is one that runs another model of the same architecture: what is costly to make is taken over from it.
 
     Raises:
         Unusable: it does not run this network.
     """
     with failures(name):
-        if like is not None and like.name == name and like.plan == plan:
-            backend = like.renew(network)
-        else:
-            backend = find(name)(network, plan)
+        backend = find(name)(network, plan)
         for count in {1, plan.chunk}:
             shape = tuple(backend(torch.zeros(count, 3, 32, 32, dtype=torch.uint8)).shape)
             if shape != (count, network.classes):
