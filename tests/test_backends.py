@@ -453,7 +453,6 @@ def test_auto_measures_for_real(trained: Home) -> None:
     found = choose(trained.registry)
     assert REFERENCE in found.ranking
     assert chosen(found) in found.ranking
-    assert all(not backends.find(choice.backend).warms_up for choice in found.ranking)
 
 
 @pytest.mark.usefixtures("only_torch")

@@ -587,7 +587,7 @@ def test_the_document_of_eval(home: Home, tmp_path: Path) -> None:
             "predicted dead_lettered labelled accuracy seconds messages_per_second latency_ms model_versions swaps "
             "by_version latency_left_out labels_unmatched buffer retrains promotions rollbacks",
         ),
-        (events.RetrainResult, "outcome examples champion challenger reasons seconds"),
+        (events.RetrainResult, "outcome examples champion challenger reasons seconds update"),
         (events.EvaluateResult, "version accuracy loss ece per_class confusion"),
     ],
 )
