@@ -114,6 +114,26 @@ def test_continuous_integration_can_be_started() -> None:
     assert parsed.returncode == 0, parsed.stderr
 
 
+# --- words
+
+#: Phrases that readers stumbled over; each has a plain successor.
+RETIRED = (
+    "does not mind being looked at",
+    "all for people goes to stderr",
+    "most messages in a micro-batch",
+    "so many of the validation images are right",
+    "of the newest images otherwise",
+    "is not gone back to",
+    "left to who calls",
+)
+
+
+@pytest.mark.parametrize("phrase", RETIRED)
+def test_retired_phrases_do_not_come_back(phrase: str) -> None:
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "cifarctl").rglob("*.py")]
+    assert [path.name for path in files if phrase in " ".join(path.read_text().split())] == []
+
+
 # --- boundaries
 
 BOUNDARIES = [
