@@ -1,0 +1,48 @@
+"""The one model of all settings."""
+
+from __future__ import annotations
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from cifarctl.settings.data import DataSettings, TrainSettings
+from cifarctl.settings.learning import OnlineSettings, RegistrySettings
+from cifarctl.settings.stream import KafkaSettings, ProduceSettings, ServeSettings
+
+PREFIX = "CIFARCTL_"
+NESTED = "__"
+TOML_FILE = "cifarctl.toml"
+DOTENV_FILE = ".env"
+
+
+class Settings(BaseSettings):
+    """The effective settings of one command; components receive only their section."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",  # another program's names in .env are none of our business; ours are checked below
+        env_prefix=PREFIX,
+        env_nested_delimiter=NESTED,
+        env_ignore_empty=True,
+        env_file=DOTENV_FILE,
+        nested_model_default_partial_update=True,
+    )
+
+    data: DataSettings = DataSettings()
+    train: TrainSettings = TrainSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    produce: ProduceSettings = ProduceSettings()
+    serve: ServeSettings = ServeSettings()
+    online: OnlineSettings = OnlineSettings()
+    registry: RegistrySettings = RegistrySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Strongest first: options, environment, .env, cifarctl.toml."""
+        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls, TOML_FILE)

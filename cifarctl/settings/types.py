@@ -1,0 +1,88 @@
+"""The kinds of values that settings have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+TEXT = "should be text in UTF-8"
+MOST_MS = 10**9  # 11 days; librdkafka counts milliseconds in 32 bits
+MOST_SESSION_MS = 3_600_000  # librdkafka takes no longer session.timeout.ms
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+PositiveInt: TypeAlias = Annotated[int, Field(ge=1)]
+PositiveFloat: TypeAlias = Annotated[float, Field(gt=0)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=1e9)]
+"""A time to wait. Clocks, locks and the Kafka client reckon with what a number of theirs holds; 30 years fit."""
+Channels: TypeAlias = tuple[float, float, float]
+
+
+def _spread(deviation: Channels) -> Channels:
+    if min(deviation) <= 0:
+        raise ValueError("every channel's standard deviation must be greater than 0")
+    return deviation
+
+
+def _whole(shares: Channels) -> Channels:
+    if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError("the three shares must be greater than 0 and add up to 1")
+    return shares
+
+
+def at_home(path: Path) -> Path:
+    """`path` with a leading ``~`` or ``~user`` replaced by the home folder, as a shell does where it sees one.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder of {path.parts[0]}; write the path out") from None
+
+
+def at_home_among(options: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+    """Kafka options with ``~`` replaced in those that name a path."""
+    for name, value in options.items():
+        if isinstance(value, str) and not encodable(value):
+            raise ValueError(f"{name} {TEXT}")
+    at = {name for name, value in options.items() if str(value).startswith("~") and _names_path(name)}
+    return {name: str(at_home(Path(str(value)))) if name in at else value for name, value in options.items()}
+
+
+def _names_path(option: str) -> bool:
+    """Whether the librdkafka option of this name is a path."""
+    return option.endswith((".location", ".path", ".paths", ".keytab"))
+
+
+def encodable(text: str) -> bool:
+    """Whether it is text: Python keeps bytes of arguments and of the environment that are no UTF-8 as surrogates."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def of_text(path: Path | None) -> Path | None:
+    """`path`, which the Kafka client takes only as text."""
+    if path is not None and not encodable(str(path)):
+        raise ValueError(f"{TEXT}, as the Kafka client takes no other")
+    return path
+
+
+Location: TypeAlias = Annotated[Path, AfterValidator(at_home)]
+"""Every setting that is a path."""
+Shares: TypeAlias = Annotated[Channels, AfterValidator(_whole)]
+Deviation: TypeAlias = Annotated[Channels, AfterValidator(_spread)]
+
+
+class Section(BaseModel):
+    """A group of settings; frozen, and closed so that a misspelt name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(plain, str) and not encodable(plain):
+            raise ValueError(TEXT)
+        return value
