@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 from torch.nn import functional
+from typing_extensions import override
 
 from cifarctl import events
 from cifarctl.data import Images, Scenario, augment
@@ -67,21 +68,24 @@ class Contestant(Protocol):
         """Make the updates that have waited until all that has come was taken in."""
 
 
-class _Contestant:
+class _Contestant(Contestant):
     def __init__(self, name: str, serving: Predicts) -> None:
         self.name, self.serving = name, serving
         self.updates = self.promotions = self.rollbacks = self.drifts = 0
 
-    def see(self, pixels: torch.Tensor) -> Iterator[None]:  # noqa: ARG002
-        """See Contestant; there is nothing to see without labels."""
+    @override
+    def see(self, pixels: torch.Tensor) -> Iterator[None]:
+        """There is nothing to see without labels."""
         return iter(())
 
-    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:  # noqa: ARG002
-        """See Contestant; learns nothing."""
+    @override
+    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
+        """Learns nothing."""
         return iter(())
 
+    @override
     def settle(self) -> Iterator[None]:
-        """See Contestant; nothing waits."""
+        """Nothing waits."""
         return iter(())
 
 
@@ -102,8 +106,8 @@ class Tutorial(_Contestant):
         self._generator = torch.Generator().manual_seed(seed)
         self._fresh = 0
 
-    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:  # noqa: ARG002
-        """See Contestant."""
+    @override
+    def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
         for pixels, label in zip(images.pixels, images.labels, strict=True):
             self._buffer.append((pixels, label))
             self._fresh += 1
@@ -146,14 +150,14 @@ class Ungated(_Contestant):
         self._precision = choose_precision("auto", base.model, torch.device("cpu"), settings.batch_size, train=True)
         self._fresh = 0
 
+    @override
     def see(self, pixels: torch.Tensor) -> Iterator[None]:
-        """See Contestant."""
         for image in pixels:
             self._arrived.add(image, -1)
         return iter(())
 
+    @override
     def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
-        """See Contestant."""
         self._lineage.observe(images)
         for image_id, pixels, label in zip(ids, images.pixels, images.labels.tolist(), strict=True):
             self._fresh += self._buffer.add(image_id, pixels, label)
@@ -197,19 +201,19 @@ class Gated(_Contestant):
         super().__init__("online", _whenever(load(registry, self._version).predictor()))
         self._behind = False  # more has come than an update is made for, as it was at work meanwhile
 
+    @override
     def see(self, pixels: torch.Tensor) -> Iterator[None]:
-        """See Contestant."""
         self._behind = len(pixels) > self._learner.settings.update_every
         return self._hear(self._learner.see(pixels, updates=not self._behind))
 
+    @override
     def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
-        """See Contestant."""
         self._behind = self._behind or len(ids) > self._learner.settings.update_every
         numbers = list(map(int, ids))
         return self._hear(self._learner.learn(ids, images, numbers=numbers, updates=not self._behind))
 
+    @override
     def settle(self) -> Iterator[None]:
-        """See Contestant."""
         return self._hear(self._learner.catch_up() if self._behind else iter(()))
 
     def _hear(self, told: Iterator[events.LearnEvent]) -> Iterator[None]:

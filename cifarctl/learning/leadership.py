@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from cifarctl.errors import AliasClaimed, AliasConflict, VersionNotFound
 from cifarctl.registry import Move, Registry
 from cifarctl.registry.claims import Claim, Stream
@@ -76,7 +78,7 @@ class Seat(Protocol):
         ...
 
 
-class RegistrySeat:
+class RegistrySeat(Seat):
     """The claim of the alias: for a broker without transactions."""
 
     trouble = None
@@ -87,39 +89,40 @@ class RegistrySeat:
         self._claim = Claim(registry.dir, stream)
 
     @property
+    @override
     def taken(self) -> bool:
-        """See Seat."""
         return self._claim.taken()
 
     @property
+    @override
     def working(self) -> bool:
-        """See Seat."""
         return self._claim.taken()
 
     @property
+    @override
     def held(self) -> bool:
-        """See Seat."""
         return self._claim.held
 
+    @override
     def wait(self, timeout_s: float) -> bool:
-        """See Seat."""
         return self._claim.hold(timeout_s)
 
-    def take(self, on_wait: Callable[[], None]) -> int:  # noqa: ARG002
-        """See Seat."""
+    @override
+    def take(self, on_wait: Callable[[], None]) -> int:
         epoch = self._registry.next_epoch(alias=self.stream.alias)
         self._registry.begin_epoch(epoch, alias=self.stream.alias)
         return epoch
 
+    @override
     def commit(self, move: Move, offsets: Mapping[Partition, int], source: Source, on_wait: Callable[[], None]) -> None:
-        """See Seat; there is nobody else who could decide."""
+        """There is nobody else who could decide."""
 
     def close(self) -> None:
         """Leave the seat to the next one."""
         self._claim.release()
 
 
-class KafkaSeat:
+class KafkaSeat(Seat):
     """The only partition of the learner's topic, which holds every decision of every tenure; and the alias's claim.
 
     The topic tells which learner of the stream is the active one. The claim keeps away those of other streams, whose
@@ -134,19 +137,19 @@ class KafkaSeat:
         self._ask_at = math.inf  # when to ask for the claim again, once a tenure has begun without
 
     @property
+    @override
     def taken(self) -> bool:
-        """See Seat."""
         self._claim.taken()  # raises where it is another stream's
         return self._seat.taken
 
     @property
+    @override
     def working(self) -> bool:
-        """See Seat."""
         return self._claim.taken()
 
     @property
+    @override
     def held(self) -> bool:
-        """See Seat."""
         if not self._seat.held:
             return False
         try:
@@ -157,16 +160,17 @@ class KafkaSeat:
         return True
 
     @property
+    @override
     def trouble(self) -> str | None:
-        """See Seat."""
         return self._seat.trouble
 
+    @override
     def wait(self, timeout_s: float) -> bool:
-        """See Seat."""
         return self._seat.wait(timeout_s)
 
+    @override
     def take(self, on_wait: Callable[[], None]) -> int:
-        """See Seat; carries out what the one before has decided last."""
+        """Carries out what the one before has decided last."""
         self._ask_at = math.inf if self._claim.hold() else time.monotonic() + CLAIM_INTERVAL_S
         own = [entry for value in self._seat.take(on_wait) if (entry := self._read(value)) is not None]
         if own and isinstance(last := own[-1], Move):
@@ -178,8 +182,8 @@ class KafkaSeat:
         self._registry.begin_epoch(epoch, alias=alias)
         return epoch
 
+    @override
     def commit(self, move: Move, offsets: Mapping[Partition, int], source: Source, on_wait: Callable[[], None]) -> None:
-        """See Seat."""
         self._write({"decided": move.model_dump(mode="json")}, on_wait, offsets, source)
 
     def close(self) -> None:

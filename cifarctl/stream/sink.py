@@ -11,6 +11,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 
 from confluent_kafka import KafkaError, KafkaException
+from typing_extensions import override
 
 from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
@@ -81,7 +82,7 @@ def open_sink(settings: KafkaSettings, source: Source) -> Sink:
     return ExactlyOnceSink(settings, source)
 
 
-class _Tracking:
+class _Tracking(Sink):
     """What both sinks know of the records that are handled but not committed."""
 
     def __init__(self, settings: KafkaSettings, source: Source) -> None:
@@ -103,36 +104,36 @@ class _Tracking:
         self._committed_at = time.monotonic()
         self._absent_since = math.inf  # when a topic of answers was first seen not to be there
 
+    @override
     def limit(self, topic: str) -> int:
-        """See Sink."""
         return self._limits.of(topic)
 
+    @override
     def track(self, records: Iterable[Record]) -> None:
-        """See Sink."""
         for record in records:
             self._positions[(record.topic, record.partition)] = record.offset + 1
             self._handled += 1
 
     @property
+    @override
     def portion(self) -> int:
-        """See Sink."""
         return self._portion.limit
 
     @property
+    @override
     def full(self) -> bool:
-        """See Sink."""
         return self._handled >= self._portion.limit
 
+    @override
     def due(self) -> bool:
-        """See Sink."""
         if self.full or self._handled >= self._settings.commit_messages:
             return True
         elapsed_s = time.monotonic() - self._committed_at
         interval_s = min(self._settings.commit_interval_ms / 1000, self._timeout_s / 2)
         return elapsed_s >= interval_s and bool(self._source.settled(self._positions))
 
+    @override
     def news(self) -> list[str]:
-        """See Sink."""
         return self._portion.news()
 
     def _require_topics(self, sender: Sender) -> None:
@@ -186,25 +187,27 @@ class AtLeastOnceSink(_Tracking):
         self._waiting = False  # for the acknowledgements or offsets of a commit
 
     @property
+    @override
     def pending(self) -> int:
-        """See Sink."""
         return self._sender.pending
 
     @property
+    @override
     def busy(self) -> bool:
-        """See Sink: what is sent after a commit that is pending would have to be waited for as well."""
+        """What is sent after a commit that is pending would have to be waited for as well."""
         return self._waiting
 
+    @override
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """See Sink."""
         self._sender.send(topic, key, value, headers)
 
+    @override
     def send_letter(self, topic: str, letter: DeadLetter) -> None:
-        """See Sink."""
         self._sender.send_letter(topic, letter)
 
+    @override
     def commit(self, timeout_s: float | None = None) -> Commit:
-        """See Sink; never undone."""
+        """Never undone."""
         limit = self._settings.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
         offsets = self._source.settled(self._positions)
@@ -223,14 +226,16 @@ class AtLeastOnceSink(_Tracking):
         self._settle()
         return Commit.DONE
 
+    @override
     def undo(self) -> None:
-        """See Sink; what was sent stays sent, and will be sent again."""
+        """What was sent stays sent, and will be sent again."""
         self._waiting = False
         self._settle()
         self.undone += 1
 
+    @override
     def close(self) -> None:
-        """See Sink."""
+        pass
 
 
 class _State(enum.Enum):
@@ -283,26 +288,28 @@ class ExactlyOnceSink(_Tracking):
         self.undone = 0
 
     @property
+    @override
     def pending(self) -> int:
-        """See Sink."""
         return self._sender.pending if self._sender is not None else 0
 
     @property
+    @override
     def busy(self) -> bool:
-        """See Sink."""
         return self._state not in (_State.IDLE, _State.OPEN)
 
+    @override
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """See Sink. Where the transaction has failed nothing is sent any more: `commit` will undo it."""
+        """Where the transaction has failed nothing is sent any more: `commit` will undo it."""
         self._enqueue(lambda sender: sender.enqueue(topic, key, value, headers))
 
+    @override
     def send_letter(self, topic: str, letter: DeadLetter) -> None:
-        """See Sink; as `send`."""
+        """As `send`."""
         most = letters.MAX_LETTER_BYTES if self.portion > 1 else SLOW_LETTER_BYTES
         self._enqueue(lambda sender: sender.enqueue_letter(topic, letter, most))
 
+    @override
     def commit(self, timeout_s: float | None = None) -> Commit:
-        """See Sink."""
         if not self.busy:
             self._asked_at = time.monotonic()
             self._offsets = self._source.settled(self._positions)
@@ -315,13 +322,15 @@ class ExactlyOnceSink(_Tracking):
                 self._fail(error.args[0], retry=False)
         return self._advance(self._settings.timeout_s if timeout_s is None else timeout_s)
 
+    @override
     def undo(self) -> None:
-        """See Sink; what is being committed already may still be."""
+        """What is being committed already may still be."""
         if self._state in (_State.OPEN, _State.OFFSETS):
             self._state = _State.ABORTING
 
+    @override
     def close(self) -> None:
-        """See Sink; an open transaction would keep readers of committed messages waiting until it times out."""
+        """An open transaction would keep readers of committed messages waiting until it times out."""
         self.undo()
         if self._state is _State.ABORTING:
             with suppress(BrokerError):

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from cifarctl.data import Images
 from cifarctl.errors import SettingsError
@@ -83,7 +84,7 @@ class Strategy(Protocol):
 Begin: TypeAlias = Callable[[Start], Strategy]
 
 
-class Continual:
+class Continual(Strategy):
     """A lineage that is one model: each snapshot is the one before after a lesson."""
 
     unlabelled = False
@@ -92,28 +93,30 @@ class Continual:
         self._start, self._learn = start, learn
         self._model = start.snapshot.model
 
+    @override
     def observe(self, images: Images) -> None:
-        """See Strategy; all that is needed is in the lesson."""
+        """All that is needed is in the lesson."""
 
+    @override
     def propose(self, lesson: Lesson) -> Snapshot:
-        """See Strategy."""
         self._model = self._learn(self._model, lesson)
         return Snapshot(self._start.snapshot.architecture, self._start.snapshot.arguments, self._model)
 
+    @override
     def revise(self) -> Snapshot | None:
-        """See Strategy; a model changes by learning only."""
+        """A model changes by learning only."""
         return None
 
+    @override
     def step_back(self) -> None:
-        """See Strategy."""
         self._model = self._start.snapshot.model
 
+    @override
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """See Strategy."""
         return dict(self._model.state_dict()), {}
 
-    def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """See Strategy."""
+    @override
+    def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         self._model = copy.deepcopy(self._model)
         self._model.load_state_dict(tensors)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from typing_extensions import override
 
 from cifarctl.data import Images
 from cifarctl.models.preprocess import normalise
@@ -79,15 +80,15 @@ class _DarkExperience(Continual):
             if slot < CAPACITY:
                 self._pixels[slot], self._labels[slot], self._logits[slot] = pixels, label, answer
 
+    @override
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """See Strategy."""
         held = min(self._seen, CAPACITY)
         memory = {"pixels": self._pixels[:held], "labels": self._labels[:held], "logits": self._logits[:held]}
         model, state = super().dump()
         return memory | {f"model.{name}": tensor for name, tensor in model.items()}, state | {"seen": self._seen}
 
+    @override
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """See Strategy."""
         self._seen = state["seen"]
         held = len(tensors["labels"])
         self._pixels[:held], self._labels[:held] = tensors["pixels"], tensors["labels"]

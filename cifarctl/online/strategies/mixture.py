@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from cifarctl.data import Images
 from cifarctl.models import statistics
@@ -66,7 +67,7 @@ def begin(start: Start) -> Strategy:
     return _Pool(start)
 
 
-class _Pool:
+class _Pool(Strategy):
     unlabelled = True
 
     def __init__(self, start: Start) -> None:
@@ -91,8 +92,8 @@ class _Pool:
         self._proposals, self._taken = 0, len(self._members) - 1
         self._guessed = False  # whether colours were looked for in a whole window of the present concept
 
+    @override
     def observe(self, images: Images) -> None:
-        """See Strategy."""
         names = list(self._members)
         with torch.inference_mode():
             said = self._mixture(names).plain(self._normalised(images.pixels))
@@ -116,8 +117,8 @@ class _Pool:
             for name, member in self._members.items():
                 member.heard += self._heard(name)
 
+    @override
     def propose(self, lesson: Lesson) -> Snapshot:
-        """See Strategy."""
         self._proposals += 1
         if lesson.drifted:
             self._keep()
@@ -147,14 +148,16 @@ class _Pool:
             self._weigh(self._likely_shares(lesson, look, window), window)
         return self._snapshot()
 
+    @override
     def revise(self) -> Snapshot | None:
-        """See Strategy: the pool as it is, once its members are heard otherwise than in the last snapshot."""
+        """The pool as it is, once its members are heard otherwise than in the last snapshot."""
         now = {name: self._heard(name) for name in self._members}
         shifted = sum(abs(share - self._shown.get(name, 0.0)) for name, share in now.items()) / 2
         return self._snapshot() if self._shown and shifted > SHIFTED else None
 
+    @override
     def step_back(self) -> None:
-        """See Strategy: the members stay, as another concept may be theirs, and their weights follow what comes."""
+        """The members stay, as another concept may be theirs, and their weights follow what comes."""
         self._shown = {}
 
     def _snapshot(self) -> Snapshot:
@@ -169,8 +172,8 @@ class _Pool:
         }
         return Snapshot("mixture", arguments, self._mixture(heard))
 
+    @override
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """See Strategy."""
         tensors = {"labels": self._labels, "renamed": self._renamed}
         for name, member in self._members.items():
             tensors |= {f"{name}/{key}": tensor for key, tensor in member.model.state_dict().items()}
@@ -184,8 +187,8 @@ class _Pool:
             "guessed": self._guessed,
         }
 
+    @override
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """See Strategy."""
         base = self._members["base"].model
         self._labels, self._renamed = tensors["labels"].clone(), tensors["renamed"].clone()
         self._members = {}
