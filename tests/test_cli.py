@@ -432,7 +432,7 @@ def to_kafka(kafka: KafkaSettings) -> list[str]:
     return [f"--set=kafka.{name}={getattr(kafka, name)}" for name in names]
 
 
-RETRAIN_FIELDS = ["outcome", "examples", "champion", "challenger", "reasons", "seconds"]
+RETRAIN_FIELDS = ["outcome", "examples", "champion", "challenger", "reasons", "seconds", "update"]
 
 
 @pytest.mark.broker

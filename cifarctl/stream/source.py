@@ -29,9 +29,10 @@ PROBE_INTERVAL_S = 1.0
 #: Seconds beyond its time limit after which a call of the client counts as hung.
 GRACE_S = 60.0
 OVERTIME_S = 2.0  # the same for a call that is made in a thread of its own
-WAIT_S = 0.1
 #: For the first partitions of a member that leaves the embedded broker, which assigns them within 1 to 5 s.
-JOINED_LIMIT_S = 10.0
+JOINED_LIMIT_S = 20.0
+POLL_S = 0.1
+ANSWER_S = 2.0  # for a broker to tell which one it is
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -311,14 +312,16 @@ class Source:
 
     def _finish_joining(self) -> None:
         """Never leave a group of the embedded broker while joining it: Tansu 0.6 would assign it nothing any more."""
+        if self.places.assigned or not self._embedded():
+            return
         deadline = time.monotonic() + JOINED_LIMIT_S
-        while not self.places.assigned and self._embedded() and time.monotonic() < deadline:
-            self.consumer.poll(WAIT_S)
+        while not self.places.assigned and time.monotonic() < deadline:
+            self.consumer.poll(POLL_S)
 
     def _embedded(self) -> bool:
         """Whether the broker is the embedded one, and there."""
         try:
-            return clients.Broker(self.consumer.list_topics(timeout=WAIT_S).cluster_id).embedded
+            return clients.Broker(self.consumer.list_topics(timeout=ANSWER_S).cluster_id).embedded
         except KafkaException:
             return False
 
