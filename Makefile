@@ -32,8 +32,9 @@ demo: $(STAMP)embedded ## show the whole loop on an embedded broker, in a few mi
 test: $(STAMP)test ## run the tests that take minutes, the embedded broker's among them
 	$(RUN) pytest $(BESIDE) -m "not ($(SLOW))" $(ARGS)
 
+# Two at a time: each has Kafka brokers of its own.
 test-slow: $(STAMP)test ## run the others: Apache Kafka, kills, storms, training in earnest
-	$(RUN) pytest $(BESIDE) -m "$(SLOW)" $(ARGS)
+	$(RUN) pytest $(BESIDE) --maxprocesses 2 -m "$(SLOW)" $(ARGS)
 
 test-all: test test-slow ## run all tests
 

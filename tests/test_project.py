@@ -100,7 +100,7 @@ def test_make_installs_once_and_passes_words_on(tmp_path: Path) -> None:
         "lint-imports ",
         "python -m mypy",
         f"python -m pytest {BESIDE} -m not ({SLOW})",
-        f"python -m pytest {BESIDE} -m {SLOW}",
+        f"python -m pytest {BESIDE} --maxprocesses 2 -m {SLOW}",
         f"python -m pytest {BESIDE} -m not ({SLOW}) -k a or b",
         "python -m cifarctl demo --json",
     ]
