@@ -55,9 +55,10 @@ format: $(STAMP)dev ## put the code into the one format
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-bench: $(STAMP)dev $(VENV)/quix ## measure, about two and a half hours; best on a machine that does nothing else
+bench: $(STAMP)dev $(VENV)/quix ## measure and record, about two and a half hours; best on a machine that does nothing else
 	@missed=0; for name in startup stream latency memory scale faults "train --strong" convolution folder live; do \
-		echo "== benchmarks.$$name"; $(RUN) benchmarks.$$name || missed=1; done; exit $$missed
+		echo "== benchmarks.$$name"; BENCH_RESULTS=benchmarks/results $(RUN) benchmarks.$$name || missed=1; \
+	done; $(RUN) benchmarks.record; exit $$missed
 
 env-example: $(STAMP)embedded ## write .env.example anew, from the settings
 	$(RUN) cifarctl config --env-example > .env.example

@@ -8,6 +8,7 @@ run begin with a name of its own; those of a broker that goes on running are del
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import statistics
@@ -26,6 +27,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from benchmarks import record
 from benchmarks.process import CIFARCTL, TUTORIAL, Ran, Running, machine, run
 from cifarctl import settings
 from cifarctl.stream import clients
@@ -74,6 +76,7 @@ def broker(wanted: str = "auto") -> Iterator[Broker]:
         if wanted == "apache":
             raise SystemExit(reason)
         print(f"NO APACHE KAFKA, these figures are not the ones required: {reason}")
+    os.environ.pop(record.VARIABLE, None)  # the requirements are those on Apache Kafka, so nothing is recorded
     with EmbeddedBroker() as embedded:
         yield Broker(embedded.bootstrap_servers, "the embedded broker, at least once only", exactly_once=False)
 
@@ -208,7 +211,7 @@ def options(doc: str | None, module: str, epochs: int = 5) -> argparse.ArgumentP
 
 @dataclass(frozen=True)
 class Requirement:
-    """A ratio of two medians, and what the ratio must be: at least `least`, or at most `most`."""
+    """A ratio of two medians, and its bound: at least `least`, or at most `most`; NaN, which misses: not measured."""
 
     what: str
     ratio: float
@@ -220,9 +223,21 @@ class Requirement:
         """Whether it is so."""
         return self.least <= self.ratio <= self.most
 
+    @property
+    def bound(self) -> str:
+        """The requirement in a word or two."""
+        if self.most < float("inf"):
+            return f"<= {self.most:g}"
+        return f">= {self.least:g}" if self.least else record.REPORTED
+
+    @property
+    def figure(self) -> record.Figure:
+        """The line of the record; the value has four digits behind the point."""
+        value = round(self.ratio, 4) if math.isfinite(self.ratio) else None
+        return record.Figure(self.what, self.bound, value, self.met)
+
     def __str__(self) -> str:
-        bound = f"<= {self.most:g}" if self.most < float("inf") else f">= {self.least:g}" if self.least else "reported"
-        return f"{self.what:<66}{self.ratio:>8.2f}   {bound:<9}{'' if self.met else '  MISSED'}"
+        return f"{self.what:<66}{self.ratio:>8.2f}   {self.bound:<9}{'' if self.met else '  MISSED'}"
 
 
 def table(title: str, unit: str, figures: dict[str, list[float]]) -> dict[str, float]:
@@ -234,11 +249,12 @@ def table(title: str, unit: str, figures: dict[str, list[float]]) -> dict[str, f
     return middles
 
 
-def verdict(requirements: Sequence[Requirement]) -> int:
-    """Print what is required and what was measured; 1 if something is missed."""
+def verdict(benchmark: str, requirements: Sequence[Requirement]) -> int:
+    """Print the requirements beside the figures, and record them where that is asked for; 1 if something is missed."""
     print(f"\n{'required':<66}{'ratio':>8}")
     for requirement in requirements:
         print(requirement)
+    record.write(benchmark, [requirement.figure for requirement in requirements])
     return int(not all(requirement.met for requirement in requirements))
 
 

@@ -99,7 +99,7 @@ def main() -> int:
         print(f"{f'a step, {side} pixels':<44}{torchs:>14.0f}{products:>14.0f}", flush=True)
         ratio = statistics.median(b / a for a, b in zip(*found.values(), strict=True))
         requirements.append(Requirement(f"a step on {side} pixels : with torch's own gradients", ratio, 0, 1.0))
-    return verdict(requirements)
+    return verdict("convolution", requirements)
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ def main() -> None:
     else:
         with bed(given) as bench:
             required = compare(bench, given)
-        sys.exit(verdict(required))
+        sys.exit(verdict("latency", required))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main() -> None:
     given = parser.parse_args()
     with bed(given) as bench:
         required = compare(bench, given)
-    sys.exit(verdict(required))
+    sys.exit(verdict("live", required))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def main() -> None:
             found = marks(bench, f"{RUN}-{slow}", count, given.step, given.backend, slow=slow)
             first, *later = found.values()
             required.append(Requirement(f"{name}: most : message {given.step:,}", max(later) / first, most=LIMIT))
-    sys.exit(verdict(required))
+    sys.exit(verdict("memory", required))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from cifarctl import cpus
 
 CIFARCTL = [sys.executable, "-m", "cifarctl"]
 TUTORIAL = [sys.executable, "-m", "benchmarks.tutorial"]
+LOAD_AT_START = os.getloadavg()[0]  # before this process has measured anything
 
 
 @dataclass(frozen=True)
@@ -181,13 +182,27 @@ class Running:
 
 def machine() -> str:
     """A line about where a measurement was made, and whether others were at work there before it."""
-    cores = cpus.count()
+    cores, load = cpus.count(), LOAD_AT_START
+    warning = "; OTHERS ARE AT WORK HERE, these figures say little" if load > 0.3 * cores else ""
+    versions = f"Python {platform.python_version()}, torch {version('torch')}"
+    return f"{processor()}, {cores} cores; {versions}; load average {load:.2f}{warning}"
+
+
+def processor() -> str:
+    """The processor's name, as /proc/cpuinfo or else the platform has it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def bfloat16() -> bool:
+    """Whether the processor computes in bfloat16 by itself (AVX-512, AMX or Arm), as /proc/cpuinfo has it."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
+def _cpuinfo(field: str) -> str:
+    """The first processor's value of a field, empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    load = os.getloadavg()[0]
-    warning = "; OTHERS ARE AT WORK HERE, these figures say little" if load > 0.3 * cores else ""
-    python = platform.python_version()
-    return f"{model}, {cores} cores; Python {python}, torch {version('torch')}; load average {load:.2f}{warning}"
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")

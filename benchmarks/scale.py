@@ -99,7 +99,7 @@ def main() -> None:
         Requirement("two processes : one", two / one),
         Requirement("smaller share of the work of two", min(smallest), least=0.25),
     ]
-    sys.exit(verdict(required))
+    sys.exit(verdict("scale", required))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def main() -> None:
         ),
         Requirement("serve until ready - import torch, s", statistics.median(a - b for a, b in starts), most=2),
     ]
-    sys.exit(verdict(required))
+    sys.exit(verdict("startup", required))
 
 
 if __name__ == "__main__":

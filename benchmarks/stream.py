@@ -159,7 +159,7 @@ def main() -> None:
         for part in (produce, serve):
             if given.only in (None, part.__name__):
                 required += part(bench, given)
-    sys.exit(verdict(required))
+    sys.exit(verdict("stream", required))
 
 
 if __name__ == "__main__":
