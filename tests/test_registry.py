@@ -640,7 +640,7 @@ def test_gc_keeps_what_aliases_name_or_named_of_late(tmp_path: Path) -> None:
 
 
 def test_gc_of_a_learner_keeps_what_it_began_with_and_what_others_have_made(tmp_path: Path) -> None:
-    """Its snapshots follow each other by the hundred: to have been named of late keeps none of them."""
+    """Its snapshots follow each other by the hundred: to have been named recently keeps none of them."""
     registry = open_registry(tmp_path, Clock(), keep=2, keep_hours=24)
     publish(registry, 2)  # somebody's, never promoted
     (base,) = publish(registry)

@@ -48,7 +48,7 @@ class LearnerStatus:
     """Where the learner stands; `accuracy` is prequential over the recent labelled images.
 
     `waiting` counts images whose label has not come yet, `labels_unmatched` labels whose image has not come; `served`
-    has the versions that have answered of late; `lag` counts messages still to be read (None: not known).
+    has the versions that have answered recently; `lag` counts messages still to be read (None: not known).
     """
 
     labelled: int

@@ -23,7 +23,7 @@ class ProduceStarted:
 class ProduceProgress:
     """Acknowledged and failed images so far; `queued` still wait for their delivery report.
 
-    The same of late labels, of which `labels_waiting` are not due yet.
+    The same of delayed labels, of which `labels_waiting` are not due yet.
     """
 
     sent: int

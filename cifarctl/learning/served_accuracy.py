@@ -38,7 +38,7 @@ class ServedAccuracy:
         self._match(self._late.label(pairs))
 
     def record(self) -> tuple[events.ServedRecord, ...]:
-        """Of each version that has answered of late, the newest one last."""
+        """Of each version that has answered recently, the newest one last."""
         return tuple(
             events.ServedRecord(version, len(right), sum(right) / len(right))
             for version, right in sorted(self._right.items())

@@ -24,7 +24,7 @@ def kept(
     that time was named then), and what the next rollback of each alias would return to. `moves` are those
     that took place; what an alias named before it was taken away is not kept for that. `bases` names, of what a learner
     has made, the version that it began with: that is kept as long as any of these, and where one of them has followed
-    another, the older one is not kept for having been named of late.
+    another, the older one is not kept for having been named recently.
     """
     keep = set(sorted(numbers)[-newest:]) | {alias.version for alias in aliases.values()}
     by_alias: dict[str, list[Move]] = {}

@@ -558,7 +558,7 @@ class Registry:
             return datetime.min.replace(tzinfo=timezone.utc)
 
     def _deserted(self) -> list[Removed]:
-        """Learners' states of streams of which none has been at work of late, another one having its alias."""
+        """Learners' states of streams of which none has been at work recently, another one having its alias."""
         found = []
         for path in deserted(self.dir / LEARNER):
             with os_errors(path):
@@ -582,7 +582,7 @@ class Registry:
             if number not in keep and origin in {None, origins.get(number)}:
                 path = self._versions / _folder(number)
                 with os_errors(path):
-                    reason = f"not among the newest {self._settings.keep}, not named by an alias of late"
+                    reason = f"not among the newest {self._settings.keep}, not named by an alias recently"
                     found.append(Removed(number, path, reason, size_of(path)))
         return found if origin is not None else found + self._unused_images(keep)
 

@@ -51,6 +51,15 @@ class Broker:
 
     cluster_id: str | None
 
+    @classmethod
+    def of(cls, client: Consumer | Producer, timeout_s: float, topic: str | None = None) -> Broker:
+        """The one that `client` talks to; asked about one `topic` it says less and answers sooner.
+
+        Raises:
+            KafkaException: it does not answer in time.
+        """
+        return cls(client.list_topics(topic, timeout=timeout_s).cluster_id)
+
     @property
     def embedded(self) -> bool:
         """Whether it is `cifarctl broker`, which knows neither idempotent nor transactional producers."""
@@ -162,7 +171,7 @@ def check(settings: KafkaSettings) -> Broker:
     seen: list[KafkaError] = []
     client = producer(settings, on_error=seen.append)
     try:
-        return Broker(client.list_topics(timeout=min(settings.timeout_s, LONGEST_CHECK_S)).cluster_id)
+        return Broker.of(client, min(settings.timeout_s, LONGEST_CHECK_S))
     except KafkaException as error:
         client.poll(0)  # hands over what the connections have met, which says more than "no answer"
         raise connection.explain(settings, "cannot connect", connection.most_telling(seen, error.args[0])) from None

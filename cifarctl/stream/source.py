@@ -321,7 +321,7 @@ class Source:
     def _embedded(self) -> bool:
         """Whether the broker is the embedded one, and there."""
         try:
-            return clients.Broker(self.consumer.list_topics(timeout=ANSWER_S).cluster_id).embedded
+            return clients.Broker.of(self.consumer, ANSWER_S).embedded
         except KafkaException:
             return False
 

@@ -1,4 +1,4 @@
-"""A pool of models that answer together, weighed by how well each has done of late.
+"""A pool of models that answer together, weighed by their recent accuracy.
 
 In it are the version that the lineage began with, which is never changed, so that nothing is forgotten; the same behind
 a change of colours (`online.colour`); the same under the stream's own statistics, where it normalises by any
