@@ -42,6 +42,7 @@ class ScriptedProducer:
         self.queue: list[Sent] = []
         self.room = self.pace = 1_000_000  # messages that are taken, and told of in one flush
         self.fatal = self.purged = False
+        self.failed = False  # its transaction
 
     def __len__(self) -> int:
         return len(self.queue)
@@ -51,6 +52,8 @@ class ScriptedProducer:
     ) -> None:
         if self.fatal:
             raise KafkaException(KafkaError(KafkaError._FATAL))
+        if self.failed:
+            raise KafkaException(KafkaError(KafkaError._STATE))
         if len(self.queue) >= self.room:
             raise BufferError
         self.queue.append(Sent(topic, key, value, headers, on_delivery))
@@ -229,7 +232,19 @@ def test_a_refusal_that_is_told_late_is_told_in_time(broker: ScriptedBroker) -> 
     broker.refuse = too_large(1000)
     sender = Sender(KAFKA, transactional_id="own")
     sender.send(TOPIC, None, bytes(2000))
+    assert sender.cause(KafkaError(KafkaError._STATE)).code() == KafkaError.MSG_SIZE_TOO_LARGE
     assert sender.narrow()
+
+
+def test_a_batch_refused_while_more_is_being_sent_is_split(broker: ScriptedBroker) -> None:
+    """The client then says only that it is in the wrong state, until it is asked for its delivery reports."""
+    sink = ExactlyOnceSink(KAFKA, ScriptedSource())  # type: ignore[arg-type]
+    answer(sink, RECORDS[:4])
+    broker.refuse = lambda _: KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
+    broker.clients[0].failed = True
+    answer(sink, RECORDS[4:])
+    assert sink.commit(1) is Commit.UNDONE
+    assert sink._limits.of(TOPIC) < Limits().of(TOPIC)
 
 
 def test_nothing_goes_before_what_is_sent_again(broker: ScriptedBroker) -> None:

@@ -240,9 +240,16 @@ class Sender:
         self.producer = self._open()
         return len(self._again)
 
+    def cause(self, error: KafkaError) -> KafkaError:
+        """The delivery that failed first, where one did; a failed transaction's `error` says less than that.
+
+        The client fails the transaction before it reports the delivery, so reports that are due are heard first.
+        """
+        self.producer.flush(SLICE_S)
+        return self.failure or error
+
     def narrow(self) -> bool:
         """Expect less of topics that have refused something; whether that lets all of it be sent in another form."""
-        self.producer.flush(SLICE_S)  # what the broker has refused is told there, maybe later than why
         judged = self._judge()
         return bool(judged) and all(again for _, again in judged)
 

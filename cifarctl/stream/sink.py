@@ -432,7 +432,7 @@ class ExactlyOnceSink(_Tracking):
     def _fail(self, error: KafkaError, *, retry: bool) -> None:
         """Choose the state that an error leaves; raises where no other attempt can do better."""
         assert self._sender is not None
-        cause = self._sender.failure or error  # a failed delivery says more than the failed transaction
+        cause = self._sender.cause(error)
         codes = {cause.code(), error.code()}
         # A client that has been refused a batch for its size miscounts from then on, and its batches stay as large.
         otherwise = bool(codes & REFUSED) and self._sender.narrow()
