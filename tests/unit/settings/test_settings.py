@@ -17,7 +17,7 @@ from cifarctl import settings
 from cifarctl.errors import SettingsError
 from cifarctl.settings import Settings, declared, env_example, explain, load, parse_assignment
 
-ENV_EXAMPLE = Path(__file__).parent.parent / ".env.example"
+ENV_EXAMPLE = Path(__file__).parents[3] / ".env.example"
 SECRET = "correct horse battery"
 
 # Each puts one setting into one source and returns what `load` then needs as overrides.

@@ -23,7 +23,7 @@ from cifarctl.registry.loading import load
 from cifarctl.settings import OnlineSettings
 
 #: A registry of `small_network` and its learner in the middle of a watch, as written before `LearnerState` existed.
-OLD = Path(__file__).parent / "data" / "registry-with-learner.tar.xz"
+OLD = Path(__file__).parents[2] / "support" / "data" / "registry-with-learner.tar.xz"
 ONLINE = OnlineSettings(
     strategy="replay", buffer_size=40, holdout_size=10, reference_size=40, min_examples=20, update_every=50,
     holdout_every=4, steps=6, batch_size=32, validation_size=100, watch=200,

@@ -391,7 +391,7 @@ def learner_of(pid: int) -> int:
 
 def tutorial() -> ModuleType:
     """The tutorial's scripts, from benchmarks/."""
-    path = Path(__file__).parent.parent / "benchmarks" / "tutorial.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "tutorial.py"
     spec = importlib.util.spec_from_file_location("tutorial", path)
     assert spec is not None
     assert spec.loader is not None

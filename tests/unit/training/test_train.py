@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import helpers
 import pytest
 import torch
 from helpers import DATA, TRAIN, cifarctl, load_data, open_registry, small_data, small_train
@@ -355,7 +356,9 @@ list(module.train(*load_data(SMALL), open_registry(directory), settings, SMALL, 
 def kill(registry: Registry, settings: TrainSettings, place: str, times: int, *, resume: bool = False) -> None:
     """Train in a process that ends as by kill -9."""
     words = [place, str(times), str(registry.dir), "resume" if resume else "afresh", settings.model_dump_json()]
-    dead = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=Path(__file__).parent, timeout=120)
+    support = {"PYTHONPATH": str(Path(helpers.__file__).parent)}
+    command = [sys.executable, "-c", KILLED, *words]
+    dead = subprocess.run(command, cwd=Path(__file__).parent, env=os.environ | support, timeout=120)
     assert dead.returncode == -signal.SIGKILL
 
 

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from cifarctl.settings import KafkaSettings, declared
 from cifarctl.stream import browse, clients, embedded
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "compose"
 SINGLE, CLUSTER = FOLDER / "kafka.yml", FOLDER / "cluster.yml"
 FILES = (SINGLE, CLUSTER)
@@ -100,7 +100,7 @@ def test_the_broker_image_is_pinned_and_one() -> None:
 
 
 def test_the_tests_run_the_kafka_of_the_containers() -> None:
-    pom = (ROOT / "tests" / "kafka" / "pom.xml").read_text()
+    pom = (ROOT / "tests" / "support" / "kafka" / "pom.xml").read_text()
     (version,) = re.findall(r"<kafka\.version>([\d.]+)</kafka\.version>", pom)
     assert {service["image"] for service in brokers(SINGLE).values()} == {f"apache/kafka:{version}"}
 

@@ -20,7 +20,7 @@ from cifarctl.cli import app
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import letters
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
 HUNG = 1200  # seconds
 OUTCOMES = {"retrain": {0, 6, 7}}  # what the gate says depends on the few images of this test

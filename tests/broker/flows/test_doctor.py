@@ -1,4 +1,4 @@
-"""`cifarctl doctor` where a broker answers; other failures are in test_cli.py, rights in test_security.py."""
+"""`cifarctl doctor` where a broker answers; test_cli.py has the other failures, test_security.py the rights."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import pytest
 
 import cifarctl
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
