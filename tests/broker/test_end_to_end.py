@@ -12,15 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from brisk import BRISK
 from filelock import FileLock
 from processes import PATIENCE_S, Site, committed, ids, learner_of, predictions
 
-from cifarctl import events
 from cifarctl.flows import retrain
-from cifarctl.serving.canary_routing import canary_side
 from cifarctl.stream import browse
-
-pytestmark = pytest.mark.broker
 
 SERVE_FIELDS = {
     "predicted",
@@ -36,18 +33,6 @@ SERVE_FIELDS = {
 }
 ONLINE_FIELDS = SERVE_FIELDS | {"buffer", "retrains", "promotions", "rollbacks"}
 PRODUCE_FIELDS = {"sent", "failed", "seconds", "messages_per_second"}
-RETRAIN_FIELDS = {"outcome", "examples", "champion", "challenger", "reasons", "seconds"}
-
-#: A learner that decides within seconds; after a drift it updates four times as often.
-BRISK: dict[str, Any] = {
-    "online__update_every": 600,
-    "online__min_examples": 100,
-    "online__buffer_size": 400,
-    "online__reference_size": 500,
-    "online__steps": 30,
-    "online__batch_size": 64,
-    "online__niceness": 0,
-}
 
 
 def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> None:
@@ -99,38 +84,6 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
         for later in (False, True)
     }
     assert accuracy[True] > accuracy[False]
-
-
-@pytest.mark.long
-def test_what_is_on_trial_answers_its_share_until_its_trial_is_over(site: Site) -> None:
-    """Clean images, of which there is nothing to be learned, keep it on trial; a drift ends that trial."""
-    brisk = BRISK | {"online__update_every": 150, "serve__canary": 0.3}
-    answers = site.topic("predictions")
-    serve = site.start("serve", "--online", "--json", **brisk)
-    serve.await_line("learner started")
-    producing = site.keep_producing(rate=60)
-    serve.await_line("answers 30.0 % of the ids beside version 1")
-    serve.until(lambda: sum(answer.model_version > 1 for answer in predictions(answers)) >= 20)
-    producing.finish()
-    producing = site.keep_producing(rate=60, drift="invert@0-1000000", produce__seed=1)
-    for line in (" withdrawn, ", "promoted version", "now serving version"):
-        serve.await_line(line)
-    producing.finish()
-    answers.await_records(len(ids(site.topic("images"))))
-    serve.signal(signal.SIGTERM)
-    assert serve.wait() == 0, serve.err
-
-    moves = site.registry.history("production-canary")
-    assert {move.who for move in moves} == {"learner"}
-    assert (moves[0].action, moves[-1].action, site.registry.alias("production-canary")) == ("promote", "remove", None)
-    result = serve.document
-    canaries = {move.to_version for move in moves} - set(result["model_versions"])
-    found = predictions(answers)
-    aside = [answer.id for answer in found if answer.model_version in canaries]
-    assert canary_side(aside, 0.3).all()
-    rows = {row["version"]: row for row in result["by_version"]}
-    assert sum(row["predicted"] for row in rows.values()) == len(found) == result["predicted"]
-    assert sum(rows[version]["labelled"] for version in rows.keys() & canaries) == len(aside) >= 20
 
 
 def when(answer: Any) -> tuple[int, int]:
@@ -202,49 +155,6 @@ def shown_sizes(text: str) -> list[int]:
     return [int(size) for size in lines]
 
 
-@pytest.mark.long
-def test_retrain_once(site: Site) -> None:
-    """Nothing there: 7. Nothing to be gained: 6, and why. A drifted stream: promoted."""
-    brisk = {name: value for name, value in BRISK.items() if name != "online__niceness"}
-
-    nothing = site.call("retrain", "--json", **brisk)
-    assert nothing.exit_code == 7, nothing.stderr
-    assert json.loads(nothing.stdout)["outcome"] == "not_enough_data"
-    assert "online.min_examples" in nothing.stderr.splitlines()[-1]
-
-    site.send(120)
-    rejected = site.call("retrain", "--json", **brisk)
-    assert rejected.exit_code == 6, rejected.stderr
-    document = json.loads(rejected.stdout)
-    assert (document["outcome"], document["examples"]) == ("rejected", 120)
-    assert document["challenger"]["version"] is None
-    line = rejected.stderr.splitlines()[-1]
-    assert line.startswith("cifarctl: ")
-    assert document["reasons"][0] in line
-    assert site.registry.numbers() == [1]
-    assert site.registry.history()[-1].action == "reject"
-
-    site.send(450, drift="invert@0-450")
-    before = site.registry.history()
-    rehearsed = site.call("retrain", "--dry-run", "--json", **brisk)
-    assert rehearsed.exit_code == 0, rehearsed.stderr
-    told = json.loads(rehearsed.stdout)
-    assert (told["outcome"], told["examples"], told["challenger"]["version"]) == ("promoted", 450, None)
-    assert (site.registry.numbers(), site.registry.history()) == ([1], before)
-
-    promoted = site.call("retrain", "--json", **brisk)
-    assert promoted.exit_code == 0, promoted.stderr
-    document = json.loads(promoted.stdout)
-    assert document.keys() >= RETRAIN_FIELDS
-    assert (document["outcome"], document["examples"]) == ("promoted", 450)
-    assert document["champion"]["version"] == 1
-    assert document["challenger"]["version"] == site.registry.resolve("production")
-    assert document["challenger"]["stream_accuracy"] > document["champion"]["stream_accuracy"]
-    assert document["reasons"]
-    assert site.registry.manifest(2).parent == 1
-    assert site.registry.history()[-1].who == "learner"
-
-
 #: Joins a group, reads until its first message, and does nothing more; in a process of its own, as whoever hangs is.
 HANGING = """
 import sys, time
@@ -306,21 +216,3 @@ def test_retrain_asks_the_learner_that_is_at_work(site: Site) -> None:
     assert learner.wait() == 130, learner.err
     assert learner.document["retrains"] == 1
     assert list((site.folder / "registry" / "learner" / "requests" / "production").iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_learner_of_its_own_reaches_a_plain_serve(site: Site) -> None:
-    serving = site.serve()
-    learner = site.start("retrain", "--follow", "--json", **BRISK)
-    producing = site.keep_producing(rate=80, drift="invert@0-1000000")
-    learner.await_line("promoted version 2")
-    serving.until(lambda: serving.of(events.Swapped))
-    serving.until(lambda: serving.of(events.BatchServed)[-1].version == 2)
-    assert serving.of(events.Swapped)[0] == events.Swapped(1, 2)
-    learner.until(lambda: re.search("served: .*version 2 ", learner.err))  # it knows what users get
-    learner.press_ctrl_c()
-    assert learner.wait() == 130, learner.err
-    producing.finish()
-    result = serving.finish()
-    assert type(result) is events.ServeResult  # it knows nothing of a learner
-    assert result.model_versions[:2] == [1, 2]

@@ -15,8 +15,6 @@ from apache_kafka import ApacheKafka, KafkaUnavailable
 from confluent_kafka import Consumer, Producer, TopicPartition
 from fixtures_kafka import require_kafka
 
-pytestmark = pytest.mark.apache
-
 
 def exchange(kafka: ApacheKafka, word: bytes) -> list[bytes | None]:
     """Write a word in a transaction and read all that the topic holds, up to that word."""

@@ -20,6 +20,8 @@ from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish
 from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings
 
+#: The repository.
+ROOT = Path(__file__).parents[2]
 DATA = DataSettings(source="synthetic", synthetic_images=2000)
 TRAIN = TrainSettings(epochs=4, seed=1, batch_size=32, precision="float32", device="cpu", threads=1)
 

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 import torch
 from confluent_kafka import KafkaError, TopicPartition
-from helpers import cifarctl
+from helpers import ROOT, cifarctl
 from typer.testing import Result
 
 from cifarctl import data, events, settings
@@ -391,7 +391,7 @@ def learner_of(pid: int) -> int:
 
 def tutorial() -> ModuleType:
     """The tutorial's scripts, from benchmarks/."""
-    path = Path(__file__).parents[2] / "benchmarks" / "tutorial.py"
+    path = ROOT / "benchmarks" / "tutorial.py"
     spec = importlib.util.spec_from_file_location("tutorial", path)
     assert spec is not None
     assert spec.loader is not None

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import Home, open_registry, small_data
+from helpers import Home, open_registry
 
 from cifarctl import cpus
 from cifarctl.serving import host_cache, ranking
 from cifarctl.serving.ranking import REFERENCE
 
-NOBODY = ["--set=kafka.bootstrap_servers=127.0.0.1:1", "--set=kafka.timeout_s=0.3"]
 UNIFIED = "30 1 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 CPU_V1 = "33 31 0:30 {root} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
-needs_affinity = pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="two CPUs to choose from"
-)
 
 
 def tree(root: Path, membership: str, mounts: str, **files: str) -> Path:
@@ -106,27 +99,6 @@ def test_another_system_has_none(tmp_path: Path) -> None:
     assert cpus.count(tmp_path) == 16
 
 
-def on_one_core(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python on the first CPU that this process may use."""
-    core = min(os.sched_getaffinity(0))
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-    )
-
-
-@needs_affinity
-@pytest.mark.slow
-def test_one_core_is_seen_by_doctor() -> None:
-    found = on_one_core("-m", "cifarctl", "doctor", "--json", *small_data(500), *NOBODY)
-    device = next(check for check in json.loads(found.stdout) if check["check"] == "device")
-    assert f"1 core of {os.cpu_count()};" in device["finding"]
-
-
 class Asked(Exception):
     """How many threads were asked for is known."""
 
@@ -169,9 +141,6 @@ def test_training_takes_no_more_than_it_may_use(tmp_path: Path, monkeypatch: pyt
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-# --- what is remembered of a machine
 
 
 def key() -> dict[str, Any]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from helpers import Home, cifarctl
 
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients
 from cifarctl.stream.clients import Topics
-
-pytestmark = pytest.mark.broker
 
 
 def findings(home: Home, kafka: KafkaSettings, *options: str) -> tuple[int, dict[str, dict[str, object]]]:

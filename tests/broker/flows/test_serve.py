@@ -29,8 +29,6 @@ from cifarctl.stream import clients
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.stream.sender import Sender
 
-pytestmark = pytest.mark.broker
-
 PREDICTION_FIELDS = {
     "id",
     "label_predicted",

@@ -7,8 +7,6 @@ from processes import Site, until
 
 from cifarctl import events
 
-pytestmark = pytest.mark.broker
-
 
 def test_serve_says_once_that_its_alias_cannot_be_read(site: Site) -> None:
     serving = site.serve(serve__alias_interval=0.02)

@@ -58,7 +58,6 @@ def test_a_child_ends_with_its_parent_however_busy_it_is(by: str, tmp_path: Path
     until(lambda: gone(child))
 
 
-@pytest.mark.broker
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux does it")
 def test_a_learner_that_does_nothing_for_itself_ends_with_a_killed_serve(site: Site) -> None:
     """Suspended it cannot decide to end, nor anything else: the kernel ends it."""

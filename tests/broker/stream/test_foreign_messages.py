@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import raw_headers
-import torch
-from helpers import load_data
+from doubting import HALF
 from processes import Site, predictions
 
-from cifarctl import data, events
-from cifarctl.data.operations import OPERATIONS
-from cifarctl.settings import DataSettings, KafkaSettings
-from cifarctl.stream import browse, clients, codecs, doubts
-from cifarctl.stream.codecs import Record
-from cifarctl.stream.doubts import Doubts
-from cifarctl.stream.records import Pixels
+from cifarctl import events
+from cifarctl.settings import KafkaSettings
+from cifarctl.stream import browse, clients, codecs
 from cifarctl.stream.sender import Sender
 
 RAW = bytes(range(256)) * 12
 IDLE_S = 0.2
-HALF = (0.5, 0.5, 0.5)
 TYPE = (b"content-type", b"application/x-cifar-raw")
 
 
-@pytest.mark.broker
 def test_headers_are_kept_although_the_name_of_one_is_no_text(site: Site) -> None:
     """The rest of them count as ever, for predictions, for dead letters, and when these are sent back."""
     images = site.topic("images")
@@ -59,7 +51,6 @@ def test_headers_are_kept_although_the_name_of_one_is_no_text(site: Site) -> Non
     assert returned[b"k2"][:3] == label.headers[:3]
 
 
-@pytest.mark.broker
 def test_what_the_client_does_not_hand_out_is_refused(
     kafka: KafkaSettings,
     monkeypatch: pytest.MonkeyPatch,
@@ -88,7 +79,6 @@ def test_what_the_client_does_not_hand_out_is_refused(
     assert "not UTF-8" in letter.message
 
 
-@pytest.mark.broker
 def test_every_binary_key_is_an_image_of_its_own(site: Site) -> None:
     """Its label, which comes later under the same key, meets it."""
     keys = [number.to_bytes(8, "big") for number in range(128, 168)]
@@ -108,7 +98,6 @@ def test_every_binary_key_is_an_image_of_its_own(site: Site) -> None:
     assert len(answers) == len(keys)
 
 
-@pytest.mark.broker
 @pytest.mark.parametrize("wrong", ["channels last", "0 to 1"])
 def test_serve_doubts_what_looks_like_another_layout_or_scale(site: Site, wrong: str) -> None:
     pixels = site.stream_images().pixels[:48].numpy()
@@ -125,52 +114,3 @@ def test_serve_doubts_what_looks_like_another_layout_or_scale(site: Site, wrong:
     said = [notice.message for notice in serving.of(events.Notice) if "images" in notice.message]
     assert len([line for line in said if "transpose" in line]) == (wrong == "channels last")
     assert len([line for line in said if "serve.json_mean to [0, 0, 0]" in line]) == (wrong == "0 to 1")
-
-
-def said_of(pixels: Pixels, *, mean: tuple[float, float, float] = HALF, batch: int = 24) -> Iterator[str]:
-    """What is said of images (N, 3, 32, 32) uint8 that come as JSON."""
-    look = Doubts(mean).look
-    for at in range(0, len(pixels), batch):
-        part = pixels[at : at + batch]
-        records = [Record("t", 0, 0, 0, None, b'{"image": ' + b"." * 4000, ())] * len(part)
-        yield from look(codecs.Decoded(part, np.zeros(len(part)), [""] * len(part), records))
-
-
-def never_doubted(pixels: np.ndarray) -> None:
-    """Whatever drift does to them."""
-    for name, operation in OPERATIONS.items():
-        strengths = [operation.low, (operation.low + operation.high) / 2, operation.high] if operation.unit else [1.0]
-        if name == "pixelate":
-            strengths = [2, 8, 16]
-        for strength in strengths:
-            generators = [torch.Generator().manual_seed(number) for number in range(len(pixels))]
-            strength = round(strength) if operation.whole else strength
-            changed = operation.apply(torch.from_numpy(pixels), strength, generators).numpy()
-            assert not list(said_of(changed)), (name, strength)
-
-
-def test_no_drift_raises_a_doubt() -> None:
-    dataset, _ = load_data()
-    never_doubted(dataset.test.pixels[:96].numpy())
-
-
-@pytest.mark.cifar10
-@pytest.mark.slow
-def test_no_drift_of_cifar10_raises_a_doubt(cifar10_dir: object) -> None:
-    pixels = data.load(DataSettings(source="cifar10", dir=cifar10_dir)).test.pixels[:1000].numpy()
-    never_doubted(pixels)
-    last = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).reshape(pixels.shape)
-    assert doubts.channels_last(last).all()
-    assert not doubts.channels_last(pixels).any()
-
-
-def test_a_doubt_is_said_once_and_not_where_the_scale_fits() -> None:
-    dataset, _ = load_data()
-    pixels = dataset.test.pixels[:400].numpy()
-    unnormalised = (pixels / 2 + 127.5).astype(np.uint8)  # what 0 to 1 become
-    assert len(list(said_of(unnormalised))) == 1
-    assert not list(said_of(unnormalised, mean=(0.0, 0.0, 0.0)))
-    last = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).reshape(pixels.shape)
-    assert len(list(said_of(last))) == 1
-    mixed = np.where(np.arange(len(pixels))[:, None, None, None] % 2 == 0, pixels, last)
-    assert len(list(said_of(mixed))) == 1

@@ -25,8 +25,6 @@ from cifarctl.stream.positions import Start, move
 from cifarctl.stream.records import DeadLetter, Record
 from cifarctl.stream.sender import Sender
 
-pytestmark = pytest.mark.apache
-
 IMAGE = bytes(3072)
 
 

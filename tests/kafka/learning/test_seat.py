@@ -74,17 +74,6 @@ def log(kafka: KafkaSettings) -> list[Any]:
 # --- where there are no transactions
 
 
-def test_the_lock_of_a_registry_is_a_seat(registry: Registry) -> None:
-    first, second = RegistrySeat(registry, STREAM), RegistrySeat(registry, STREAM)
-    assert not first.taken
-    assert first.wait(0)
-    assert (first.held, second.taken, second.wait(0.01), second.held) == (True, True, False, False)
-    assert first.take(patient) == 1
-    first.close()
-    assert second.wait(PATIENCE_S)
-    assert second.take(patient) == 2
-
-
 def test_the_seat_goes_by_what_the_broker_can_do(registry: Registry, kafka: KafkaSettings) -> None:
     for delivery, kind in (("auto", KafkaSeat), ("exactly-once", KafkaSeat), ("at-least-once", RegistrySeat)):
         own = kafka.model_copy(update={"delivery": delivery})
@@ -110,7 +99,6 @@ def opened() -> Iterator[Callable[..., Any]]:
         yield keep
 
 
-@pytest.mark.apache
 def test_one_holds_the_seat_and_the_next_one_gets_it(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
@@ -127,7 +115,6 @@ def test_one_holds_the_seat_and_the_next_one_gets_it(
     assert [entry["began"] for entry in log(kafka)] == [1, 2]
 
 
-@pytest.mark.apache
 def test_who_is_no_longer_in_office_decides_nothing(kafka: KafkaSettings, opened: Callable[..., Any]) -> None:
     """As a process that wakes from a suspension: it believes that it holds the seat."""
     first, second = (opened(Seat(kafka)) for _ in range(2))
@@ -141,7 +128,6 @@ def test_who_is_no_longer_in_office_decides_nothing(kafka: KafkaSettings, opened
     assert log(kafka) == ["counts", "counts as well"]
 
 
-@pytest.mark.apache
 def test_a_decision_that_was_not_carried_out_is_carried_out_by_the_next_one(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
@@ -162,7 +148,6 @@ def test_a_decision_that_was_not_carried_out_is_carried_out_by_the_next_one(
     assert registry.resolve("production") == 1
 
 
-@pytest.mark.apache
 def test_offsets_are_committed_with_the_decision_or_not_at_all(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
@@ -186,7 +171,6 @@ def test_offsets_are_committed_with_the_decision_or_not_at_all(
     assert [entry.get("decided", {}).get("action") for entry in log(kafka)] == [None, "promote"]
 
 
-@pytest.mark.apache
 def test_decisions_about_another_registry_are_none_of_ours(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -203,7 +187,6 @@ def test_decisions_about_another_registry_are_none_of_ours(
     assert other.resolve("production") == 1
 
 
-@pytest.mark.apache
 @pytest.mark.long
 def test_a_learner_that_was_suspended_stands_by_when_it_wakes(site: Site) -> None:
     small: dict[str, Any] = {

@@ -16,8 +16,6 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients
 from cifarctl.stream.sender import Sender
 
-pytestmark = pytest.mark.apache
-
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[ApacheKafka]:

@@ -24,8 +24,6 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import browse, clients
 from cifarctl.stream.sender import Sender
 
-pytestmark = pytest.mark.apache
-
 PARTITIONS = 6
 #: Seconds that a broker is away.
 OUTAGE_S = float(os.environ.get("KAFKA_OUTAGE_S", "20"))

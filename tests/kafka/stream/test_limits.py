@@ -9,20 +9,16 @@ from apache_kafka import ApacheKafka
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 from fixtures_kafka import own_settings
-from hypothesis import given
-from hypothesis import strategies as st
 from processes import Site, committed, predictions
 
 from cifarctl.errors import BrokerError
 from cifarctl.flows.dead_letters import Choice, replay
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import codecs, letters
-from cifarctl.stream.limits import DEFAULT_BYTES, LEAST_BYTES, Demands, Limits
+from cifarctl.stream import letters
+from cifarctl.stream.limits import Demands, Limits
 from cifarctl.stream.records import DeadLetter, Record
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.sizes import wire_size
 
-IDLE_S = 0.5
 IMAGE = bytes(3072)
 BAD = b"?" * 99_800
 
@@ -74,7 +70,6 @@ def forget_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifarctl.stream.limits._described", lambda *_: {})
 
 
-@pytest.mark.apache
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_bad_message_as_large_as_its_topic_takes_stops_nothing(
@@ -97,7 +92,6 @@ def test_a_bad_message_as_large_as_its_topic_takes_stops_nothing(
     assert letters.is_digest_of(record.value, BAD)
 
 
-@pytest.mark.apache
 @pytest.mark.parametrize("known", [True, False])
 def test_answers_fit_where_their_batch_would_not(
     site: Site,
@@ -121,7 +115,6 @@ def test_answers_fit_where_their_batch_would_not(
     assert committed(site) == 201
 
 
-@pytest.mark.apache
 def test_a_limit_that_is_lowered_meanwhile(site: Site) -> None:
     limited(site)
     serving = site.serve()
@@ -135,7 +128,6 @@ def test_a_limit_that_is_lowered_meanwhile(site: Site) -> None:
     assert [len(record.value or b"") < 1000 for record in site.topic("dead_letters").look()] == [False, True]
 
 
-@pytest.mark.apache
 @pytest.mark.parametrize("known", [True, False])
 def test_produce_sends_into_a_topic_of_small_messages(
     site: Site,
@@ -150,7 +142,6 @@ def test_produce_sends_into_a_topic_of_small_messages(
     assert len({record.key for record in site.topic("images").await_records(120)}) == 120
 
 
-@pytest.mark.apache
 def test_a_message_that_no_batch_is_small_enough_for_fails_alone(
     site: Site,
 ) -> None:
@@ -163,14 +154,12 @@ def test_a_message_that_no_batch_is_small_enough_for_fails_alone(
     assert len(site.topic("images").await_records(59)) == 59
 
 
-@pytest.mark.apache
 def test_a_topic_that_takes_no_answer_at_all_is_told_at_the_start(site: Site) -> None:
     limited(site, predictions=300)
     with pytest.raises(BrokerError, match=rf"{site.topics.predictions} takes 300 bytes .*max\.message\.bytes"):
         site.serve().result()
 
 
-@pytest.mark.apache
 def test_letters_go_back_to_a_topic_of_small_messages(site: Site) -> None:
     limited(site, images=20_000, dead_letters=20_000)
     sender = Sender(site.kafka, limits=Limits(lambda: {site.topics.dead_letters: Demands(20_000)}))
@@ -183,37 +172,6 @@ def test_letters_go_back_to_a_topic_of_small_messages(site: Site) -> None:
     assert [record.key for record in site.topic("images").look()] == [b"%d" % number for number in range(40)]
 
 
-@given(
-    st.builds(
-        Record,
-        topic=st.text("abc.-_", min_size=1, max_size=249),
-        partition=st.integers(0, 10**9),
-        offset=st.integers(0, 10**18),
-        timestamp_ms=st.just(0),
-        key=st.none() | st.binary() | st.just(b"k" * 20_000),
-        value=st.none() | st.binary() | st.just(b"v" * 990_000),
-        headers=st.lists(st.tuples(st.text(max_size=50), st.none() | st.binary(max_size=5000)), max_size=9).map(tuple),
-    ),
-    st.text(max_size=600),
-    st.integers(LEAST_BYTES, 1_000_000),
-    st.booleans(),
-)
-def test_some_form_of_a_letter_fits_everywhere(record: Record, message: str, size: int, keyed: bool) -> None:
-    letter = DeadLetter(record, "decode", "LabelOutOfRange", message)
-    key, value, headers = codecs.dead_letter_message(letter, size, keyed=keyed)
-    assert wire_size(key, value, headers) <= size
-    assert key is not None or not keyed
-    read = letters.read_letter(Record("dead", 0, 0, 0, key, value, tuple(headers)))
-    assert read is not None
-    assert read.source == letters.Source(record.topic, record.partition, record.offset)
-    assert read.error == "LabelOutOfRange"
-    assert (value == record.value and read.original_key == record.key) or letters.is_digest_of(value, record.value)
-    assert read.original_key in (None, record.key)
-    if not keyed:
-        assert read.original_key == key, "nothing is added where nothing is asked"
-
-
-@pytest.mark.apache
 @pytest.mark.parametrize("known", [True, False])
 def test_compacted_dead_letters_take_what_has_no_key_too(
     site: Site,
@@ -240,30 +198,3 @@ def test_compacted_dead_letters_take_what_has_no_key_too(
     assert sent == [(None, b"?", ("id", b"bad")), (None, b"??", ("id", b"bad"))]
     assert replay(site.kafka, Choice()).skipped == 2
     assert all(record.value is not None for record in site.topic("dead_letters").look()), "null is a tombstone"
-
-
-@given(st.integers(LEAST_BYTES, 2 * DEFAULT_BYTES), st.integers(1, DEFAULT_BYTES))
-def test_a_limit_that_nobody_tells_is_found(true: int, size: int) -> None:
-    """By refusals of what was expected to fit, in a few steps."""
-    limits = Limits()
-    for _ in range(12):
-        sent = min(limits.of("t"), DEFAULT_BYTES)
-        if sent <= true:
-            break
-        assert limits.refused("t", max(size, sent))
-    assert limits.of("t") <= true
-    assert limits.batch <= limits.of("t")
-
-
-def test_what_the_broker_tells_goes_before_what_is_guessed() -> None:
-    told = {"t": Demands(50_000)}
-    limits = Limits(lambda: told)
-    assert (limits.of("t"), limits.of("other"), limits.batch) == (50_000, 1_000_000, 50_000)
-    told["t"] = Demands(40_000)
-    assert limits.refused("t", 45_000)
-    assert limits.of("t") == 40_000
-    assert limits.refused("t", 30_000)
-    assert limits.of("t") == 15_000
-    told["t"] = Demands(LEAST_BYTES)
-    assert limits.refused("t", 15_000)
-    assert not limits.refused("t", LEAST_BYTES)

@@ -7,12 +7,11 @@ from contextlib import closing
 import pytest
 from apache_kafka import ApacheKafka
 from fixtures_kafka import own_settings
-from processes import Site, until
+from lookouts import found
+from processes import until
 
-from cifarctl import events
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients
-from cifarctl.stream.lookout import Lookout
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
 
@@ -28,32 +27,6 @@ def images_of(settings: KafkaSettings, count: int) -> str:
     return topic
 
 
-def found(settings: KafkaSettings, count: int) -> list[str]:
-    """What is said at the start, which must be so many sentences."""
-    told: list[str] = []
-    with Lookout(settings) as lookout:
-        until(lambda: told.extend(lookout.news()) or len(told) >= count or lookout.done)
-    assert len(told) == count
-    return told
-
-
-@pytest.mark.broker
-def test_serve_says_that_nobody_has_ever_written_to_a_prefix(site: Site) -> None:
-    """Once, and only where that is so; no error, and nothing waits for it."""
-    serving = site.serve()
-    serving.until(lambda: serving.of(events.Notice))
-    site.send(3)
-    serving.until(lambda: serving.of(events.BatchServed))
-    serving.finish()
-    told = [notice.message for notice in serving.of(events.Notice) if "nobody has ever written" in notice.message]
-    assert told == [
-        f"nobody has ever written to {site.topics.images}: unless its producer is still to come, check "
-        "kafka.topic_prefix" + told[0].partition("kafka.topic_prefix")[2]
-    ]
-    assert found(site.kafka, 0) == []
-
-
-@pytest.mark.apache
 def test_a_misspelt_prefix_is_told_with_those_that_are_there(apache: ApacheKafka) -> None:
     settings = own_settings(apache)
     images_of(settings, 1)
@@ -64,7 +37,6 @@ def test_a_misspelt_prefix_is_told_with_those_that_are_there(apache: ApacheKafka
     assert f"(there are also the prefixes {settings.topic_prefix}" in told
 
 
-@pytest.mark.apache
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_another_group_on_the_same_images_is_told(apache: ApacheKafka, protocol: str) -> None:
     """While it reads them, and afterwards to a group that is new; learners are none of those that answer."""

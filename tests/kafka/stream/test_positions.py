@@ -13,7 +13,7 @@ from fixtures_kafka import own_settings
 from processes import Site, predictions, until
 
 from cifarctl import events
-from cifarctl.errors import BrokerError, SettingsError
+from cifarctl.errors import BrokerError
 from cifarctl.flows.verify import verify
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import browse, clients
@@ -43,36 +43,6 @@ def served(site: Site, start: str | None = None, **changes: object) -> int:
     return int(site.serve(idle_timeout=IDLE_S, **changes).result().predicted)
 
 
-@pytest.mark.parametrize(
-    ("text", "start"),
-    [
-        ("beginning", Start(word="beginning")),
-        ("end", Start(word="end")),
-        ("17", Start(offset=17)),
-        ("0:5", Start(offsets={0: 5})),
-        ("0:5,12:700", Start(offsets={0: 5, 12: 700})),
-        ("2026-01-31T12:00:00+00:00", Start(time_ms=1_769_860_800_000)),
-        ("2026-01-31", Start(time_ms=round(datetime(2026, 1, 31).timestamp() * 1000))),
-    ],
-)
-def test_places_are_understood(text: str, start: Start) -> None:
-    assert Start.parse(text) == start
-
-
-@pytest.mark.parametrize(
-    "text", ["", "start", "-1", "0:", "0:1,", "yesterday", "1.5", "0:-1", "offset:-1", "2h30m", "9" * 19]
-)
-def test_what_is_no_place_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"--from .*expected beginning, end, an offset"):
-        Start.parse(text)
-
-
-def test_a_partition_has_one_place() -> None:
-    with pytest.raises(SettingsError, match="partition 0 is named twice"):
-        Start.parse("0:1285,1:5,0:3")
-
-
-@pytest.mark.apache
 def test_a_group_is_moved_and_another_one_begins_at_the_earliest(site: Site) -> None:
     fill(site, 40)
     assert served(site) == 40
@@ -87,7 +57,6 @@ def test_a_group_is_moved_and_another_one_begins_at_the_earliest(site: Site) -> 
     assert served(site, moment.isoformat()) == 10
 
 
-@pytest.mark.apache
 def test_the_command_moves_its_group_first(site: Site) -> None:
     fill(site, 20)
     assert served(site) == 20
@@ -101,7 +70,6 @@ def offsets(site: Site) -> dict[int, int]:
     return browse.committed(site.kafka, site.topics.images, site.kafka.group_id)
 
 
-@pytest.mark.apache
 def test_a_place_that_is_not_there_is_named(site: Site) -> None:
     fill(site, 10)
     for place, told in (("0:1000", r"\[0\].*1000.*it holds 0 to"), ("7:0", "no such partition"), ("99", "it holds")):
@@ -109,7 +77,6 @@ def test_a_place_that_is_not_there_is_named(site: Site) -> None:
             move(site.kafka, site.topics.images, Start.parse(place))
 
 
-@pytest.mark.apache
 def test_a_group_that_is_being_read_cannot_be_moved(site: Site) -> None:
     fill(site, 10)
     serving = site.serve()
@@ -146,7 +113,6 @@ def age(site: Site, places: dict[int, int]) -> None:
         future.result()
 
 
-@pytest.mark.apache
 def test_images_that_aged_out_unread_are_an_error(site: Site) -> None:
     """Not a silent skip; what the message says to do answers what is left, and nothing of the other partition again."""
     fill(site, 40)
@@ -164,7 +130,6 @@ def test_images_that_aged_out_unread_are_an_error(site: Site) -> None:
     assert audit(site).exact
 
 
-@pytest.mark.apache
 def test_all_partitions_with_a_gap_are_named(site: Site) -> None:
     fill(site, 40)
     assert served(site) == 40
@@ -174,7 +139,6 @@ def test_all_partitions_with_a_gap_are_named(site: Site) -> None:
     assert remedy(refused(site)) == ",".join(f"{number}:{offset}" for number, offset in sorted(oldest.items()))
 
 
-@pytest.mark.apache
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
 def test_what_is_skipped_on_purpose_is_not_missing(site: Site, delivery: str) -> None:
     fill(site, 10)
@@ -203,7 +167,6 @@ def remake(site: Site) -> None:
     clients.ensure_topics(site.kafka, [site.topics.images])
 
 
-@pytest.mark.apache
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_of_a_topic_made_anew_under_a_running_serve_nothing_is_lost(site: Site, protocol: str) -> None:
     """It ends with an error, or, where the group has noticed the deletion in between, reads the new topic whole."""
@@ -235,7 +198,6 @@ def images_of(site: Site) -> tuple[str, str]:
     return site.topics.images, site.kafka.group_id
 
 
-@pytest.mark.apache
 def test_a_group_that_comes_back_to_a_topic_made_anew_is_told(site: Site) -> None:
     """The topic is longer than the committed offset: only its id tells; what the error says to do works."""
     fill(site, 40)

@@ -31,8 +31,6 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients
 from cifarctl.stream.clients import Topics
 
-apache = pytest.mark.apache
-
 COMMANDS = {
     "produce": ("produce", "--count", "5", "--rate", "0"),
     "serve": ("serve", "--max-messages", "5"),
@@ -109,7 +107,6 @@ def commands(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Com
 # --- who may come in
 
 
-@apache
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_signing_in(commands: Commands, secure_kafka: SecureKafka, mechanism: str) -> None:
     settings = own_settings(secure_kafka.kafka, **secure_kafka.security.sign_in(mechanism))
@@ -126,7 +123,6 @@ def test_signing_in(commands: Commands, secure_kafka: SecureKafka, mechanism: st
     assert f"{settings.topic_prefix}.images: 3 partitions" in found["topics"]
 
 
-@apache
 def test_a_locked_key_is_opened(secure_kafka: SecureKafka) -> None:
     locked = {"ssl_key_location": secure_kafka.security.locked_key, "ssl_key_password": KEY_PASSWORD}
     clients.check(own_settings(secure_kafka.kafka, **secure_kafka.security.sign_in("mTLS") | locked))
@@ -137,7 +133,6 @@ def test_a_locked_key_is_opened(secure_kafka: SecureKafka) -> None:
         clients.check(wrong)
 
 
-@apache
 def test_the_learner_signs_in_and_stops_in_order(commands: Commands, secure_kafka: SecureKafka) -> None:
     sign_in = secure_kafka.security.sign_in("SCRAM-SHA-512")
     commands.learn_and_stop(own_settings(secure_kafka.kafka, **sign_in))
@@ -199,7 +194,6 @@ REFUSALS: dict[str, tuple[Changes, str]] = {
 }
 
 
-@apache
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_refusal_is_one_line(commands: Commands, secure_kafka: SecureKafka, command: str, refusal: str) -> None:
@@ -208,13 +202,11 @@ def test_a_refusal_is_one_line(commands: Commands, secure_kafka: SecureKafka, co
     assert_told(message, words)
 
 
-@apache
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_refusal_is_told_in_time_by_default(commands: Commands, secure_kafka: SecureKafka, command: str) -> None:
     commands.refused(command, own_settings(secure_kafka.kafka, **REFUSALS["wrong password (PLAIN)"][0](secure_kafka)))
 
 
-@apache
 def test_no_log_line_tells_a_secret(secure_kafka: SecureKafka, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "cifarctl.kafka")
     for mechanism in ("PLAIN", "SCRAM-SHA-512", "OAUTHBEARER"):
@@ -274,7 +266,6 @@ def grants(secure_kafka: SecureKafka) -> Grants:
     return Grants(secure_kafka)
 
 
-@apache
 def test_the_rights_that_are_asked_for_suffice(commands: Commands, grants: Grants) -> None:
     grants.allow(*grants.all())
     for name in ("produce", "serve", "doctor"):
@@ -283,7 +274,6 @@ def test_the_rights_that_are_asked_for_suffice(commands: Commands, grants: Grant
     commands.learn_and_stop(grants.settings)
 
 
-@apache
 @pytest.mark.parametrize("command", COMMANDS)
 def test_without_any_right(commands: Commands, grants: Grants, command: str) -> None:
     grants.make_topics()
@@ -323,7 +313,6 @@ LACKS: dict[str, tuple[Callable[[Right], bool], dict[str, str]]] = {
 }
 
 
-@apache
 @pytest.mark.parametrize(
     ("lack", "command"), [(lack, command) for lack, (_, told) in LACKS.items() for command in told]
 )
@@ -360,7 +349,6 @@ COMMANDS_OF_TOPICS = COMMANDS | {
 }
 
 
-@apache
 @pytest.mark.parametrize(
     ("command", "topic"), [(command, topic) for command, needs in NEEDED.items() for topic in needs]
 )
@@ -380,7 +368,6 @@ def test_no_right_at_all_on_a_topic_that_is_there(
     assert_told(message, rf"does not permit {NEEDED[command][topic]} on the topic {re.escape(hidden)}; grant the user")
 
 
-@apache
 def test_labels_that_may_not_be_read_are_told(commands: Commands, grants: Grants) -> None:
     """They are of use to serve, and not needed."""
     grants.make_topics()
@@ -402,7 +389,6 @@ def test_labels_that_may_not_be_read_are_told(commands: Commands, grants: Grants
 # --- topics that are not there
 
 
-@apache
 @pytest.mark.parametrize("command", COMMANDS)
 def test_absent_topics_that_may_not_be_made(commands: Commands, secure_kafka: SecureKafka, command: str) -> None:
     settings = own_settings(secure_kafka.kafka, create_topics=False)
@@ -410,7 +396,6 @@ def test_absent_topics_that_may_not_be_made(commands: Commands, secure_kafka: Se
     assert_told(message, rf"{settings.topic_prefix}\.\S+.*kafka.create_topics")
 
 
-@apache
 @pytest.mark.parametrize("command", COMMANDS)
 def test_absent_topics_that_the_user_may_not_make(commands: Commands, grants: Grants, command: str) -> None:
     grants.allow(*(right for right in grants.all() if right[2] is not AclOperation.CREATE))

@@ -17,8 +17,6 @@ from cifarctl.flows.verify import verify
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import browse, clients
 
-pytestmark = pytest.mark.apache
-
 IDLE_S = 1.0
 
 

@@ -39,7 +39,6 @@ time.sleep(1)  # reports are sent from threads of their own
 """
 
 
-@pytest.mark.slow
 def test_nothing_is_looked_up_or_left_behind(trained: Home, tmp_path: Path) -> None:
     if absent := [package for name in FAST for package in backends.missing(backends.find(name))]:
         pytest.skip(f"{' and '.join(absent)} not installed")

@@ -47,7 +47,6 @@ def trained(folder: Path, *words: str, torchrun: list[str] | None = None) -> Any
     return json.loads(out)  # one document, although there are two processes
 
 
-@pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     """The one that one process trains, where nothing is drawn by the process: flips go by the image.
 
@@ -71,7 +70,6 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         assert (one - other).abs().mean() < 5e-4
 
 
-@pytest.mark.slow
 def test_two_processes_train_a_strong_model(tmp_path: Path) -> None:
     """Each normalises by its own half of a batch, so that losses are those of one process only about."""
     both, alone = (tmp_path / name for name in ("both", "alone"))
@@ -127,7 +125,6 @@ def await_epoch(folder: Path, run: subprocess.Popen[str]) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.slow
 def test_when_one_dies_the_other_says_so_and_the_checkpoint_stays(
     rank: int, tmp_path: Path, long_run: list[subprocess.Popen[str]]
 ) -> None:
@@ -146,7 +143,6 @@ def test_when_one_dies_the_other_says_so_and_the_checkpoint_stays(
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-@pytest.mark.slow
 def test_what_torchrun_starts_again_goes_on_from_the_checkpoint(
     tmp_path: Path, long_run: list[subprocess.Popen[str]]
 ) -> None:

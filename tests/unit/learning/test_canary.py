@@ -1,141 +1,33 @@
-"""The canary: which ids it answers, and what the learner shows, moves and withdraws over a trial."""
-
-# ruff: noqa: F401, F811  (fixtures of another module)
+"""The canary: what the learner shows, moves and withdraws over a trial."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from helpers import Home, open_registry, republish
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_learner import (
-    BATCH,
+from canaries import CANARY, nudging, shown, story
+from helpers import Home, republish
+from learners import (
     NEVER,
-    Outcome,
-    Series,
-    Undisturbed,
-    _same_arithmetic,
     blind,
     broken,
-    clean,
-    cut,
-    inverted,
-    inverting,
     known,
-    lead,
     learned,
     live,
     moves,
     open_learner,
     part,
-    promoted,
     same,
     series,
     show,
     spoiled,
-    there_and_back,
-    undisturbed,
-    until,
-    wandering,
 )
-from torch import nn
 
 from cifarctl import events
 from cifarctl.data import Images
-from cifarctl.online.fit import Lesson
-from cifarctl.online.strategies import Continual, Start, Strategy
 from cifarctl.registry.loading import load
-from cifarctl.serving.canary_routing import canary_side
-
-CANARY = "production-canary"
-
-# --- which ids
-
-
-ids = st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=40), max_size=20)
-shares = st.floats(0, 1, exclude_max=True)
-
-
-@given(ids, shares)
-def test_an_id_is_on_the_same_side_in_whatever_batch_it_comes(names: list[str], share: float) -> None:
-    sides = canary_side(names, share).tolist()
-    assert canary_side(names[::-1], share).tolist() == sides[::-1]
-    assert [bool(canary_side([name], share)[0]) for name in names] == sides
-
-
-@given(ids, shares, shares)
-def test_a_larger_share_only_adds_to_a_smaller_one(names: list[str], one: float, other: float) -> None:
-    smaller, larger = (canary_side(names, share) for share in sorted((one, other)))
-    assert not (smaller & ~larger).any()
-
-
-@given(shares, st.integers(0, 10**6))
-@settings(max_examples=20)
-def test_so_many_ids_as_the_share_says(share: float, first: int) -> None:
-    names = [f"run-{number:08d}" for number in range(first, first + 2000)]
-    assert abs(canary_side(names, share).mean() - share) < 5 * np.sqrt(0.25 / 2000)
-
-
-def test_the_hash_is_the_one_that_is_documented() -> None:
-    """So that other programs can tell which side an id is on; b2sum --length 64 prints these."""
-    assert canary_side(["abc"], 0xD8BB14D833D59559 / 2**64 - 1e-9).tolist() == [False]
-    assert canary_side(["abc"], 0xD8BB14D833D59559 / 2**64 + 1e-9).tolist() == [True]
-    assert canary_side([], 0.5).tolist() == []
-    assert not canary_side(["abc"], 0.0).any()
-
 
 # --- what the learner shows
-
-
-def shown(home: Home) -> int | None:
-    """The version that the canary's alias names."""
-    alias = home.registry.alias(CANARY)
-    return None if alias is None else alias.version
-
-
-def story(home: Home) -> list[tuple[str, int | None]]:
-    """What has happened to the canary's alias."""
-    return [(move.action, move.to_version) for move in home.registry.history(CANARY)]
-
-
-def nudging(start: Start) -> Strategy:
-    """A lineage whose snapshots differ a little, each from the one before, and are none the better for it."""
-
-    def learn(model: nn.Module, lesson: Lesson) -> nn.Module:
-        model = copy.deepcopy(model)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(1.0001)
-        return model
-
-    return Continual(start, learn)
-
-
-def test_the_snapshot_on_trial_is_the_canary_and_is_promoted_as_the_version_that_it_is(
-    home: Home,
-    inverted: Images,
-) -> None:
-    with open_learner(home, begin=learned(home), canary=True) as learner:
-        show(learner, part(inverted, 0, 75), "a")
-        assert shown(home) is None
-        show(learner, part(inverted, 75, 100), "b")
-        assert (shown(home), home.registry.resolve("production"), learner.champion) == (2, 1, 1)
-        manifest = home.registry.manifest(2)
-        assert (manifest.parent, manifest.origin, manifest.metrics["base"]) == (1, "learner", 1.0)
-        (result,) = promoted(show(learner, part(inverted, 100, 125), "c"))
-        assert (result.challenger["version"], learner.champion) == (2, 2)
-        assert (shown(home), home.registry.numbers()) == (None, [1, 2])
-        show(learner, part(inverted, 125, 200), "d")  # what follows is no canary
-        assert moves(home)[-1] == ("promote", 3)
-    assert story(home) == [("promote", 2), ("remove", None)]
-    first, last = home.registry.history(CANARY)
-    assert (first.who, last.who, last.from_version, last.why) == ("learner", "learner", 2, "version 2 is promoted")
-    assert "on trial against version 1: " in first.why
 
 
 def test_each_new_snapshot_moves_the_canary(home: Home, clean: Images) -> None:
@@ -241,25 +133,6 @@ def test_nothing_new_is_shown_once_production_has_been_moved_by_hand(home: Home,
         assert shown(home) is None
 
 
-def test_after_a_rollback_the_next_snapshot_is_on_trial_again(
-    home: Home,
-    clean: Images,
-    inverted: Images,
-) -> None:
-    def begin(start: Start) -> Strategy:
-        return Series((inverting(home), inverting(home, 0.4)), later=(start.snapshot,))
-
-    with open_learner(home, begin=begin, update_every=50, canary=True) as learner:
-        show(learner, part(inverted, 0, 150), "inverted")
-        until(events.RolledBack, learner, part(clean, 0, 100), "clean")
-        list(learner.update("by hand"))
-        canary = load(home.registry, CANARY).manifest
-        assert (learner.champion, canary.parent, canary.model) == (1, 1, home.registry.manifest(1).model)
-        shadow = learner.status().shadow
-        assert shadow is not None
-        assert (shadow.version, shadow.images) == (None, 0)
-
-
 def test_a_damaged_canary_is_not_promoted_but_published_again(home: Home, inverted: Images) -> None:
     with open_learner(home, begin=learned(home), canary=True) as learner:
         show(learner, part(inverted, 0, 100), "a")
@@ -268,17 +141,6 @@ def test_a_damaged_canary_is_not_promoted_but_published_again(home: Home, invert
         show(learner, part(inverted, 100, 125), "b")
         assert (learner.champion, shown(home)) == (3, None)
     assert load(home.registry, "production").manifest.sha256 == home.registry.manifest(2).sha256
-
-
-def test_of_a_long_trial_only_the_newest_snapshots_are_kept(trained: Home, clean: Images, tmp_path: Path) -> None:
-    trained.copy(tmp_path / "registry")
-    home = Home(open_registry(tmp_path / "registry", keep=2), trained.dataset, trained.split)
-    with open_learner(home, begin=nudging, canary=True, update_every=25, min_examples=25) as learner:
-        live(learner, part(clean, 0, 300), "clean")
-        assert shown(home) == 13
-    # The clean-up came with version 10. Version 2 had begun the trial, and 8 is what a rollback would have gone to.
-    assert home.registry.numbers() == [1, 2, 8, 9, 10, 11, 12, 13]
-    assert home.registry.resolve("production") == 1
 
 
 def test_several_production_aliases_have_canaries_of_their_own(home: Home, clean: Images) -> None:
@@ -343,22 +205,3 @@ def test_a_canary_of_a_learner_that_had_promoted_it_is_withdrawn(
         show(learner, part(inverted, 100, 125), "b")
         assert (learner.champion, shown(left)) == (2, None)
     assert moves(left) == [("reject", 1), ("promote", 2)]
-
-
-def decisions(outcome: Outcome) -> list[tuple[str, str]]:
-    """What was decided, and on what, however versions are numbered."""
-    return [(action, outcome.versions[version]) for action, version, _ in outcome.history]
-
-
-@pytest.mark.parametrize("dies", [False, True], ids=["in one life", "in three"])
-def test_decisions_do_not_depend_on_canaries(
-    home: Home,
-    there_and_back: Images,
-    undisturbed: Undisturbed,
-    dies: bool,
-) -> None:
-    lives = [((1, 2), 4), ((4,), 5)] if dies else []
-    lead(home, wandering(home), cut(there_and_back, BATCH), *lives, canary=True)
-    assert decisions(Outcome.of(home)) == decisions(undisturbed.outcome)
-    assert {action for action, _ in story(home)} == {"promote", "remove"}
-    assert shown(home) is None

@@ -9,13 +9,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from helpers import DATA, Home, open_registry
+from helpers import DATA, ROOT, Home, open_registry
 
 from cifarctl import data
 from cifarctl.data import synthetic
-from cifarctl.learning import learner as module
 from cifarctl.learning.learner import Learner
 from cifarctl.learning.state import LearnerState, Progress, Standing, WatchState
 from cifarctl.online.gate import Pairs
@@ -23,16 +21,11 @@ from cifarctl.registry.loading import load
 from cifarctl.settings import OnlineSettings
 
 #: A registry of `small_network` and its learner in the middle of a watch, as written before `LearnerState` existed.
-OLD = Path(__file__).parents[2] / "support" / "data" / "registry-with-learner.tar.xz"
+OLD = ROOT / "tests" / "support" / "data" / "registry-with-learner.tar.xz"
 ONLINE = OnlineSettings(
     strategy="replay", buffer_size=40, holdout_size=10, reference_size=40, min_examples=20, update_every=50,
     holdout_every=4, steps=6, batch_size=32, validation_size=100, watch=200,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _same_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "choose_precision", lambda *_, **__: "float32")
 
 
 def open_learner(home: Home) -> Learner:

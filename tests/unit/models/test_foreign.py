@@ -2,70 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import cifarctl, small_data, small_train
 from torch import nn
 
 from cifarctl import models
 from cifarctl.errors import SettingsError
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import choose_precision
-
-OWN = """
-from torch import nn
-
-with open({marker!r}, "a") as marker:
-    marker.write("x")
-
-class Small(nn.Sequential):
-    def __init__(self, classes):
-        super().__init__(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(196, classes))
-
-class Wide(nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-        self.layer = nn.Linear(3072, classes + 1)
-
-    def forward(self, images):
-        return self.layer(images.flatten(1))
-
-class Deaf(nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-
-    def forward(self, images):
-        raise ValueError("I hear nothing")
-
-class Lazy(nn.Sequential):
-    def __init__(self, classes):
-        super().__init__(nn.Flatten(), nn.LazyLinear(classes))
-        self.unused = nn.Linear(2, 2)
-
-    def forward(self, images):
-        return self[1](self[0](images))
-
-def text(classes):
-    return "a network"
-"""
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Path]:
-    """A module `own_networks` in the present folder; the file returned grows whenever its code is run."""
-    marker = tmp_path / "marker"
-    (tmp_path / "own_networks.py").write_text(OWN.format(marker=str(marker)))
-    path = list(sys.path)
-    yield marker
-    sys.path[:] = path
-    sys.modules.pop("own_networks", None)
-
 
 # --- torchvision
 
@@ -154,28 +101,3 @@ def test_whose_code_would_be_run() -> None:
     assert list(own_code("one.place:Net", {})) == ["one.place:Net"]
     assert list(own_code("mixture", {"member": "net", "arguments": [1]})) == []
     assert list(own_code("mixture", inner)) == list(own_code("mixture", nested)) == ["one.place:Net"]
-
-
-@pytest.mark.slow
-def test_the_code_of_a_version_is_run_only_where_it_is_trusted(own: Path, tmp_path: Path) -> None:
-    """Whoever trains has named the code himself; whoever loads has to name it too."""
-    options = [*small_data(500), *small_train(), f"--set=registry.dir={tmp_path / 'registry'}"]
-    trained = cifarctl("train", "--epochs", "1", "--model", "own_networks:Small", "--json", *options)
-    assert trained.exit_code == 0, trained.stderr
-    assert json.loads(trained.stdout)["promoted"]
-    assert "must trust its code: registry.trusted_models = own_networks:Small" in trained.stderr
-    sys.modules.pop("own_networks")
-    runs = own.read_text()
-
-    refused = cifarctl("eval", "--json", *options)
-    assert refused.exit_code == 4
-    assert "registry.trusted_models = own_networks:Small" in refused.stderr
-    challenged = cifarctl("train", "--epochs", "1", "--json", *options)
-    assert challenged.exit_code == 0, challenged.stderr
-    assert not json.loads(challenged.stdout)["promoted"]  # rather than put away what cannot be compared with
-    assert own.read_text() == runs
-
-    allowed = cifarctl("eval", "--json", *options, "--set=registry.trusted_models=other:Net, own_networks:Small")
-    assert allowed.exit_code == 0, allowed.stderr
-    assert json.loads(allowed.stdout)["accuracy"] == json.loads(trained.stdout)["test_accuracy"]
-    assert own.read_text() == runs + "x"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -108,14 +105,6 @@ def test_a_new_architecture_joins_by_one_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(architectures, "__path__", [*architectures.__path__, str(tmp_path)])
     assert models.names() == ["airbench", "linear-probe", "mixture", "net", "net-bn"]
     assert models.build("linear-probe", {"classes": 4})(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
-
-
-def test_models_need_neither_kafka_nor_a_terminal() -> None:
-    code = (
-        "import sys, cifarctl.models.predictor\n"
-        "sys.exit(bool({'confluent_kafka', 'typer', 'rich', 'cifarctl.data'} & sys.modules.keys()))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_whitened_input_has_directions_of_equal_strength() -> None:
@@ -410,34 +399,3 @@ def test_auto_takes_what_measures_faster(slow: str, expected: str, monkeypatch: 
 
     monkeypatch.setattr("cifarctl.models.predictor.time.perf_counter", lambda: now)
     assert choose_precision("auto", Model(), torch.device("cpu"), 2, train=False) == expected
-
-
-# --- memory
-
-PAGES = """
-import resource
-import sys
-
-import torch
-
-from cifarctl.models import memory
-
-if "keep" in sys.argv:
-    memory.keep_freed()
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.ones(1 << 24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-@pytest.mark.slow
-def test_memory_that_is_kept_is_not_cleared_by_the_kernel_again() -> None:
-    """640 MiB in ten parts, one after the other in the same place."""
-
-    def touched(*words: str) -> int:
-        return int(subprocess.run([sys.executable, "-c", PAGES, *words], capture_output=True, check=True).stdout)
-
-    assert touched("keep") < touched() / 10

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,14 +79,6 @@ def test_nothing_is_recorded_unless_asked_for(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv(record.VARIABLE, raising=False)
     assert bed.verdict("stream", [MET]) == 0
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.broker
-def test_the_embedded_broker_is_not_recorded(folder: Path) -> None:
-    with bed.broker("embedded"):
-        pass
-    bed.verdict("stream", [MET])
-    assert not folder.exists()
 
 
 def test_a_result_round_trips(tmp_path: Path) -> None:
@@ -179,24 +169,6 @@ def test_the_readme_is_updated_between_its_marks(tmp_path: Path) -> None:
 def test_processors_are_recognised(cpuinfo: str, expected: tuple[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process.Path, "read_text", lambda path: cpuinfo)
     assert (process.processor(), process.bfloat16()) == expected
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-def test_make_bench_records(tmp_path: Path) -> None:
-    """With a stand-in for Python that writes down how it was called; one benchmark misses something."""
-    calls, programs = tmp_path / "calls", tmp_path / "venv" / "bin"
-    programs.mkdir(parents=True)
-    script = f'#!/bin/sh\necho "$2 $BENCH_RESULTS" >> {calls}\n[ "$2" != benchmarks.memory ]\n'
-    (programs / "python").write_text(script)
-    (programs / "python").chmod(0o755)
-    (tmp_path / "venv" / "pyvenv.cfg").touch()
-    made = subprocess.run(
-        ["make", "bench", f"VENV={tmp_path / 'venv'}"], cwd=record.ROOT, capture_output=True, text=True
-    )
-    assert made.returncode != 0
-    ran = [line.split() for line in calls.read_text().splitlines() if line.startswith("benchmarks.")]
-    modules = [f"benchmarks.{name}" for name in record.ORDER if name != "eval"]
-    assert ran == [[name, "benchmarks/results"] for name in modules] + [["benchmarks.record"]]
 
 
 def test_results_are_plain_lists_of_the_named_fields(tmp_path: Path) -> None:

@@ -281,26 +281,6 @@ def test_a_line_that_may_have_been_a_move_takes_its_generation_with_it(moved: Re
 # --- what an alias names
 
 
-@pytest.mark.slow
-def test_a_dangling_alias_is_noticed(home: Home) -> None:
-    version = republish(home.registry)
-    promote(home.registry, version)
-    shutil.rmtree(home.registry.path(version))
-    listed = cifarctl("registry", "list", *home.options)
-    assert listed.exit_code == 0
-    assert f"names version {version}" in listed.stderr
-    assert "cifarctl registry rollback --alias production" in " ".join(listed.stderr.split())
-    verified = cifarctl("registry", "verify", *home.options)
-    assert verified.exit_code == 4
-    assert f"names version {version}" in verified.stderr
-    examined = cifarctl("doctor", "--json", "--set=kafka.bootstrap_servers=127.0.0.1:1", *home.options)
-    check = next(check for check in json.loads(examined.stdout) if check["check"] == "registry")
-    assert not check["ok"]
-    assert f"names version {version}" in check["finding"]
-    assert home.registry.rollback(who="test", why="dangling").version == 1
-    assert home.registry.faults() == []
-
-
 def test_an_alias_of_a_corrupt_version_is_noticed(home: Home) -> None:
     model = home.registry.path(1) / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1])
@@ -451,7 +431,6 @@ class Damage(RuleBasedStateMachine):
 
 Damage.TestCase.settings = settings(max_examples=20, stateful_step_count=15, deadline=None)
 TestDamage = Damage.TestCase
-
 
 # --- which folder
 

@@ -1,21 +1,21 @@
-"""What reaches a terminal: nothing that steers it, whatever comes from outside; and streams of all kinds."""
+"""What reaches a terminal: nothing that steers it, whatever comes from outside."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import picture_folders
 from helpers import cifarctl, draft, open_registry
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
-from test_ui import LEARNING, ONLINE_STARTED, PRODUCING, SERVING, STAGES, TRAINING, AnyView, text_of
+from screens import LEARNING, ONLINE_STARTED, PRODUCING, SERVING, STAGES, TRAINING, AnyView, text_of
 
 from cifarctl import events
 from cifarctl.cli import streams
@@ -60,13 +60,6 @@ def poisoned(value: Any, text: str) -> Any:
     return value
 
 
-def played(view: AnyView, stream: list[Any]) -> Iterator[str]:
-    """Every line that the view shows and says."""
-    for event in stream:
-        view.update(event)
-        yield from text_of(view.render())
-
-
 def clean(lines: list[str] | Iterator[str]) -> str:
     text = "\n".join(lines)
     assert [character for character in text if not (character == "\n" or character.isprintable())] == []
@@ -101,7 +94,7 @@ def test_no_event_steers_the_terminal(view: AnyView, stream: list[Any], capsys: 
 
 
 def test_an_id_forges_no_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from test_ui import batch
+    from screens import batch
 
     view = ServeView(print_images=True)
     view.update(ONLINE_STARTED)
@@ -213,59 +206,8 @@ def test_the_history_shows_a_reason_on_one_line(home: list[str]) -> None:
     clean(result.stdout.splitlines())
 
 
-# --- streams
-
-
-def run(*arguments: str | bytes, shell: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the command line through a shell, which closes and narrows what `shell` says."""
-    command = ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, "-m", "cifarctl", *arguments]
-    return subprocess.run(command, capture_output=True, timeout=120, check=False, env={**os.environ, **environment})
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "ascii:strict"])
-def test_a_stream_that_cannot_write_our_signs(home: list[str], encoding: str) -> None:
-    found = run("registry", "list", *home, PYTHONIOENCODING=encoding)
-    assert (found.returncode, found.stderr) == (0, b"")
-    assert b" net " in found.stdout
-
-
 def test_signs_have_plain_substitutes_of_the_same_width() -> None:
     assert "0–2 → 5 …█░ é".translate(streams.PLAIN) == "0-2 > 5 .#. é"
-
-
-@pytest.mark.parametrize("columns", ["0", "1", "19", "²"])
-def test_no_width_is_as_if_none_were_said(home: list[str], columns: str) -> None:
-    found = run("registry", "list", *home, COLUMNS=columns, LINES="0")
-    assert b"production" in found.stdout
-    assert found.returncode == 0
-
-
-@pytest.mark.parametrize("shell", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-def test_closed_streams_are_no_error(home: list[str], shell: str) -> None:
-    found = run("registry", "list", *home, shell=shell)
-    assert (found.returncode, found.stderr) == (0, b"")
-
-
-@pytest.mark.parametrize("arguments", [["config"], ["config", "--json"], ["--help"]])
-def test_what_cannot_be_written_is_told(arguments: list[str]) -> None:
-    found = run(*arguments, shell="> /dev/full")
-    assert found.returncode == 1
-    assert found.stderr == b"cifarctl: the output cannot be written: No space left on device\n"
-
-
-def test_a_reader_of_the_errors_that_goes_away(home: list[str]) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    command = [sys.executable, "-m", "cifarctl", "registry", "show", "99", *home]
-    found = subprocess.run(command, stdout=write, stderr=write, timeout=60, check=False)
-    os.close(write)
-    assert found.returncode == 4
-
-
-def test_a_reason_that_is_no_text_is_a_usage_error(home: list[str]) -> None:
-    found = run("registry", "promote", "1", "--why", b"\xff", *home)
-    assert found.returncode == 2
-    assert found.stderr == b"cifarctl: --why \\xff: this is not UTF-8 text; write it in UTF-8\n"
 
 
 @pytest.mark.parametrize(
@@ -292,8 +234,6 @@ def test_no_figure_is_infinite(arguments: list[str], told: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems make names UTF-8")
 def test_a_class_folder_that_is_no_text_fails_at_once(tmp_path: Path) -> None:
-    from test_cli import picture_folders
-
     folder = picture_folders(tmp_path / "pictures", {"train": ("cat", "dog"), "test": ("cat",)}, count=1)
     os.rename(folder / "train" / "dog", os.fsencode(folder / "train") + b"/d\xff")  # noqa: PTH104
     result = cifarctl("train", f"--set=data.dir={folder}", "--set=data.source=folder", "--epochs=1", "--json")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ui import text_of
+from screens import text_of
 
 from cifarctl import times
 from cifarctl.errors import SettingsError
