@@ -10,6 +10,9 @@ from helpers import Home, train_home
 
 from cifarctl import cpus
 
+# What they assert is shown as in test modules.
+pytest.register_assert_rewrite("letters_anywhere", "browsing_anywhere", "tutorial_anywhere")
+
 #: Brokers and running commands, for every module.
 pytest_plugins = ["fixtures_broker", "fixtures_kafka", "processes"]
 
@@ -65,6 +68,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return cpus.count() + 1
 
 
+#: Tests of these folders get the marker of that name; those of unit/ get none.
+TIERS = ("broker", "kafka", "slow")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first, so that no worker is left alone with it at the end."""
+    """Mark tests with their tier, and begin with those that take long, so that no worker is left alone at the end."""
+    for item in items:
+        tier = item.path.relative_to(Path(__file__).parent).parts[0]
+        if tier in TIERS:
+            item.add_marker(tier)
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

@@ -1,0 +1,26 @@
+"""Lineages that take over a dump."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lineages import ARGUMENTS, CLEAN, NAMES, NEGATIVE, assert_same, begin, network, stored
+
+from cifarctl.online.strategies import Snapshot
+
+
+@pytest.mark.parametrize("architecture", ["tiny", "forgetful", "net"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lineage_that_takes_over_a_dump_goes_on_to_the_last_bit(name: str, architecture: str) -> None:
+    original, successor = (begin(name, Snapshot(architecture, ARGUMENTS, network(architecture))) for _ in range(2))
+    clean, negative = (images.take(torch.arange(24)) for images in (CLEAN, NEGATIVE))
+    original.learn(clean)
+    original.learn(negative, drifted=True)
+    original.strategy.observe(negative)
+    successor.strategy.load(*stored(original.strategy.dump()))
+    successor.generator.set_state(original.generator.get_state())
+    for images, drifted in ((negative, False), (clean, True), (clean, False)):
+        expected, found = (lineage.learn(images, drifted=drifted) for lineage in (original, successor))
+        assert (found.architecture, found.arguments) == (expected.architecture, expected.arguments)
+        assert_same(found.model.state_dict(), expected.model.state_dict())
+    assert torch.equal(successor.generator.get_state(), original.generator.get_state())

@@ -1,0 +1,165 @@
+"""Inference backends: the same answers from each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from helpers import Home
+from inference import COMBINATIONS, CPU, MEAN, STD, build, network, pictures
+from torch import nn
+
+from cifarctl import models
+from cifarctl.models import backends
+from cifarctl.models.backends import Backend, Network, Unusable
+from cifarctl.models.predictor import Predictor
+from cifarctl.registry.loading import load
+from cifarctl.serving.agreement import compare
+from cifarctl.serving.ranking import Choice
+from cifarctl.settings import ServeSettings
+
+SWEEP = (1, 2, 3, 31, 63, 64, 65, 100, 127, 128, 129, 200)
+
+
+@pytest.fixture(params=COMBINATIONS, ids=str)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Predictor:
+    return Predictor(network().model, MEAN, STD)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "cifarctl" / "backends"
+
+
+def test_the_setting_names_those_that_there_are() -> None:
+    names = get_args(ServeSettings.model_fields["backend"].annotation)
+    assert sorted(names) == sorted(["auto", *backends.names()])
+
+
+def test_the_same_probabilities_for_any_number_of_images(backend: Backend, reference: Predictor) -> None:
+    pixels = pictures(max(SWEEP))
+    expected = reference(pixels)
+    tolerance = 1e-5 if backend.precision == "float32" else 0.01
+    for count in SWEEP:
+        found = backend(pixels[:count])
+        assert found.dtype == torch.float32
+        assert found.device == CPU
+        assert not found.requires_grad
+        torch.testing.assert_close(found, expected[:count], rtol=0, atol=tolerance)
+        torch.testing.assert_close(found.sum(dim=1), torch.ones(count), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
+def test_answers_that_are_averaged(choice: Choice) -> None:
+    """The strong model's: mirrored, and moved by a pixel."""
+    model = models.build("airbench", {"classes": 10, "tta": "flip-shift", "widths": (8, 16, 16)}).eval()
+    pixels = pictures(130)
+    found = build(choice, of=Network(model, MEAN, STD, 10))(pixels)
+    tolerance = 1e-5 if choice.precision == "float32" else 0.01
+    torch.testing.assert_close(found, Predictor(model, MEAN, STD)(pixels), rtol=0, atol=tolerance)
+
+
+def test_no_images_at_all(backend: Backend) -> None:
+    assert backend(pictures(0)).shape == (0, 10)
+
+
+def test_answers_stay_when_the_next_are_made(backend: Backend) -> None:
+    first = backend(pictures(5, seed=1))
+    before = first.clone()
+    backend(pictures(5, seed=2))
+    assert torch.equal(first, before)
+
+
+def test_pixels_as_they_come(backend: Backend) -> None:
+    pixels = pictures(12)
+    plain = backend(pixels)
+    assert torch.equal(backend(pixels.to(memory_format=torch.channels_last)), plain)
+    assert torch.equal(backend(pixels.repeat_interleave(2, dim=0)[::2]), plain)
+    assert torch.equal(
+        backend(torch.from_numpy(np.frombuffer(bytearray(pixels.numpy().tobytes()), np.uint8)).view(-1, 3, 32, 32)),
+        plain,
+    )
+
+
+@pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
+def test_the_trained_model_gets_the_same_classes(choice: Choice, trained: Home) -> None:
+    loaded = load(trained.registry, 1)
+    images = trained.dataset.train.take(trained.split.validation)
+    found = build(choice, of=loaded.network())(images.pixels)
+    assert compare(found, loaded.predictor()(images.pixels), images.labels).ok
+
+
+def test_other_weights_of_the_architecture(backend: Backend, reference: Predictor) -> None:
+    pixels = pictures(70)
+    other = network(seed=1)
+    renewed = backends.build(backend.name, other, backend.plan)
+    assert (renewed.name, renewed.precision) == (backend.name, backend.precision)
+    tolerance = 1e-5 if backend.precision == "float32" else 0.01
+    torch.testing.assert_close(renewed(pixels), Predictor(other.model, MEAN, STD)(pixels), rtol=0, atol=tolerance)
+    torch.testing.assert_close(backend(pixels), reference(pixels), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
+def test_one_thread_is_one_thread_and_nobody_spins(choice: Choice) -> None:
+    running = build(choice)
+    pixels = pictures(64)
+
+    def load_of(work: Callable[[], object], seconds: float) -> float:
+        """Processors kept busy while `work` is repeated."""
+        wall, used = time.perf_counter(), time.process_time()
+        while time.perf_counter() - wall < seconds:
+            work()
+        return (time.process_time() - used) / (time.perf_counter() - wall)
+
+    assert load_of(lambda: running(pixels), 0.3) < 1.3
+    assert load_of(lambda: time.sleep(0.05), 0.3) < 0.3
+
+
+@pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
+def test_a_model_that_cannot_be_run_is_told_in_a_line(choice: Choice) -> None:
+    class Wrong(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3))
+
+    with pytest.raises(
+        Unusable, match=rf"^{choice.backend} makes \(1, 3\) of 1 images$|^{choice.backend} makes \(64, 3\)"
+    ):
+        build(choice, of=Network(Wrong().eval(), MEAN, STD, 10))
+
+
+def test_a_failing_runtime_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such kernel\nand a long explanation")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(Unusable, match=r"^onnxruntime fails here \(RuntimeError: no such kernel\)$"):
+        build(Choice("onnxruntime", "float32"))
+
+
+@pytest.mark.parametrize("choice", [Choice("onnxruntime", "float32"), Choice("openvino", "float32")], ids=str)
+def test_the_newer_exporter_steps_in(choice: Choice, monkeypatch: pytest.MonkeyPatch, reference: Predictor) -> None:
+    pytest.importorskip("onnxscript")
+    export = torch.onnx.export
+
+    def without_the_older(*arguments: Any, dynamo: bool, **options: Any) -> Any:
+        if not dynamo:
+            raise TypeError("torch.onnx.export has no TorchScript exporter any more")
+        return export(*arguments, dynamo=True, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", without_the_older)
+    pixels = pictures(65)
+    torch.testing.assert_close(build(choice)(pixels), reference(pixels), rtol=0, atol=1e-5)
