@@ -18,8 +18,9 @@ from cifarctl import events
 from cifarctl.data import Course, Images, Scenario
 from cifarctl.flows.stream_evaluation import STEP, Run, play, strategies
 from cifarctl.learning.contestants import Predicts, gated
+from cifarctl.registry import Description
 from cifarctl.registry.loading import load
-from cifarctl.registry.publishing import publish_like
+from cifarctl.registry.publishing import publish
 from cifarctl.settings import OnlineSettings
 from cifarctl.ui.contest import ContestView, contest_tables
 
@@ -247,9 +248,8 @@ def test_a_version_that_has_seen_the_stream_is_refused(home: Home) -> None:
 
 def test_a_version_that_has_learned_online_is_refused(home: Home) -> None:
     loaded = load(home.registry, 1)
-    version = publish_like(
-        home.registry, loaded.model, loaded.manifest, settings={}, metrics={}, parent=1, origin="learner"
-    ).version
+    description = Description.like(loaded.manifest, settings={}, metrics={}, parent=1, origin="learner")
+    version = publish(home.registry, loaded.model, description).version
     ran = cifarctl("eval", "--stream", "none", "--version", str(version), *home.options)
     assert ran.exit_code == 3
     assert f"version {version} has learned online from what `produce` streams" in " ".join(ran.stderr.split())

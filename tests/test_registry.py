@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cifarctl.errors import AliasConflict, IntegrityError, RegistryBusy, RegistryError, Superseded, VersionNotFound
-from cifarctl.registry import Alias, Move, Registry
+from cifarctl.registry import Alias, Description, Move, Registry
 from cifarctl.registry.history import Action
 from cifarctl.registry.requests import Requests
 from cifarctl.settings import RegistrySettings
@@ -97,6 +97,17 @@ def test_a_metric_that_is_no_number_is_none(registry: Registry) -> None:
     manifest = registry.publish(draft(metrics={"loss": float("nan"), "accuracy": 1}), b"")
     assert manifest.metrics == {"loss": None, "accuracy": 1.0}
     assert registry.manifest(1) == manifest
+
+
+def test_a_version_is_described_like_another_but_for_changes(registry: Registry) -> None:
+    manifest = registry.publish(draft(parent=None), b"weights")
+    description = Description.like(manifest, parent=1, metrics={"accuracy": float("nan")})
+    assert (description.parent, description.metrics) == (1, {"accuracy": None})
+    assert description.model_dump(exclude={"parent", "metrics"}) == manifest.model_dump(
+        include=set(Description.model_fields) - {"parent", "metrics"}
+    )
+    with pytest.raises(TypeError, match="no such field of a description: parents"):
+        Description.like(manifest, parents=1)
 
 
 def test_numbers_beyond_six_digits_sort_by_value(registry: Registry) -> None:
