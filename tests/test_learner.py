@@ -23,7 +23,7 @@ from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.online.concept import FEWEST_LABELLED
 from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import Begin, Continual, Snapshot, Start, Strategy
-from cifarctl.registry import Alias, Move
+from cifarctl.registry import Alias, Description, Move
 from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish, publish_like
 from cifarctl.settings import OnlineSettings
@@ -916,19 +916,17 @@ def test_a_damaged_version_is_not_adopted(home: Home, clean: Images) -> None:
 def test_a_version_with_other_classes_is_not_adopted(home: Home, clean: Images) -> None:
     with open_learner(home) as learner:
         manifest = home.registry.manifest(1)
-        other = publish(
-            home.registry,
-            models.build("net", {"classes": 3}),
-            name="net",
+        description = Description.like(
+            manifest,
+            model="net",
             arguments={"classes": 3},
-            normalisation=manifest.normalisation,
             classes=("a", "b", "c"),
-            split=manifest.split,
             settings={},
             metrics={},
             parent=None,
             origin="train",
         )
+        other = publish(home.registry, models.build("net", {"classes": 3}), description)
         home.registry.promote(other.version, who="somebody", why="by mistake")
         (notice,) = learner.follow_alias()
         assert isinstance(notice, events.Notice)

@@ -23,7 +23,7 @@ from cifarctl.errors import BrokerError
 from cifarctl.flows import produce as produce_module
 from cifarctl.flows.produce import BLOCK
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients, codecs, label_records
+from cifarctl.stream import clients, codecs, label_records, lane
 from cifarctl.stream.codecs import Decoded, Record
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.stream.sender import Sender
@@ -175,7 +175,7 @@ def test_labels_that_a_scenario_makes_late_follow_so_many_images_later(
             sent.extend((topic.rpartition(".")[2], number(key.decode())) for key, _, _ in wanted[:taken])
             return taken
 
-    monkeypatch.setattr(produce_module, "Sender", Noting)
+    monkeypatch.setattr(lane, "Sender", Noting)
     *_, result = site.produce(count, drift=scenario, produce__rate=rate)
     assert isinstance(result, events.ProduceResult)
     course = Course(site.stream_images(), Scenario.parse(scenario), 0, CLASSES).take(0, count)
@@ -288,7 +288,7 @@ def test_labels_keep_to_their_times_too(
             sent.extend([(topic.rpartition(".")[2], clock.now - 1000.0)] * taken)
             return taken
 
-    monkeypatch.setattr(produce_module, "Sender", Noting)
+    monkeypatch.setattr(lane, "Sender", Noting)
     *_, result = site.produce(6, stop=Waiter(clock), produce__rate=1, produce__label_delay=2.5)
     assert isinstance(result, events.ProduceResult)
     assert (result.sent, result.labels_sent) == (6, 6)
@@ -473,7 +473,7 @@ def test_the_command_tells_what_failed_before_the_error(
             nowhere = {"bootstrap_servers": "127.0.0.1:1", "options": {"message.timeout.ms": 2000}}
             self.producer = clients.producer(settings.model_copy(update=nowhere))
 
-    monkeypatch.setattr(produce_module, "Sender", Elsewhere)
+    monkeypatch.setattr(lane, "Sender", Elsewhere)
     ran = site.call("produce", "--count", "5", "--rate", "0", "--json")
     assert ran.exit_code == 5
     assert "5 messages were not delivered" in ran.stderr.splitlines()[-1]

@@ -36,7 +36,7 @@ from cifarctl.stream.unmatched_labels import UnmatchedLabels
 from cifarctl.tally import Tally
 
 #: The function that the learner's process runs. Named, not imported: the predictor needs no learning code.
-LEARNER = "cifarctl.flows.learn:run_process"
+LEARNER = "cifarctl.flows.learner_child:run"
 
 
 @dataclass(frozen=True)
