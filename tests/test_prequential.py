@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cifarctl import events
 from cifarctl.data import Course, Images, Scenario
-from cifarctl.flows.stream_evaluation import STEP, Run, play, strategies
+from cifarctl.flows.stream_evaluation import STEP, Performance, play, strategies
 from cifarctl.learning.contestants import Predicts, gated
 from cifarctl.registry import Description
 from cifarctl.registry.loading import load
@@ -74,15 +74,15 @@ class Recorder:
 
 def played(
     text: str, count: int = 200, rate: float | None = None, recorder: Recorder | None = None
-) -> tuple[Recorder, Run]:
+) -> tuple[Recorder, Performance]:
     """A recorder on images that come in the order of their numbers."""
     course = Course(tagged(list(range(count))), Scenario.parse(text), 0, 10)
     course._shuffled = torch.arange(count)
     recorder = recorder or Recorder()
-    run = Run(recorder, np.zeros(count, dtype=np.bool_))
+    performance = Performance(recorder, np.zeros(count, dtype=np.bool_))
     passages = [course.take(start, STEP) for start in range(0, count, STEP)]
-    assert list(play(run, passages, rate)) == list(range(STEP, count + 1, STEP))
-    return recorder, run
+    assert list(play(performance, passages, rate)) == list(range(STEP, count + 1, STEP))
+    return recorder, performance
 
 
 def test_an_image_is_predicted_before_its_label_comes() -> None:

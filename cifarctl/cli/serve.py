@@ -37,7 +37,11 @@ def serve(
         bool, typer.Option("--print", help="Print one line per image instead of the dashboard.")
     ] = False,
 ) -> None:
-    """Predict streamed images in real time."""
+    """Predict streamed images in real time.
+
+    \f
+    Long because its signature is the list of its options.
+    """
     settings = run.settings({"kafka.group_id": group})
     from cifarctl.stream import clients, rights
     from cifarctl.stream.positions import Start, move
