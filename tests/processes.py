@@ -37,10 +37,10 @@ from cifarctl.flows.serve import serve as serve_flow
 from cifarctl.registry import Registry
 from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import KafkaSettings, Settings
-from cifarctl.stream import clients, codecs
+from cifarctl.stream import clients
 from cifarctl.stream.clients import Topics
-from cifarctl.stream.codecs import Prediction, Record
-from cifarctl.stream.records import record_of
+from cifarctl.stream.predictions import Prediction, decode_prediction
+from cifarctl.stream.records import Record, record_of
 
 PATIENCE_S = 90.0
 CLASSES = 10
@@ -350,7 +350,7 @@ def trained_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predictions(topic: Topic) -> list[Prediction]:
     """What the predictions topic holds so far."""
-    return [codecs.decode_prediction(record.value) for record in topic.look()]
+    return [decode_prediction(record.value) for record in topic.look()]
 
 
 def ids(topic: Topic) -> list[str]:

@@ -19,7 +19,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps, features
 
 from cifarctl.stream import codecs, fields, label_records, letters, pictures
-from cifarctl.stream.codecs import DeadLetter, Decoded, Record
+from cifarctl.stream.letters import dead_letter_headers, dead_letter_message
+from cifarctl.stream.predictions import PredictionEncoder, decode_prediction
+from cifarctl.stream.records import DeadLetter, Decoded, Headers, Record
 
 HALF = (0.5, 0.5, 0.5)
 CLASSES = 10
@@ -222,7 +224,7 @@ def test_every_record_is_accounted_for_once_and_in_order(records: list[Record]) 
         assert letter.stage == "decode"
         assert letter.error.isidentifier()
         assert letter.message
-        key, value, headers = codecs.dead_letter_message(letter)
+        key, value, headers = dead_letter_message(letter)
         assert (key, value) == (letter.record.key, letter.record.value)
         assert headers[: len(letter.record.headers)] == list(letter.record.headers)
 
@@ -670,7 +672,7 @@ def test_only_images_are_encoded() -> None:
 
 def test_dead_letter_headers_come_after_the_original_ones() -> None:
     _, (letter,) = decode(record(b"oops", offset=5, content_type=b"application/json", other=None))
-    headers = codecs.dead_letter_headers(letter)
+    headers = dead_letter_headers(letter)
     assert headers[:2] == [("content-type", b"application/json"), ("other", None)]
     assert headers[2][0] == "cifarctl.error.class"
     assert dict(headers[2:]) == {
@@ -693,7 +695,7 @@ def test_dead_letter_headers_come_after_the_original_ones() -> None:
 )
 def test_a_huge_dead_letter_travels_as_a_digest(bad: Record) -> None:
     _, (letter,) = decode(bad)
-    key, body, headers = codecs.dead_letter_message(letter)
+    key, body, headers = dead_letter_message(letter)
     digest = json.loads(body or b"")
     value = bad.value or b""
     assert key == (b"k" if bad.key == b"k" else None)
@@ -706,7 +708,7 @@ def test_a_huge_dead_letter_travels_as_a_digest(bad: Record) -> None:
     assert len(body or b"") < 10_000
 
 
-def wire_size(key: bytes | None, value: bytes | None, headers: codecs.Headers) -> int:
+def wire_size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """What Kafka counts: every length as a varint of at most five bytes."""
     names = sum(len(name.encode()) + len(text or b"") + 10 for name, text in headers)
     return len(key or b"") + len(value or b"") + names + 100
@@ -727,12 +729,12 @@ def wire_size(key: bytes | None, value: bytes | None, headers: codecs.Headers) -
 )
 def test_a_dead_letter_always_fits(bad: Record) -> None:
     _, (letter,) = decode(bad)
-    assert wire_size(*codecs.dead_letter_message(letter)) < 1 << 20
+    assert wire_size(*dead_letter_message(letter)) < 1 << 20
 
 
 def test_a_letter_comes_back() -> None:
     _, (sent,) = decode(record(b"oops", offset=5, content_type=b"application/json", other=None))
-    key, value, headers = codecs.dead_letter_message(sent)
+    key, value, headers = dead_letter_message(sent)
     lying = Record("cifar.dead-letters", 1, 9, 0, key, value, tuple(headers))
     letter = letters.read_letter(lying)
     assert letter is not None
@@ -771,7 +773,7 @@ def prediction(**changes: Any) -> bytes:
     } | changes
     source = Record("cifar.images", 1, fields["offset"], fields["produced_at"], None, None, ())
     batch = Decoded(GREY[None], np.array([fields["label"]]), [fields["id"]], [source])
-    encode = codecs.PredictionEncoder(NAMES, 7, "ab" * 32)
+    encode = PredictionEncoder(NAMES, 7, "ab" * 32)
     guess, confidence = np.array([fields["label_predicted"]]), np.array([fields["confidence"]], np.float32)
     (value,) = encode(batch, guess, confidence, 1_700_000_000_005)
     return value
@@ -801,7 +803,7 @@ def test_without_a_label_nothing_is_correct_or_wrong() -> None:
 
 @given(ids, st.integers(0, 9), st.integers(-1, 9), st.floats(0, 1, width=32), st.integers(0, 2**60))
 def test_predictions_come_back(id: str, guess: int, label: int, confidence: float, offset: int) -> None:
-    back = codecs.decode_prediction(
+    back = decode_prediction(
         prediction(id=id, label_predicted=guess, label=label, confidence=confidence, offset=offset)
     )
     known = None if label < 0 else label
@@ -835,10 +837,10 @@ def test_a_confidence_that_is_none_is_not_written(confidence: float) -> None:
 )
 def test_nonsense_is_no_prediction(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="prediction"):
-        codecs.decode_prediction(json.dumps({**json.loads(prediction()), **change}).encode())
+        decode_prediction(json.dumps({**json.loads(prediction()), **change}).encode())
 
 
 @given(st.none() | st.binary(max_size=30))
 def test_bytes_are_no_prediction(value: bytes | None) -> None:
     with pytest.raises(ValueError, match="prediction"):
-        codecs.decode_prediction(value)
+        decode_prediction(value)

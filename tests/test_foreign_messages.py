@@ -16,9 +16,8 @@ from cifarctl import data, events
 from cifarctl.data.operations import OPERATIONS
 from cifarctl.settings import DataSettings, KafkaSettings
 from cifarctl.stream import browse, clients, codecs, doubts
-from cifarctl.stream.codecs import Record
 from cifarctl.stream.doubts import Doubts
-from cifarctl.stream.records import Pixels
+from cifarctl.stream.records import Decoded, Pixels, Record
 from cifarctl.stream.sender import Sender
 
 RAW = bytes(range(256)) * 12
@@ -133,7 +132,7 @@ def said_of(pixels: Pixels, *, mean: tuple[float, float, float] = HALF, batch: i
     for at in range(0, len(pixels), batch):
         part = pixels[at : at + batch]
         records = [Record("t", 0, 0, 0, None, b'{"image": ' + b"." * 4000, ())] * len(part)
-        yield from look(codecs.Decoded(part, np.zeros(len(part)), [""] * len(part), records))
+        yield from look(Decoded(part, np.zeros(len(part)), [""] * len(part), records))
 
 
 def never_doubted(pixels: np.ndarray) -> None:

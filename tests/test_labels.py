@@ -24,11 +24,12 @@ from cifarctl.learning.pacing import AHEAD_MS, PartitionPacing
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, codecs, tail
 from cifarctl.stream.clients import Topics
-from cifarctl.stream.codecs import Record
 from cifarctl.stream.delayed_labels import DelayedLabels
 from cifarctl.stream.join import Join, Place, Store
 from cifarctl.stream.label_join import MIB, LabelJoin, Matched
 from cifarctl.stream.label_records import decode, encode_label, label_reader
+from cifarctl.stream.letters import dead_letter_message
+from cifarctl.stream.records import Record
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.tail import Tail
 from cifarctl.tally import Tally
@@ -102,7 +103,7 @@ def test_what_is_no_label_is_a_dead_letter(value: bytes | None, key: bytes | Non
     assert (letter.record, letter.stage, letter.error) == (bad, "label", error)
     assert letter.message
     assert len(letter.message) < 500
-    codecs.dead_letter_message(letter)
+    dead_letter_message(letter)
 
 
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=60)), max_size=20))

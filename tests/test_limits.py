@@ -16,7 +16,8 @@ from processes import Site, committed, predictions
 from cifarctl.errors import BrokerError
 from cifarctl.flows.dead_letters import Choice, replay
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import codecs, letters
+from cifarctl.stream import letters
+from cifarctl.stream.letters import dead_letter_message
 from cifarctl.stream.limits import DEFAULT_BYTES, LEAST_BYTES, Demands, Limits
 from cifarctl.stream.records import DeadLetter, Record
 from cifarctl.stream.sender import Sender
@@ -200,7 +201,7 @@ def test_letters_go_back_to_a_topic_of_small_messages(site: Site) -> None:
 )
 def test_some_form_of_a_letter_fits_everywhere(record: Record, message: str, size: int, keyed: bool) -> None:
     letter = DeadLetter(record, "decode", "LabelOutOfRange", message)
-    key, value, headers = codecs.dead_letter_message(letter, size, keyed=keyed)
+    key, value, headers = dead_letter_message(letter, size, keyed=keyed)
     assert wire_size(key, value, headers) <= size
     assert key is not None or not keyed
     read = letters.read_letter(Record("dead", 0, 0, 0, key, value, tuple(headers)))

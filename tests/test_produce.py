@@ -24,8 +24,8 @@ from cifarctl.flows import produce as produce_module
 from cifarctl.flows.produce import BLOCK
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, codecs, label_records, lane
-from cifarctl.stream.codecs import Decoded, Record
 from cifarctl.stream.embedded import EmbeddedBroker
+from cifarctl.stream.records import Decoded, Record
 from cifarctl.stream.sender import Sender
 
 pytestmark = pytest.mark.broker

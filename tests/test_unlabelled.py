@@ -29,7 +29,7 @@ from cifarctl.online.estimate import likely_right, threshold
 from cifarctl.online.gate import LIKELY_GAIN, Guard, Pairs, decide, follow
 from cifarctl.registry.loading import load
 from cifarctl.settings import OnlineSettings
-from cifarctl.stream.codecs import Record
+from cifarctl.stream.records import Record
 from cifarctl.training.metrics import evaluate
 
 SOUND = Guard.none("the inputs have moved")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cifarctl.stream.codecs import Record
-from cifarctl.stream.records import Partition
+from cifarctl.stream.records import Partition, Record
 
 MOST = 50_000  # numbers that are remembered of images which may be read again
 

@@ -1,4 +1,4 @@
-"""Trying again for a limited time: the one way to wait for a broker that does not do its part yet."""
+"""Trying again for a limited time: the one way to wait for a broker that does not answer, or has not finished."""
 
 from __future__ import annotations
 
