@@ -240,7 +240,7 @@ class _Audit:
                 yield f"{topic} is compacted: of several answers under one key only the last can be told"
 
     def _later(self) -> Mapping[int, Place]:
-        """The group's places by now: serve may have gone on, and with at-least-once delivery it commits after answering."""
+        """The group's places by now: serve may have gone on, and at-least-once delivery commits after the answers."""
         patience = Patience(self.kafka.timeout_s)
         while True:
             later = self._places()
