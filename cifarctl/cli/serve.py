@@ -37,7 +37,11 @@ def serve(
         bool, typer.Option("--print", help="Print one line per image instead of the dashboard.")
     ] = False,
 ) -> None:
-    """Predict streamed images in real time."""
+    """Predict streamed images in real time.
+
+    \f
+    Long because its signature is the list of its options.
+    """
     settings = run.settings({"kafka.group_id": group})
     from cifarctl.stream import clients, rights
     from cifarctl.stream.positions import Start, move
@@ -51,7 +55,7 @@ def serve(
         where = ", ".join(f"{number}: {offset:,}" for number, offset in sorted(offsets.items()))
         run.output.say(f"group {settings.kafka.group_id} begins at {where}")
     from cifarctl.events import ServeResult
-    from cifarctl.flows.serve import LEARNER
+    from cifarctl.flows.serve import LEARNER, ServeOptions
     from cifarctl.flows.serve import serve as serve_flow
     from cifarctl.online.judgeable import require_judgeable
     from cifarctl.online.strategies import require
@@ -67,7 +71,7 @@ def serve(
     if print_images:
         run.output.live = False
     with run.signals() as stop:
-        stream = serve_flow(
+        options = ServeOptions(
             registry,
             settings.serve,
             settings.kafka,
@@ -78,6 +82,6 @@ def serve(
             ready_file=ready_file,
             stop=stop,
         )
-        result = run.output.drain(stream, ServeView(print_images=print_images))
+        result = run.output.drain(serve_flow(options), ServeView(print_images=print_images))
         if isinstance(result, ServeResult):
             run.output.result(result, serve_summary(result))

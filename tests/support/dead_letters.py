@@ -11,9 +11,10 @@ from typer.testing import Result
 
 from cifarctl.flows.dead_letters import Choice
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import browse, codecs
+from cifarctl.stream import browse
 from cifarctl.stream.clients import Topics
-from cifarctl.stream.codecs import DeadLetter, Headers, Record
+from cifarctl.stream.letters import dead_letter_message
+from cifarctl.stream.records import DeadLetter, Headers, Record
 from cifarctl.stream.sender import Sender
 
 ALL = Choice()
@@ -38,7 +39,7 @@ def send(settings: KafkaSettings, letters: Sequence[DeadLetter]) -> None:
     """Put them where `serve` puts them."""
     sender = Sender(settings)
     for each in letters:
-        sender.send(Topics.of(settings.topic_prefix).dead_letters, *codecs.dead_letter_message(each))
+        sender.send(Topics.of(settings.topic_prefix).dead_letters, *dead_letter_message(each))
     sender.close(10)
 
 

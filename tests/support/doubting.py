@@ -8,10 +8,8 @@ import numpy as np
 import torch
 
 from cifarctl.data.operations import OPERATIONS
-from cifarctl.stream import codecs
-from cifarctl.stream.codecs import Record
 from cifarctl.stream.doubts import Doubts
-from cifarctl.stream.records import Pixels
+from cifarctl.stream.records import Decoded, Pixels, Record
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -22,7 +20,7 @@ def said_of(pixels: Pixels, *, mean: tuple[float, float, float] = HALF, batch: i
     for at in range(0, len(pixels), batch):
         part = pixels[at : at + batch]
         records = [Record("t", 0, 0, 0, None, b'{"image": ' + b"." * 4000, ())] * len(part)
-        yield from look(codecs.Decoded(part, np.zeros(len(part)), [""] * len(part), records))
+        yield from look(Decoded(part, np.zeros(len(part)), [""] * len(part), records))
 
 
 def never_doubted(pixels: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from cifarctl import data, events
 from cifarctl.cli import app
 from cifarctl.data import Dataset, Images, Split
 from cifarctl.flows.train import train
-from cifarctl.registry import Canary, Draft, Normalisation, Registry, SplitRecord
+from cifarctl.registry import Canary, Description, Draft, Normalisation, Registry, SplitRecord
 from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish
 from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings
@@ -131,19 +131,8 @@ def republish(
     with torch.no_grad():
         change(loaded.model)
     manifest = loaded.manifest
-    return publish(
-        registry,
-        loaded.model,
-        name=manifest.model,
-        arguments=manifest.arguments,
-        normalisation=manifest.normalisation,
-        classes=manifest.classes,
-        split=manifest.split.model_copy(update=split),
-        settings=manifest.settings,
-        metrics=manifest.metrics,
-        parent=1,
-        origin="train",
-    ).version
+    description = Description.like(manifest, split=manifest.split.model_copy(update=split), parent=1, origin="train")
+    return publish(registry, loaded.model, description).version
 
 
 ALL = ("train", "validation", "stream")  # what a version of train --full has seen

@@ -10,7 +10,7 @@ from cifarctl.flows.dead_letters import Choice, replay
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import browse, clients
 from cifarctl.stream.clients import Topics
-from cifarctl.stream.codecs import DeadLetter
+from cifarctl.stream.records import DeadLetter
 from cifarctl.stream.sender import Sender
 
 

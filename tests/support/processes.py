@@ -30,15 +30,17 @@ from typer.testing import Result
 
 from cifarctl import data, events, settings
 from cifarctl.data import Images, Scenario
+from cifarctl.flows.background import BackgroundFlow
 from cifarctl.flows.produce import produce as produce_flow
+from cifarctl.flows.serve import ServeOptions
 from cifarctl.flows.serve import serve as serve_flow
 from cifarctl.registry import Registry
 from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import KafkaSettings, Settings
-from cifarctl.stream import clients, codecs
+from cifarctl.stream import clients
 from cifarctl.stream.clients import Topics
-from cifarctl.stream.codecs import Prediction, Record
-from cifarctl.stream.records import record_of
+from cifarctl.stream.predictions import Prediction, decode_prediction
+from cifarctl.stream.records import Record, record_of
 
 PATIENCE_S = 90.0
 CLASSES = 10
@@ -159,15 +161,13 @@ class Process:
 
 
 class Flow(Generic[EventT]):
-    """A flow in a thread, its events collected; what it raises is raised again where its end is awaited."""
+    """A flow in a thread, its events collected; its failure is raised where its end is awaited."""
 
     def __init__(self, stream: Callable[[threading.Event], Iterator[EventT]]) -> None:
         self.events: list[EventT] = []
         self._stop = threading.Event()
-        self._failure: BaseException | None = None
-        self._stream = stream
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._flow = BackgroundFlow(stream(self._stop), self.events.append)
+        self._flow.start()
 
     def of(self, kind: type[KindT]) -> list[KindT]:
         """The events of one kind so far."""
@@ -177,21 +177,21 @@ class Flow(Generic[EventT]):
         """Wait for `done`, only as long as the flow runs."""
 
         def happened() -> bool:
-            running = self._thread.is_alive()
+            running = self._flow.running
             if done():
                 return True
             if not running:
-                raise self._failure or AssertionError(f"it ended before; last events: {self.events[-5:]}")
+                self._flow.check()
+                raise AssertionError(f"it ended before; last events: {self.events[-5:]}")
             return False
 
         until(happened, lambda: f"last events: {self.events[-5:]}")
 
     def result(self) -> Any:
         """Wait for the end; the last event."""
-        self._thread.join(PATIENCE_S)
-        assert not self._thread.is_alive(), "it did not end"
-        if self._failure is not None:
-            raise self._failure
+        self._flow.join(PATIENCE_S)
+        assert not self._flow.running, "it did not end"
+        self._flow.check()
         return self.events[-1]
 
     def finish(self) -> Any:
@@ -201,14 +201,7 @@ class Flow(Generic[EventT]):
 
     def clean_up(self) -> None:
         self._stop.set()
-        self._thread.join(PATIENCE_S)
-
-    def _run(self) -> None:
-        try:
-            for event in self._stream(self._stop):
-                self.events.append(event)
-        except BaseException as error:  # noqa: BLE001  told by until and result
-            self._failure = error
+        self._flow.join(PATIENCE_S)
 
 
 class Topic:
@@ -289,7 +282,8 @@ class Site:
         chosen = self.settings(**changes)
 
         def stream(stop: threading.Event) -> Iterator[events.ServeEvent]:
-            return serve_flow(self.registry, chosen.serve, chosen.kafka, learner=learner, stop=stop, **own)
+            options = ServeOptions(self.registry, chosen.serve, chosen.kafka, learner=learner, stop=stop, **own)
+            return serve_flow(options)
 
         return self._keep(Flow(stream))
 
@@ -356,7 +350,7 @@ def trained_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predictions(topic: Topic) -> list[Prediction]:
     """What the predictions topic holds so far."""
-    return [codecs.decode_prediction(record.value) for record in topic.look()]
+    return [decode_prediction(record.value) for record in topic.look()]
 
 
 def ids(topic: Topic) -> list[str]:

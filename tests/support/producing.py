@@ -6,7 +6,7 @@ from processes import CLASSES
 
 from cifarctl.data import Course, Images, Scenario
 from cifarctl.stream import codecs
-from cifarctl.stream.codecs import Decoded, Record
+from cifarctl.stream.records import Decoded, Record
 
 HALVES = (0.5, 0.5, 0.5)
 

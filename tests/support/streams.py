@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream.codecs import Record
+from cifarctl.stream.records import Record
 from cifarctl.stream.source import Source
 
 PATIENCE_S = 60.0

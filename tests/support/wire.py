@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cifarctl.stream import codecs
-from cifarctl.stream.codecs import DeadLetter, Decoded, Record
+from cifarctl.stream.records import DeadLetter, Decoded, Record
 
 HALF = (0.5, 0.5, 0.5)
 CLASSES = 10

@@ -118,7 +118,7 @@ def test_serve_takes_half_of_what_it_may_use(home: Home, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(flow, "prepare", prepare)
     with pytest.raises(Asked):
-        next(flow.serve(home.registry, ServeSettings(), KafkaSettings()))
+        next(flow.serve(flow.ServeOptions(home.registry, ServeSettings(), KafkaSettings())))
     assert asked == [1]
 
 

@@ -18,8 +18,8 @@ from cifarctl import events
 from cifarctl.data import Course, Scenario
 from cifarctl.flows import produce as produce_module
 from cifarctl.flows.produce import BLOCK
-from cifarctl.stream import clients, codecs, label_records
-from cifarctl.stream.codecs import Record
+from cifarctl.stream import clients, codecs, label_records, lane
+from cifarctl.stream.records import Record
 from cifarctl.stream.sender import Sender
 
 
@@ -150,7 +150,7 @@ def test_labels_that_a_scenario_makes_late_follow_so_many_images_later(
             sent.extend((topic.rpartition(".")[2], number(key.decode())) for key, _, _ in wanted[:taken])
             return taken
 
-    monkeypatch.setattr(produce_module, "Sender", Noting)
+    monkeypatch.setattr(lane, "Sender", Noting)
     *_, result = site.produce(count, drift=scenario, produce__rate=rate)
     assert isinstance(result, events.ProduceResult)
     course = Course(site.stream_images(), Scenario.parse(scenario), 0, CLASSES).take(0, count)
@@ -263,7 +263,7 @@ def test_labels_keep_to_their_times_too(
             sent.extend([(topic.rpartition(".")[2], clock.now - 1000.0)] * taken)
             return taken
 
-    monkeypatch.setattr(produce_module, "Sender", Noting)
+    monkeypatch.setattr(lane, "Sender", Noting)
     *_, result = site.produce(6, stop=Waiter(clock), produce__rate=1, produce__label_delay=2.5)
     assert isinstance(result, events.ProduceResult)
     assert (result.sent, result.labels_sent) == (6, 6)

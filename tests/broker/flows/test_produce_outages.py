@@ -18,9 +18,8 @@ from producing import decoded, streamed
 from cifarctl import events
 from cifarctl.data import Scenario
 from cifarctl.errors import BrokerError
-from cifarctl.flows import produce as produce_module
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients
+from cifarctl.stream import clients, lane
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.stream.sender import Sender
 
@@ -160,7 +159,7 @@ def test_the_command_tells_what_failed_before_the_error(
             nowhere = {"bootstrap_servers": "127.0.0.1:1", "options": {"message.timeout.ms": 2000}}
             self.producer = clients.producer(settings.model_copy(update=nowhere))
 
-    monkeypatch.setattr(produce_module, "Sender", Elsewhere)
+    monkeypatch.setattr(lane, "Sender", Elsewhere)
     ran = site.call("produce", "--count", "5", "--rate", "0", "--json")
     assert ran.exit_code == 5
     assert "5 messages were not delivered" in ran.stderr.splitlines()[-1]

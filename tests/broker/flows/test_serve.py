@@ -20,6 +20,7 @@ from processes import Site, children, committed, ids, predictions
 from cifarctl import events
 from cifarctl.errors import BrokerError
 from cifarctl.flows.serve import LEARNER
+from cifarctl.registry import Description
 from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish
 from cifarctl.serving.canary_routing import canary_side
@@ -52,20 +53,16 @@ def publish_another(site: Site, classes: tuple[str, ...] | None = None, name: st
     with torch.no_grad():
         for parameter in loaded.model.parameters():
             parameter.mul_(1.01)
-    made = publish(
-        site.registry,
-        loaded.model,
-        name=name or manifest.model,
-        arguments=manifest.arguments,
-        normalisation=manifest.normalisation,
+    description = Description.like(
+        manifest,
+        model=name or manifest.model,
         classes=classes or manifest.classes,
-        split=manifest.split,
         settings={},
         metrics={},
         parent=manifest.version,
         origin="import",
     )
-    return made.version
+    return publish(site.registry, loaded.model, description).version
 
 
 def corrupt(site: Site, version: int) -> None:

@@ -32,7 +32,7 @@ BRISK: dict[str, Any] = {
 
 def learner(site: Site, **changes: Any) -> Flow[events.LearnEvent]:
     chosen = site.settings(**(BRISK | changes))
-    return site._keep(Flow(lambda stop: learn.follow(chosen, stop)))
+    return site._keep(Flow(lambda stop: learn.learn(chosen, stop)))
 
 
 def labelled(flow: Flow[events.LearnEvent]) -> int:

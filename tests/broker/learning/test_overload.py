@@ -27,7 +27,7 @@ QUICK: dict[str, Any] = {
 
 def learner(site: Site, **online: Any) -> Flow[events.LearnEvent]:
     chosen = site.settings(**QUICK | {f"online__{name}": value for name, value in online.items()})
-    return site._keep(Flow(lambda stop: learn.follow(chosen, stop)))
+    return site._keep(Flow(lambda stop: learn.learn(chosen, stop)))
 
 
 def test_a_backlog_is_seen_before_anything_is_learned_from_it(site: Site) -> None:

@@ -14,8 +14,8 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients
 from cifarctl.stream.answering import Commit
 from cifarctl.stream.clients import Topics
-from cifarctl.stream.codecs import Record
 from cifarctl.stream.embedded import EmbeddedBroker
+from cifarctl.stream.records import Record
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.sink import AtLeastOnceSink
 from cifarctl.stream.source import Source

@@ -19,8 +19,9 @@ from processes import until
 from cifarctl import events
 from cifarctl.flows.verify import verify
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import browse, clients, codecs
+from cifarctl.stream import browse, clients
 from cifarctl.stream.identity import Mark, topic_ids
+from cifarctl.stream.letters import dead_letter_message
 from cifarctl.stream.positions import Start, move
 from cifarctl.stream.records import DeadLetter, Record
 from cifarctl.stream.sender import Sender
@@ -72,7 +73,7 @@ class Stream:
         """A dead letter."""
         record = Record(self.topics.images, 0, offset, -1, b"key", value, ())
         sender = Sender(self.kafka)
-        sender.send(self.topics.dead_letters, *codecs.dead_letter_message(DeadLetter(record, "decode", "Bad", "bad")))
+        sender.send(self.topics.dead_letters, *dead_letter_message(DeadLetter(record, "decode", "Bad", "bad")))
         sender.close(30)
 
     def commit(self, offset: int, mark: Mark | None = None, partition: int = 0) -> None:

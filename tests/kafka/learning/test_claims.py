@@ -46,7 +46,7 @@ def following() -> Iterator[Callable[..., Flow[events.LearnEvent]]]:
 
     def start(site: Site, **changes: Any) -> Flow[events.LearnEvent]:
         settings = site.settings(**changes)
-        started.append(Flow(lambda stop: learn.follow(settings, stop)))
+        started.append(Flow(lambda stop: learn.learn(settings, stop)))
         return started[-1]
 
     yield start
@@ -112,7 +112,7 @@ def test_who_waits_for_a_seat_says_that_no_learner_is_at_work(
         waiting = following(site)
         waiting.until(lambda: waiting.of(events.Notice))
         (notice,) = waiting.of(events.Notice)
-        assert f"none works on {site.registry.dir}" in notice.message
+        assert f"no learner works on {site.registry.dir}" in notice.message
         assert f"the seat on {site.topics.learner} is not free" in notice.message
         assert "another learner is at work" not in notice.message
     waiting.until(lambda: waiting.of(events.LearnerStarted))

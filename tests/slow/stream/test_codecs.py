@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import CLASSES, anything, decode
 
-from cifarctl.stream import codecs
-from cifarctl.stream.codecs import Record
+from cifarctl.stream.letters import dead_letter_message
+from cifarctl.stream.records import Record
 
 
 @settings(max_examples=300, deadline=None)
@@ -33,6 +33,6 @@ def test_every_record_is_accounted_for_once_and_in_order(records: list[Record]) 
         assert letter.stage == "decode"
         assert letter.error.isidentifier()
         assert letter.message
-        key, value, headers = codecs.dead_letter_message(letter)
+        key, value, headers = dead_letter_message(letter)
         assert (key, value) == (letter.record.key, letter.record.value)
         assert headers[: len(letter.record.headers)] == list(letter.record.headers)

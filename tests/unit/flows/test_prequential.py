@@ -14,10 +14,11 @@ from rich.console import Console
 
 from cifarctl import events
 from cifarctl.data import Course, Images, Scenario
-from cifarctl.flows.stream_evaluation import STEP, Run, play, strategies
+from cifarctl.flows.stream_evaluation import STEP, Performance, play, strategies
 from cifarctl.learning.contestants import Predicts
+from cifarctl.registry import Description
 from cifarctl.registry.loading import load
-from cifarctl.registry.publishing import publish_like
+from cifarctl.registry.publishing import publish
 from cifarctl.ui.contest import ContestView, contest_tables
 
 DRIFT = "invert@100-200"
@@ -63,15 +64,15 @@ class Recorder:
 
 def played(
     text: str, count: int = 200, rate: float | None = None, recorder: Recorder | None = None
-) -> tuple[Recorder, Run]:
+) -> tuple[Recorder, Performance]:
     """A recorder on images that come in the order of their numbers."""
     course = Course(tagged(list(range(count))), Scenario.parse(text), 0, 10)
     course._shuffled = torch.arange(count)
     recorder = recorder or Recorder()
-    run = Run(recorder, np.zeros(count, dtype=np.bool_))
+    performance = Performance(recorder, np.zeros(count, dtype=np.bool_))
     passages = [course.take(start, STEP) for start in range(0, count, STEP)]
-    assert list(play(run, passages, rate)) == list(range(STEP, count + 1, STEP))
-    return recorder, run
+    assert list(play(performance, passages, rate)) == list(range(STEP, count + 1, STEP))
+    return recorder, performance
 
 
 def test_an_image_is_predicted_before_its_label_comes() -> None:
@@ -154,9 +155,8 @@ def test_what_cannot_be(words: tuple[str, ...], code: int, story: str, home: Hom
 
 def test_a_version_that_has_learned_online_is_refused(home: Home) -> None:
     loaded = load(home.registry, 1)
-    version = publish_like(
-        home.registry, loaded.model, loaded.manifest, settings={}, metrics={}, parent=1, origin="learner"
-    ).version
+    description = Description.like(loaded.manifest, settings={}, metrics={}, parent=1, origin="learner")
+    version = publish(home.registry, loaded.model, description).version
     ran = cifarctl("eval", "--stream", "none", "--version", str(version), *home.options)
     assert ran.exit_code == 3
     assert f"version {version} has learned online from what `produce` streams" in " ".join(ran.stderr.split())

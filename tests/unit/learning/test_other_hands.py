@@ -11,9 +11,9 @@ from cifarctl.data import Images
 from cifarctl.errors import DataError, SettingsError, Superseded, VersionNotFound
 from cifarctl.learning.checkpoints import CHECKPOINT
 from cifarctl.online.strategies import Start, Strategy
-from cifarctl.registry import Move
+from cifarctl.registry import Description, Move
 from cifarctl.registry.loading import load
-from cifarctl.registry.publishing import publish, publish_like
+from cifarctl.registry.publishing import publish
 
 
 def test_a_version_promoted_by_hand_becomes_the_champion(home: Home, clean: Images) -> None:
@@ -79,10 +79,8 @@ def test_what_was_imported_may_be_learned_from(home: Home) -> None:
     """The tutorial's model, say: nobody can tell what it has seen."""
     first = load(home.registry, 1)
     seen = first.manifest.split.model_copy(update={"seen": ALL})
-    imported = publish_like(
-        home.registry, first.model, first.manifest.model_copy(update={"split": seen}), settings={}, metrics={},
-        parent=None, origin="import",
-    )  # fmt: skip
+    description = Description.like(first.manifest, split=seen, settings={}, metrics={}, parent=None, origin="import")
+    imported = publish(home.registry, first.model, description)
     home.registry.promote(imported.version, who="somebody", why="by hand")
     with open_learner(home) as learner:
         assert learner.champion == imported.version
@@ -113,19 +111,17 @@ def test_a_damaged_version_is_not_adopted(home: Home, clean: Images) -> None:
 def test_a_version_with_other_classes_is_not_adopted(home: Home, clean: Images) -> None:
     with open_learner(home) as learner:
         manifest = home.registry.manifest(1)
-        other = publish(
-            home.registry,
-            models.build("net", {"classes": 3}),
-            name="net",
+        description = Description.like(
+            manifest,
+            model="net",
             arguments={"classes": 3},
-            normalisation=manifest.normalisation,
             classes=("a", "b", "c"),
-            split=manifest.split,
             settings={},
             metrics={},
             parent=None,
             origin="train",
         )
+        other = publish(home.registry, models.build("net", {"classes": 3}), description)
         home.registry.promote(other.version, who="somebody", why="by mistake")
         (notice,) = learner.follow_alias()
         assert isinstance(notice, events.Notice)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cifarctl import events
 from cifarctl.learning.served_accuracy import SCORED, VERSIONS, ServedAccuracy
-from cifarctl.stream.codecs import Prediction
+from cifarctl.stream.predictions import Prediction
 
 WAIT_S = 600.0
 

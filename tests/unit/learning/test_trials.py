@@ -32,24 +32,24 @@ from cifarctl import events
 from cifarctl.data import Images
 from cifarctl.learning.learner import GRID
 from cifarctl.online.strategies import Snapshot
-from cifarctl.registry.publishing import publish_like
+from cifarctl.registry import Description
+from cifarctl.registry.publishing import publish
 
 # --- models, and lineages of them
 
 
 def promote(home: Home, snapshot: Snapshot) -> int:
     """Put a model into production by hand, as one that was trained; its version."""
-    manifest = publish_like(
-        home.registry,
-        copy.deepcopy(snapshot.model),
+    description = Description.like(
         home.registry.manifest(1),
-        name=snapshot.architecture,
+        model=snapshot.architecture,
         arguments=snapshot.arguments,
         settings={},
         metrics={},
         parent=None,
         origin="train",
     )
+    manifest = publish(home.registry, copy.deepcopy(snapshot.model), description)
     home.registry.promote(manifest.version, who="somebody", why="by hand")
     return manifest.version
 

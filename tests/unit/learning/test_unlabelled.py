@@ -20,7 +20,7 @@ from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.statistics import SOURCE, adapted
 from cifarctl.online.estimate import likely_right, threshold
 from cifarctl.online.gate import LIKELY_GAIN, Guard, Pairs, decide, follow
-from cifarctl.stream.codecs import Record
+from cifarctl.stream.records import Record
 
 SOUND = Guard.none("the inputs have moved")
 

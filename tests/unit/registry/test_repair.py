@@ -255,7 +255,7 @@ def test_a_torn_last_line_is_said_and_set_aside(moved: Registry) -> None:
     file.write_bytes(before + torn)
     code, line, _ = verify(moved)
     assert code == 4
-    assert "history.jsonl: line 5 is no move" in line
+    assert "history.jsonl: line 5 is not a move" in line
     promote(moved, 6)
     assert [move.to_version for move in moved.history()] == [1, 2, 3, 2, 6]
     moved.repair()

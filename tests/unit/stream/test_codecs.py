@@ -15,7 +15,7 @@ from PIL import Image, features
 from wire import CLASSES, HALF, PHOTO, area_means, channel, chunk, decode, file, floats, ids, message, png, record
 
 from cifarctl.stream import codecs, pictures
-from cifarctl.stream.codecs import Record
+from cifarctl.stream.records import Record
 
 images = hnp.arrays(np.uint8, (3, 32, 32))
 

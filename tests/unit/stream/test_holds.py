@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cifarctl.learning.pacing import AHEAD_MS, PartitionPacing
-from cifarctl.stream.codecs import Record
+from cifarctl.stream.records import Record
 
 IMAGES, LABELS = ("images", 0), ("labels", 0)
 BOTH = {IMAGES, LABELS}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from wire import CLASSES, decode, message, record
 
 from cifarctl.stream import fields, label_records
-from cifarctl.stream.codecs import Record
+from cifarctl.stream.records import Record
 
 
 @pytest.mark.parametrize(

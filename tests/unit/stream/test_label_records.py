@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from late_labels import CLASSES
 
-from cifarctl.stream import codecs
-from cifarctl.stream.codecs import Record
 from cifarctl.stream.label_records import decode, encode_label
+from cifarctl.stream.letters import dead_letter_message
+from cifarctl.stream.records import Record
 
 
 def record(value: bytes | None, key: bytes | None = b"the-key", offset: int = 0, topic: str = "labels") -> Record:
@@ -76,7 +76,7 @@ def test_what_is_no_label_is_a_dead_letter(value: bytes | None, key: bytes | Non
     assert (letter.record, letter.stage, letter.error) == (bad, "label", error)
     assert letter.message
     assert len(letter.message) < 500
-    codecs.dead_letter_message(letter)
+    dead_letter_message(letter)
 
 
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=60)), max_size=20))

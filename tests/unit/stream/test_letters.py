@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from wire import anything, decode, record
 
-from cifarctl.stream import codecs, letters
-from cifarctl.stream.codecs import Record
+from cifarctl.stream import letters
+from cifarctl.stream.letters import dead_letter_headers, dead_letter_message
+from cifarctl.stream.records import Headers, Record
 
 
 def test_dead_letter_headers_come_after_the_original_ones() -> None:
     _, (letter,) = decode(record(b"oops", offset=5, content_type=b"application/json", other=None))
-    headers = codecs.dead_letter_headers(letter)
+    headers = dead_letter_headers(letter)
     assert headers[:2] == [("content-type", b"application/json"), ("other", None)]
     assert headers[2][0] == "cifarctl.error.class"
     assert dict(headers[2:]) == {
@@ -39,7 +40,7 @@ def test_dead_letter_headers_come_after_the_original_ones() -> None:
 )
 def test_a_huge_dead_letter_travels_as_a_digest(bad: Record) -> None:
     _, (letter,) = decode(bad)
-    key, body, headers = codecs.dead_letter_message(letter)
+    key, body, headers = dead_letter_message(letter)
     digest = json.loads(body or b"")
     value = bad.value or b""
     assert key == (b"k" if bad.key == b"k" else None)
@@ -52,7 +53,7 @@ def test_a_huge_dead_letter_travels_as_a_digest(bad: Record) -> None:
     assert len(body or b"") < 10_000
 
 
-def wire_size(key: bytes | None, value: bytes | None, headers: codecs.Headers) -> int:
+def wire_size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """What Kafka counts: every length as a varint of at most five bytes."""
     names = sum(len(name.encode()) + len(text or b"") + 10 for name, text in headers)
     return len(key or b"") + len(value or b"") + names + 100
@@ -73,12 +74,12 @@ def wire_size(key: bytes | None, value: bytes | None, headers: codecs.Headers) -
 )
 def test_a_dead_letter_always_fits(bad: Record) -> None:
     _, (letter,) = decode(bad)
-    assert wire_size(*codecs.dead_letter_message(letter)) < 1 << 20
+    assert wire_size(*dead_letter_message(letter)) < 1 << 20
 
 
 def test_a_letter_comes_back() -> None:
     _, (sent,) = decode(record(b"oops", offset=5, content_type=b"application/json", other=None))
-    key, value, headers = codecs.dead_letter_message(sent)
+    key, value, headers = dead_letter_message(sent)
     lying = Record("cifar.dead-letters", 1, 9, 0, key, value, tuple(headers))
     letter = letters.read_letter(lying)
     assert letter is not None

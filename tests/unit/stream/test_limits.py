@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarctl.stream import codecs, letters
+from cifarctl.stream import letters
+from cifarctl.stream.letters import dead_letter_message
 from cifarctl.stream.limits import DEFAULT_BYTES, LEAST_BYTES, Demands, Limits
 from cifarctl.stream.records import DeadLetter, Record
 from cifarctl.stream.sizes import wire_size
@@ -28,7 +29,7 @@ from cifarctl.stream.sizes import wire_size
 )
 def test_some_form_of_a_letter_fits_everywhere(record: Record, message: str, size: int, keyed: bool) -> None:
     letter = DeadLetter(record, "decode", "LabelOutOfRange", message)
-    key, value, headers = codecs.dead_letter_message(letter, size, keyed=keyed)
+    key, value, headers = dead_letter_message(letter, size, keyed=keyed)
     assert wire_size(key, value, headers) <= size
     assert key is not None or not keyed
     read = letters.read_letter(Record("dead", 0, 0, 0, key, value, tuple(headers)))

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from wire import GREY, HALF, PHOTO, area_means, chunk, damaged, decode, file, png, record
 
 from cifarctl.stream import codecs, pictures
-from cifarctl.stream.codecs import Record
+from cifarctl.stream.records import Record
 
 
 @pytest.mark.parametrize("format", ["raw", "json", "png"])

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import GREY, ids
 
-from cifarctl.stream import codecs
-from cifarctl.stream.codecs import Decoded, Record
+from cifarctl.stream.predictions import PredictionEncoder, decode_prediction
+from cifarctl.stream.records import Decoded, Record
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -29,7 +29,7 @@ def prediction(**changes: Any) -> bytes:
     } | changes
     source = Record("cifar.images", 1, fields["offset"], fields["produced_at"], None, None, ())
     batch = Decoded(GREY[None], np.array([fields["label"]]), [fields["id"]], [source])
-    encode = codecs.PredictionEncoder(NAMES, 7, "ab" * 32)
+    encode = PredictionEncoder(NAMES, 7, "ab" * 32)
     guess, confidence = np.array([fields["label_predicted"]]), np.array([fields["confidence"]], np.float32)
     (value,) = encode(batch, guess, confidence, 1_700_000_000_005)
     return value
@@ -59,7 +59,7 @@ def test_without_a_label_nothing_is_correct_or_wrong() -> None:
 
 @given(ids, st.integers(0, 9), st.integers(-1, 9), st.floats(0, 1, width=32), st.integers(0, 2**60))
 def test_predictions_come_back(id: str, guess: int, label: int, confidence: float, offset: int) -> None:
-    back = codecs.decode_prediction(
+    back = decode_prediction(
         prediction(id=id, label_predicted=guess, label=label, confidence=confidence, offset=offset)
     )
     known = None if label < 0 else label
@@ -93,10 +93,10 @@ def test_a_confidence_that_is_none_is_not_written(confidence: float) -> None:
 )
 def test_nonsense_is_no_prediction(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="prediction"):
-        codecs.decode_prediction(json.dumps({**json.loads(prediction()), **change}).encode())
+        decode_prediction(json.dumps({**json.loads(prediction()), **change}).encode())
 
 
 @given(st.none() | st.binary(max_size=30))
 def test_bytes_are_no_prediction(value: bytes | None) -> None:
     with pytest.raises(ValueError, match="prediction"):
-        codecs.decode_prediction(value)
+        decode_prediction(value)

@@ -403,7 +403,7 @@ def test_a_rebalance_while_a_commit_is_pending(
     kafka = KafkaSettings(timeout_s=0.01)
     with InferencePipeline(source, sink, Topics.of("t"), kafka, ServeSettings(), model) as answers:
         answers.submit(source.read(10, 0))
-        answers.finish(wait=True)
+        answers.send(wait=True)
         assert answers.commit() is Commit.PENDING
         client.during = lambda: client.rebalance("on_revoke", 1)
         records = source.read(10, 0)
@@ -413,7 +413,7 @@ def test_a_rebalance_while_a_commit_is_pending(
         for _ in range(20):
             if not sink.busy and answers.idle and told < 60:
                 answers.submit(source.read(10, 0))
-            answers.finish(wait=True)
+            answers.send(wait=True)
             if sink.due() or sink.busy:
                 try:
                     answers.commit()
@@ -439,6 +439,6 @@ def test_letters_follow_the_order_of_their_messages(client: ScriptedConsumer, so
         records[number] = records[number]._replace(key=b"k" * 700)
     with InferencePipeline(source, sink, Topics.of("t"), KafkaSettings(), ServeSettings(), model) as answers:
         answers.submit(records)
-        answers.finish(wait=True)
+        answers.send(wait=True)
     assert [letter.record.offset for letter in sink.letters] == [1, 2, 4, 5]
     assert {letter.error for letter in sink.letters} >= {"AnswerTooLarge"}
