@@ -32,6 +32,7 @@ from cifarctl.flows import train as module
 from cifarctl.models.optimiser import one_cycle
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
+from cifarctl.training import preparation
 from cifarctl.training import run as training_run
 from cifarctl.training.distribution import Team
 
@@ -273,10 +274,10 @@ def test_images_brought_to_an_accelerator_give_the_same_weights(
     """Those that are trained on, where it can hold so many; shown on a processor that passes for an accelerator."""
     expected = weights(registry, result_of(flow(images, registry, NORMALISED)).version)
     monkeypatch.setattr(Team, "accelerated", True)
-    monkeypatch.setattr(training_run, "MOST_THERE", most)
-    monkeypatch.setattr(training_run, "BLOCK", 100)
+    monkeypatch.setattr(preparation, "MAX_IMAGES_ON_DEVICE", most)
+    monkeypatch.setattr(preparation, "BLOCK", 100)
     dataset, division = images
-    run = training_run.Run.start(NORMALISED, dataset.train, division.train, 10, Team(0, 1, torch.device("cpu")))
+    run = preparation.prepare(NORMALISED, dataset.train, division.train, 10, Team(0, 1, torch.device("cpu")))
     assert len(run.images.pixels) == there
     list(run.train("synthetic", None, tmp_path / "checkpoint", None))
     assert same(run.model.state_dict(), expected)

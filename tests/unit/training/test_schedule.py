@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarctl.models.optimiser import one_cycle
-from cifarctl.training.run import cycle
+from cifarctl.training.schedule import cycle
 
 
 @given(steps=st.integers(1, 3000), peak=st.floats(1e-6, 10))
