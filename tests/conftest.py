@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from helpers import Home, train_home
+from helpers import Home, load_data, once_a_run, open_registry, train_home
 
 from cifarctl import cpus
 
@@ -54,7 +54,8 @@ def cifar10_dir() -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A small trained registry that nobody may write to; `home` is a copy for one test."""
-    return train_home(tmp_path_factory.mktemp("trained") / "registry")
+    folder = once_a_run(tmp_path_factory, "trained-home", train_home)
+    return Home(open_registry(folder), *load_data())
 
 
 @pytest.fixture

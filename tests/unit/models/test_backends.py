@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import os
+from contextlib import suppress
 from pathlib import Path
+from threading import get_native_id
 from typing import Any, get_args
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from helpers import Home
 from inference import COMBINATIONS, CPU, MEAN, STD, build, network, pictures
+from processes import until
 from torch import nn
 
 from cifarctl import models
@@ -111,20 +113,35 @@ def test_other_weights_of_the_architecture(backend: Backend, reference: Predicto
     torch.testing.assert_close(backend(pixels), reference(pixels), rtol=0, atol=tolerance)
 
 
+def threads() -> dict[int, tuple[str, float]]:
+    """The state of every thread of this process, and the seconds of processor time that it has used."""
+    found = {}
+    for folder in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            found[int(folder.name)] = fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def used_since(before: dict[int, tuple[str, float]]) -> list[float]:
+    """Seconds that each thread has computed since."""
+    return [used - before.get(thread, ("", 0.0))[1] for thread, (_, used) in threads().items()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc")
 @pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
 def test_one_thread_is_one_thread_and_nobody_spins(choice: Choice) -> None:
     running = build(choice)
     pixels = pictures(64)
+    running(pixels)
+    before = threads()
+    while sum(used := used_since(before)) < 0.3:
+        running(pixels)
+    assert sum(used) < 1.3 * max(used), "several threads have computed"
 
-    def load_of(work: Callable[[], object], seconds: float) -> float:
-        """Processors kept busy while `work` is repeated."""
-        wall, used = time.perf_counter(), time.process_time()
-        while time.perf_counter() - wall < seconds:
-            work()
-        return (time.process_time() - used) / (time.perf_counter() - wall)
-
-    assert load_of(lambda: running(pixels), 0.3) < 1.3
-    assert load_of(lambda: time.sleep(0.05), 0.3) < 0.3
+    before = threads()
+    until(lambda: not any(state == "R" for thread, (state, _) in threads().items() if thread != get_native_id()))
+    assert sum(used_since(before)) < 0.1, "threads have computed before they slept"
 
 
 @pytest.mark.parametrize("choice", COMBINATIONS, ids=str)
