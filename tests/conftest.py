@@ -22,6 +22,7 @@ CIFAR10_DIR = Path(_GIVEN).resolve() if _GIVEN else None
 
 # Shared machines are slow at moments, which says nothing about the code.
 hypothesis.settings.register_profile("cifarctl", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=15)  # make test-fast, for every edit
 hypothesis.settings.load_profile("cifarctl")
 
 # The tests' models are so small that a second thread costs more than it brings.
