@@ -38,7 +38,7 @@ test-slow: $(STAMP)test ## run the others: Apache Kafka, kills, storms, training
 test-all: test test-slow ## run all tests
 
 test-fast: $(STAMP)test ## run the unit tests, in about a minute: no broker, no child process
-	$(RUN) pytest $(BESIDE) tests/unit $(ARGS)
+	$(RUN) pytest $(BESIDE) --hypothesis-profile=fast tests/unit $(ARGS)
 
 check: lint types test-all ## everything that has to pass
 

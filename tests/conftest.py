@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from helpers import Home, train_home
+from helpers import Home, load_data, once_a_run, open_registry, train_home
 
 from cifarctl import cpus
 
@@ -22,6 +22,7 @@ CIFAR10_DIR = Path(_GIVEN).resolve() if _GIVEN else None
 
 # Shared machines are slow at moments, which says nothing about the code.
 hypothesis.settings.register_profile("cifarctl", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=15)  # make test-fast, for every edit
 hypothesis.settings.load_profile("cifarctl")
 
 # The tests' models are so small that a second thread costs more than it brings.
@@ -54,7 +55,8 @@ def cifar10_dir() -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A small trained registry that nobody may write to; `home` is a copy for one test."""
-    return train_home(tmp_path_factory.mktemp("trained") / "registry")
+    folder = once_a_run(tmp_path_factory, "trained-home", train_home)
+    return Home(open_registry(folder), *load_data())
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Bets at once: that the challenger wins such a share of the pairs that tell, with such a part of the capital. Chosen
-#: by simulation (tests/test_gate.py) for challengers that are 5 to 15 points better where one image in five tells.
+#: by simulation (tests/slow/online/test_gate.py) for challengers that are 5 to 15 points better where one image in five
+#: tells.
 BETS = ((0.62, 0.60), (0.70, 0.25), (0.85, 0.15))
 LEAST_CHANGE = 0.01  # of the answers, below which a snapshot is not worth a version of its own
 LIKELY_GAIN = 0.03  # an estimate without labels may err by as much

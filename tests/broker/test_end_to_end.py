@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,11 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
     assert accuracy[True] > accuracy[False]
 
 
+def seat(site: Site) -> AbstractContextManager[object]:
+    """The lock that the learner of the site's registry works under, once it is free."""
+    return FileLock(site.folder / "registry" / "learner" / "production.lock").acquire(timeout=PATIENCE_S)
+
+
 def when(answer: Any) -> tuple[int, int]:
     return answer.predicted_at, answer.model_version
 
@@ -102,9 +108,8 @@ def test_serve_killed_in_mid_stream_loses_nothing(site: Site) -> None:
     assert first.out == ""
     count = producing.finish().sent + 20
     site.send(20)  # at least these are left to the successor
-    lock = FileLock(site.folder / "registry" / "learner" / "production.lock")
-    lock.acquire(timeout=PATIENCE_S)
-    lock.release()
+    with seat(site):  # it is free once the first one's learner has left
+        pass
 
     second = site.start("serve", "--json")
     second.await_ready()
@@ -129,9 +134,10 @@ def test_a_killed_learner_is_started_again_and_nobody_waits_for_it(site: Site) -
 
     os.kill(learner_of(serve.pid), signal.SIGKILL)
     serve.await_line("learner down: killed by signal 9")
-    answered = len(predictions(answers))
-    serve.until(lambda: len(predictions(answers)) >= answered + 20)
-    assert serve.err.count("learner started") == 1, "the predictions went on only once the learner was back"
+    with seat(site):  # so that the next one cannot start to work before it is let
+        answered = len(predictions(answers))
+        serve.until(lambda: len(predictions(answers)) >= answered + 20)
+        assert serve.err.count("learner started") == 1
     serve.await_line("learner started", times=2)
     size = int(re.findall(r"learner started from version \d+ \(mixture, buffer (\d+)/400\)", serve.err)[1])
     assert size > 0

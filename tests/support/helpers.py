@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from filelock import FileLock
 from typer.testing import CliRunner, Result
 
 from cifarctl import data, events
@@ -95,6 +98,18 @@ def train_home(directory: Path, **changes: Any) -> Home:
     assert isinstance(result, events.TrainResult)
     assert result.promoted
     return Home(registry, dataset, split)
+
+
+def once_a_run(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` has filled, for all workers of pytest-xdist: the first to ask fills it, the others wait."""
+    base = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder = base / name
+    with FileLock(base / f"{name}.lock"):
+        if not folder.exists():
+            unfinished = factory.mktemp(name) / "unfinished"
+            make(unfinished)
+            unfinished.replace(folder)
+    return folder
 
 
 def tagged(numbers: list[int], label: int | None = None) -> Images:

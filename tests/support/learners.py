@@ -17,6 +17,7 @@ from cifarctl import events
 from cifarctl.data import Images, synthetic
 from cifarctl.learning import lineage as module
 from cifarctl.learning.learner import GRID, Learner
+from cifarctl.learning.term import Material
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import Begin, Continual, Snapshot, Start, Strategy
@@ -61,10 +62,21 @@ def inverted() -> Images:
     return Images(255 - images.pixels, images.labels)
 
 
+def first_images(home: Home) -> Images:
+    """Training images for a reference."""
+    return home.dataset.train.take(home.split.train[: ONLINE.reference_size])
+
+
 def open_learner(
-    home: Home, /, alias: str = "production", *, begin: Begin | None = None, **changes: Any
+    home: Home,
+    /,
+    alias: str = "production",
+    *,
+    begin: Begin | None = None,
+    material: Material | None = None,
+    **changes: Any,
 ) -> AbstractContextManager[Learner]:
-    """A learner with other settings, a clock or step of the test's, or with a strategy of its own."""
+    """A learner with other settings, a clock or step of the test's, other images, or with a strategy of its own."""
     own = {name: changes.pop(name) for name in ("on_step", "clock", "epoch", "canary", "commit") if name in changes}
     with pytest.MonkeyPatch.context() as patch:
         if begin is not None:
@@ -74,8 +86,8 @@ def open_learner(
                 home.registry,
                 ONLINE.model_copy(update=changes),
                 alias,
-                reference=home.dataset.train.take(home.split.train[: ONLINE.reference_size]),
-                validation=home.dataset.train.take(home.split.validation),
+                reference=material.reference if material else first_images(home),
+                validation=material.validation if material else home.dataset.train.take(home.split.validation),
                 **own,
             )
         )

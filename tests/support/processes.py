@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 import torch
 from confluent_kafka import KafkaError, TopicPartition
-from helpers import ROOT, cifarctl
+from helpers import ROOT, cifarctl, once_a_run
 from typer.testing import Result
 
 from cifarctl import data, events, settings
@@ -343,9 +343,11 @@ def site(tmp_path: Path, kafka: KafkaSettings, trained_site: Path) -> Iterator[S
 @pytest.fixture(scope="session")
 def trained_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with one version, trained through the command line: one for all modules, so copy it."""
-    folder = tmp_path_factory.mktemp("trained")
-    _site(folder, KafkaSettings()).run("train", "--epochs", "4", "--quiet")
-    return folder / "registry"
+
+    def train(folder: Path) -> None:
+        _site(folder, KafkaSettings()).run("train", "--epochs", "4", "--quiet")
+
+    return once_a_run(tmp_path_factory, "trained-site", train) / "registry"
 
 
 def predictions(topic: Topic) -> list[Prediction]:

@@ -193,3 +193,8 @@ TRAINING: list[Any] = [
 ]
 AVERAGED = events.EpochDone(1, 1.2, 0.612, 12.0, 12_345.6, validation_accuracy_tta=0.634)
 STAGES = [events.DemoStage(number, len(TITLES), title) for number, title in enumerate(TITLES, 1)]
+
+# --- pictures
+
+EPOCHS = [events.EpochDone(1, 2.1, 0.3, 4.0, 900.0), events.EpochDone(2, 1.4, 0.5, 4.0, 900.0)]
+MISTAKE = events.Mistake(np.zeros((3, 32, 32), dtype=np.uint8), 0, 1, 0.9)

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from simulation import ALPHA, capital, promoted
 
 from cifarctl.online.gate import BETS, LEAST_CHANGE, Guard, Pairs, amount, decide, follow, spend
 
-ALPHA = spend(0.1, 1)  # the first trial's part of what is allowed by default
 SOUND = Guard(champion=0.7, challenger=0.7, floor=0.67)
 UNSOUND = Guard(champion=0.7, challenger=0.6, floor=0.67)
 counts = st.builds(Pairs, *[st.integers(0, 500)] * 4)
@@ -95,29 +94,6 @@ def test_evidence_of_very_many_pairs_stays_a_number(gained: int, lost: int) -> N
 # --- the gate by simulation: the chance to be promoted, looked at after every pair
 
 
-def capital(wins: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Evidence (runs, pairs) after each of the pairs (runs, pairs) that only one model got right."""
-    gained = np.cumsum(wins, axis=1, dtype=np.int32)
-    lost = np.arange(1, wins.shape[1] + 1, dtype=np.int32) - gained
-    total = np.zeros(wins.shape)
-    for share, part in BETS:
-        total += part * np.exp(gained * np.log(2 * share) + lost * np.log(2 * (1 - share)))
-    return total
-
-
-def promoted(better: float, disagree: float, images: int, *, runs: int, seed: int) -> float:
-    """The share of trials that a challenger wins within so many images.
-
-    It is by `better` more accurate than the champion and `disagree` is the share of images that only one of the two
-    gets right.
-    """
-    generator = np.random.default_rng(seed)
-    told = generator.binomial(images, disagree, runs)  # pairs that tell; all others leave the evidence as it is
-    wins = generator.random((runs, told.max()), dtype=np.float32) < (1 + better / disagree) / 2
-    highest = np.where(np.arange(told.max()) < told[:, None], capital(wins), 0).max(axis=1)
-    return float((highest >= 1 / ALPHA).mean())
-
-
 def test_the_simulated_capital_is_the_evidence() -> None:
     wins = np.random.default_rng(0).random((3, 400)) < 0.6
     for run, evidence in zip(wins, capital(wins), strict=True):
@@ -125,25 +101,6 @@ def test_the_simulated_capital_is_the_evidence() -> None:
         for won, expected in zip(run, evidence, strict=True):
             pairs += Pairs(gained=1) if won else Pairs(lost=1)
             assert pairs.evidence == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("disagree", [0.05, 0.2, 0.4])
-def test_a_worse_challenger_is_hardly_ever_promoted(disagree: float) -> None:
-    assert promoted(-0.01, disagree, 10_000, runs=4000, seed=0) <= 0.05
-
-
-@pytest.mark.parametrize("disagree", [0.05, 0.2, 0.4])
-def test_an_equal_challenger_is_promoted_no_more_often_than_alpha(disagree: float) -> None:
-    runs = 4000
-    share = promoted(0.0, disagree, 10_000, runs=runs, seed=1)
-    # Three standard deviations of luck are granted on top.
-    assert 0 < share <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / runs) ** 0.5
-
-
-@pytest.mark.parametrize("disagree", [0.15, 0.2])
-def test_a_challenger_that_is_5_points_better_is_promoted_within_1000_pairs(disagree: float) -> None:
-    # Very many, as the chance is hardly above that.
-    assert np.mean([promoted(0.05, disagree, 1000, runs=20_000, seed=seed) for seed in range(4)]) >= 0.9
 
 
 def test_a_challenger_that_is_15_points_better_is_promoted_within_150_pairs() -> None:

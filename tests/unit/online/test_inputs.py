@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from helpers import load_data
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from movements import PICTURES, moved_at, moving
 
-from cifarctl.data import Images, synthetic
+from cifarctl.data import Images
 from cifarctl.online.inputs import FEWEST, WINDOW, InputMonitor, Movement, features
 
 # --- drift of the inputs
@@ -71,28 +68,6 @@ def test_the_labels_do_not_matter(images: tuple[Images, Images]) -> None:
 # --- inputs that move in the course of a stream
 
 
-PICTURES = synthetic.draw(1400, seed=5).pixels
-
-
-def moved_at(monitor: Movement, pixels: torch.Tensor, sizes: list[int]) -> list[tuple[int, int]]:
-    """Where in the stream movements are told, and where they are said to have begun, images coming in such parts."""
-    told, start = [], 0
-    for size in itertools.cycle(sizes):
-        if start >= len(pixels):
-            return told
-        end = min(start + size, len(pixels))
-        since = monitor.update(features(pixels[start:end]))
-        start = end
-        if since is not None:
-            told.append((start, start - since))
-    return told
-
-
-def moving() -> torch.Tensor:
-    images = PICTURES[:700]
-    return torch.cat([images[:300], 255 - images[300:500], images[500:700]])
-
-
 def test_inputs_that_move_are_noticed_soon_and_dated() -> None:
     first, second = moved_at(Movement(), moving(), [25])
     for (told, began), change in zip((first, second), (300, 500), strict=True):
@@ -102,21 +77,3 @@ def test_inputs_that_move_are_noticed_soon_and_dated() -> None:
 
 def test_inputs_that_stay_are_not_said_to_move() -> None:
     assert moved_at(Movement(), PICTURES, [25]) == []
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=5))
-@settings(max_examples=10, deadline=None)
-def test_movements_do_not_depend_on_how_images_come(sizes: list[int]) -> None:
-    """But for the image at which they are told, which is the last of its part."""
-    expected = [began for _, began in moved_at(Movement(), moving(), [25])]
-    assert [began for _, began in moved_at(Movement(), moving(), sizes)] == expected
-
-
-@given(st.integers(0, 690))
-@settings(max_examples=10, deadline=None)
-def test_a_monitor_of_movements_goes_on_from_a_dump(cut: int) -> None:
-    pixels, whole, first, second = moving(), Movement(), Movement(), Movement()
-    moved_at(whole, pixels[:cut], [10])
-    moved_at(first, pixels[:cut], [10])
-    second.load(first.dump())
-    assert moved_at(second, pixels[cut:], [10]) == moved_at(whole, pixels[cut:], [10])

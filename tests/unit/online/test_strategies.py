@@ -21,7 +21,6 @@ from lineages import (
     labelled,
     network,
     says,
-    state_of,
     stored,
 )
 
@@ -47,20 +46,6 @@ def test_snapshots_are_sound_and_can_be_built_anew(name: str) -> None:
         again = models.build(snapshot.architecture, json.loads(json.dumps(snapshot.arguments)))
         again.load_state_dict(snapshot.model.state_dict())
         torch.testing.assert_close(says(again.eval(), images), answers)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_neither_the_first_model_nor_a_snapshot_is_changed_by_what_comes_after(name: str) -> None:
-    first = network()
-    flags = [parameter.requires_grad for parameter in first.parameters()]
-    lineage, kept = begin(name, first), [(first, state_of(first))]
-    for images, drifted in ((CLEAN, False), (NEGATIVE, True), (CLEAN, True), (NEGATIVE, False)):
-        snapshot = lineage.learn(images, drifted=drifted)
-        kept.append((snapshot.model, state_of(snapshot.model)))
-    for model, state in kept:
-        assert_same(model.state_dict(), state)
-        assert not model.training
-    assert [parameter.requires_grad for parameter in first.parameters()] == flags
 
 
 @pytest.mark.parametrize("name", NAMES)

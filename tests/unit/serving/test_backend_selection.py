@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import Home, cifarctl, republish
-from inference import COMBINATIONS, CPU, Speedometer, build, choose, chosen, network, pictures
+from inference import CPU, Speedometer, choose, chosen, network, pictures
 from torch import nn
 
 from cifarctl import models
@@ -20,8 +20,6 @@ from cifarctl.models import architectures, backends
 from cifarctl.models.backends import Backend, Plan
 from cifarctl.registry import validation
 from cifarctl.registry.loading import LoadedModel, load
-from cifarctl.serving import backend_selection
-from cifarctl.serving.agreement import compare
 from cifarctl.serving.backend_selection import prepare
 from cifarctl.serving.ranking import REFERENCE, Choice, order
 from cifarctl.serving.speed import images_per_second
@@ -85,40 +83,6 @@ def blind(model: nn.Module) -> None:
     last.bias.copy_(100 + 0.01 * torch.arange(10))
 
 
-@pytest.mark.parametrize("fastest", COMBINATIONS, ids=str)
-def test_auto_takes_the_fastest(fastest: Choice, trained: Home, speedometer: Speedometer) -> None:
-    build(fastest)  # or skip
-    speedometer.speeds = {str(fastest): 100.0}
-    found = choose(trained.registry)
-    assert chosen(found) == fastest
-    assert found.notices == ()
-    images = trained.dataset.test.pixels
-    torch.testing.assert_close(found.backend(images), load(trained.registry, 1).predictor()(images), rtol=0, atol=0.02)
-
-
-def test_auto_measures_for_real(trained: Home) -> None:
-    found = choose(trained.registry)
-    assert REFERENCE in found.ranking
-    assert chosen(found) in found.ranking
-
-
-@pytest.mark.usefixtures("only_torch")
-def test_what_is_measured_is_remembered(trained: Home, speedometer: Speedometer, cache: Path) -> None:
-    speedometer.speeds = {"eager in bfloat16": 100.0}
-    first = choose(trained.registry)
-    assert chosen(first) == Choice("eager", "bfloat16")
-    assert speedometer.runs == 1
-    speedometer.speeds = {}
-    assert chosen(choose(trained.registry)) == chosen(first)
-    assert speedometer.runs == 1
-    choose(trained.registry, batch_size=32)  # another batch size may have another winner
-    assert speedometer.runs == 2
-    for entry in cache.iterdir():
-        entry.write_text(entry.read_text().replace("100.0", '"fast"').replace("}", ""))
-    choose(trained.registry)
-    assert speedometer.runs == 3
-
-
 @pytest.mark.usefixtures("only_torch")
 def test_speeds_in_the_cache_that_are_no_speeds_are_measured_again(
     trained: Home, speedometer: Speedometer, cache: Path
@@ -130,21 +94,6 @@ def test_speeds_in_the_cache_that_are_no_speeds_are_measured_again(
         entry.write_text(json.dumps(document))
     choose(trained.registry)
     assert speedometer.runs == 2
-
-
-@pytest.mark.usefixtures("only_torch")
-def test_agreement_is_found_once_for_a_model(
-    home: Home, speedometer: Speedometer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared = []
-    monkeypatch.setattr(backend_selection, "compare", lambda *given: compared.append(given) or compare(*given))
-    speedometer.speeds = {"eager in bfloat16": 100.0}
-    choose(home.registry)
-    choose(home.registry)
-    assert len(compared) == 1
-    other = republish(home.registry, lambda model: next(model.parameters()).mul_(1.001))
-    choose(home.registry, other)
-    assert len(compared) == 2
 
 
 @pytest.mark.usefixtures("only_torch")

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from helpers import Home
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from torch import nn
 
 from cifarctl.data import Dataset, Images
 from cifarctl.errors import DataError, IntegrityError, VersionNotFound
-from cifarctl.events import EvaluateResult
 from cifarctl.flows.evaluate import evaluate_version
 from cifarctl.models.predictor import Predictor
 from cifarctl.training.metrics import calibration_error, evaluate, measure
-from cifarctl.ui.plots import draw_confusion
 
 
 def probabilities(rows: list[list[float]]) -> torch.Tensor:
@@ -127,19 +123,3 @@ def test_versions_that_cannot_be_measured(home: Home) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(IntegrityError, match="version 1"):
         evaluate_version(home.registry, 1, home.dataset)
-
-
-@pytest.mark.parametrize("classes", [2, 10, 25])
-def test_the_confusion_matrix_is_drawn(tmp_path: Path, classes: int) -> None:
-    confusion = torch.randint(0, 100, (classes, classes), generator=torch.Generator().manual_seed(0)).tolist()
-    confusion[1] = [0] * classes  # a class without images
-    names = {f"class {number}": 0.5 for number in range(classes)}
-    result = EvaluateResult(version=3, accuracy=0.5, loss=1.0, ece=0.1, per_class=names, confusion=confusion)
-    path = tmp_path / "confusion.png"
-    draw_confusion(result, path)
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 400
-        shades = picture.convert("L").getcolors(1 << 24)
-        assert shades is not None
-        assert len(shades) > 20  # there is something in it

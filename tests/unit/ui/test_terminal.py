@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import picture_folders
 from helpers import cifarctl, draft, open_registry
+from hostile import HOSTILE, clean, poisoned
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
-from screens import LEARNING, ONLINE_STARTED, PRODUCING, SERVING, STAGES, TRAINING, AnyView, text_of
+from screens import ONLINE_STARTED, text_of
 
 from cifarctl import events
 from cifarctl.cli import streams
 from cifarctl.registry import Move
 from cifarctl.settings import explain
-from cifarctl.ui.contest import ContestView, contest_tables
-from cifarctl.ui.demo import DemoView
-from cifarctl.ui.learn import RetrainView
+from cifarctl.ui.contest import contest_tables
 from cifarctl.ui.output import Output
-from cifarctl.ui.produce import ProduceView
 from cifarctl.ui.serve import ServeView
 from cifarctl.ui.tables import (
     checks_table,
@@ -39,58 +35,9 @@ from cifarctl.ui.tables import (
     versions_table,
 )
 from cifarctl.ui.text import printable
-from cifarctl.ui.train import TrainView
 from cifarctl.ui.widgets import shown
 
-HOSTILE = "x\n\r\x1b[31m\x1b]0;t\x07\x00\x85\x9b\u202e\u2066\u200b\u2028\ud800\udcff[red]:cat:[/]"
 BENIGN = "x" * len(HOSTILE)
-
-
-def poisoned(value: Any, text: str) -> Any:
-    """`value` with `text` behind every string in it, and in place of ids."""
-    if isinstance(value, str):
-        return value + text
-    if isinstance(value, list | tuple):
-        return type(value)(poisoned(item, text) for item in value)
-    if isinstance(value, dict):
-        return {key: poisoned(item, text) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changes = {field.name: poisoned(getattr(value, field.name), text) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **changes)
-    return value
-
-
-def clean(lines: list[str] | Iterator[str]) -> str:
-    text = "\n".join(lines)
-    assert [character for character in text if not (character == "\n" or character.isprintable())] == []
-    return text
-
-
-FEW = [event for event in SERVING if len(getattr(event, "ids", ())) < 40]  # printing a million ids takes long
-VIEWS: list[tuple[AnyView, list[Any]]] = [
-    (
-        ServeView(print_images=True),
-        [ONLINE_STARTED, *FEW, *LEARNING],
-    ),
-    (RetrainView(), LEARNING),
-    (ProduceView(), [events.ProduceStarted("t.images", 9, 50, 0.2, "raw", ""), *PRODUCING]),
-    (TrainView(), TRAINING),
-    (DemoView(), [*STAGES, ONLINE_STARTED, *LEARNING]),
-    (ContestView(), [events.ContestStarted("s", "s", 1, 100, ("frozen",), 1, None)]),
-]
-
-
-@pytest.mark.parametrize(("view", "stream"), VIEWS, ids=lambda value: type(value).__name__)
-def test_no_event_steers_the_terminal(view: AnyView, stream: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    output = Output(dashboard=False)
-    for event in poisoned(stream, HOSTILE):
-        view.update(event)
-        clean(text_of(view.render()))
-        for line in view.lines(event):
-            output.log(line)
-            told = capsys.readouterr().out
-            assert told.count("\n") == 1
-            clean([told.removesuffix("\n")])
 
 
 def test_an_id_forges_no_line(capsys: pytest.CaptureFixture[str]) -> None:
