@@ -609,7 +609,7 @@ def test_a_broken_installation_is_passed_over(
     monkeypatch.setattr(openvino, "Core", fail)
     found = choose(trained.registry)
     assert found.notices == (
-        "openvino fails here (RuntimeError: libtbb.so.12: no such file); serve.backend = auto passes it over",
+        "openvino fails here (RuntimeError: libtbb.so.12: no such file); serve.backend = auto skips it",
     )
     with pytest.raises(SettingsError, match=r"^serve\.backend = openvino: openvino fails here .*install it anew"):
         choose(trained.registry, backend="openvino")

@@ -311,7 +311,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     options = ["--set=data.source=folder", f"--set=data.dir={tmp_path / 'pictures'}"]
     for command in ("train", "eval"):
         if command == "train":
-            assert f"{tmp_path / 'pictures' / 'train'} is no folder" in fails(3, command, "--json", *options)
+            assert f"{tmp_path / 'pictures' / 'train'} is not a folder" in fails(3, command, "--json", *options)
     for part in ("train", "test"):
         (tmp_path / "pictures" / part).mkdir()
     assert "it needs at least 2" in fails(3, "train", "--json", *options)

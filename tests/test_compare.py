@@ -88,7 +88,7 @@ def test_the_verdict_in_words(home: Home, change: Any, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("split", "story"),
     [
-        ({"sha256": "ab" * 32}, "come of different splits of the images"),
+        ({"sha256": "ab" * 32}, "were trained on different splits of the images"),
         ({"seen": ALL}, "version 2 was trained on the validation images"),
     ],
 )
