@@ -25,7 +25,7 @@ ARCHIVE = "cifar-10-python.tar.gz"
 TIMEOUT_S = 10.0
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-# What fetching and unpacking raise; RuntimeError is torchvision's for a file that fails its md5.
+# Exceptions of fetching and unpacking; torchvision raises RuntimeError for a file that fails its md5.
 _FAILURES = (
     OSError,
     RuntimeError,
@@ -153,7 +153,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _staging(directory: Path) -> Iterator[Path]:
-    """A folder beside the final one: what is interrupted half-way must never look like a data set."""
+    """A folder next to the final one, so that an interrupted download never looks like a data set."""
     with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=directory) as name:
         yield Path(name)
 

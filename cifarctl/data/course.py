@@ -1,4 +1,4 @@
-"""The course of a stream: which image comes when, how it looks by then, and what becomes of its label."""
+"""The course of a stream: the order of its images, how drift changes them, and what happens to their labels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cifarctl.data.types import Images
 class Passage:
     """Consecutive images of a stream.
 
-    `pixels` (B, 3, 32, 32) uint8 as they arrive; `concept` (B,) int64, the labels that are right by then; `given` (B,),
-    those that are given, -1 for none; `late` (B,), how many images after its own each of these comes.
+    `pixels` (B, 3, 32, 32) uint8 as they arrive; `concept` (B,) int64, the correct labels at that time; `given` (B,),
+    the labels that are sent, -1 for none; `late` (B,), by how many images each of them comes later than its own.
     """
 
     pixels: torch.Tensor
@@ -30,18 +30,18 @@ class Passage:
 
 
 class Course:
-    """Some images in a seeded order, as a scenario shows them. A stream longer than the images starts again.
+    """Images in a seeded order, changed by a scenario. A stream longer than the images starts again.
 
-    Where the scenario asks for some classes more than for others, the next image of the class that is due comes; a
-    class that is due and has no image left starts again. `repeats_from` is the position from which on images come that
-    have come before, None as long as that is not known.
+    Where the scenario asks for some classes more than for others, each position takes the next image of its class; a
+    class without images left starts again. `repeats_from` is the position of the first image that comes a second time,
+    None as long as that is not known.
     """
 
     def __init__(self, images: Images, scenario: Scenario, seed: int, classes: int) -> None:
         """Nothing is drawn yet; labels are 0 to `classes` - 1.
 
         Raises:
-            SettingsError: the scenario names a class that there is not, or leaves no class to choose from.
+            SettingsError: the scenario names a class that does not exist, or leaves no class to choose from.
         """
         held = torch.bincount(images.labels, minlength=classes) > 0
         scenario.check(held)
@@ -53,7 +53,7 @@ class Course:
         self.repeats_from: int | None = None if scenario.uses("prior", "classes") else len(images)
 
     def take(self, start: int, size: int) -> Passage:
-        """The images at positions `start`..`start + size - 1`; does not depend on how the stream is cut."""
+        """The images at positions `start`..`start + size - 1`; does not depend on how the stream is divided."""
         index = self._index(start, size)
         # NumPy copies image by image; torch's indexing goes by the pixel, or sets up threads for a millisecond's work.
         pixels = torch.from_numpy(self._images.pixels.numpy()[index.numpy()])

@@ -24,10 +24,10 @@ SIDE = 32
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm"}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
 MAX_PIXELS = 50_000_000
-MANY = 20_000  # pictures that are worth a word before they are decoded
-CHUNK = 256  # files a task: one task a file spends more time on hand-over than on decoding
+MANY = 20_000  # pictures; decoding as many is announced
+CHUNK = 256  # files in a task: with one file in each, handing over takes longer than decoding
 
-# What Pillow raises over broken files.
+# Exceptions that Pillow raises for broken files.
 _FAILURES = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
     struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
@@ -38,7 +38,7 @@ def load(directory: Path, tell: Callable[[str], None] = lambda _: None) -> Datas
     """All pictures below `directory`, converted to RGB and resized to 32×32 (antialiased), once: see `pixelcache`.
 
     The classes are the folders of ``train``, sorted by name; ``test`` may lack some of them. Names that begin
-    with a dot and files that are no pictures by their suffix are ignored. What takes long is announced to `tell`.
+    with a dot and files without the suffix of a picture are ignored. Slow work is announced to `tell`.
 
     Raises:
         DataError: ``train`` or ``test`` is absent, there are fewer than two classes, a class has no pictures or a name
@@ -60,7 +60,7 @@ def load(directory: Path, tell: Callable[[str], None] = lambda _: None) -> Datas
 
 
 def classes(directory: Path) -> tuple[str, ...] | None:
-    """The classes that `load` would find; None where there are none to be found."""
+    """The classes that `load` would find; None where there are none."""
     try:
         return tuple(_class_folders(directory, "train")) or None
     except DataError:
@@ -70,12 +70,14 @@ def classes(directory: Path) -> tuple[str, ...] | None:
 def _class_folders(directory: Path, part: str) -> dict[str, Path]:
     folder = directory / part
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; data.source=folder needs train/<class>/*.png and test/<class>/*.png")
+        raise DataError(
+            f"{folder} is not a folder; data.source=folder needs train/<class>/*.png and test/<class>/*.png"
+        )
     found = {entry.name: entry for entry in _visible(folder) if entry.is_dir()}
     for name, entry in found.items():
         try:
             name.encode()
-        except UnicodeEncodeError:  # it could not be written into a manifest, once all the training is done
+        except UnicodeEncodeError:  # it could not be written into a manifest at the end of the training
             raise DataError(f"{entry}: the name of this class folder is not UTF-8; rename it") from None
     return found
 

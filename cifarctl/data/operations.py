@@ -1,4 +1,4 @@
-"""What drift does to images, a batch at a time.
+"""The operations of drift on images, a batch at a time.
 
 Image corruptions as a test bed for models: Hendrycks and Dietterich, *Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations*, ICLR 2019.
@@ -20,9 +20,9 @@ Apply: TypeAlias = Callable[[torch.Tensor, float, "list[torch.Generator]"], torc
 
 @dataclass(frozen=True, kw_only=True)
 class Strength:
-    """What the number after an operation's name may be: `none` leaves everything as it is; `low`..`high` is allowed.
+    """The number after an operation's name: `none` changes nothing, `low`..`high` is allowed.
 
-    Without a `unit` there is no number; a ramp then blends from nothing to the whole.
+    An operation without a `unit` takes no number; a ramp then blends from the clean to the fully changed image.
     """
 
     unit: str = ""
@@ -156,7 +156,7 @@ def _bytes(values: torch.Tensor) -> torch.Tensor:
 
 
 def _tensor(value: object) -> torch.Tensor:
-    """What untyped torchvision returns, typed."""
+    """The result of untyped torchvision, typed."""
     assert isinstance(value, torch.Tensor)
     return value
 
@@ -181,7 +181,7 @@ OPERATIONS: dict[str, Operation] = {
 
 #: Classes that are counted up after the name, as in ``classes:0+1+2``: those that appear, those that are exchanged.
 CLASSED = ("classes", "relabel")
-#: What changes labels, or which images come; of these only a share can ramp.
+#: Operations that change labels, or the choice of images; of these only a share can ramp.
 LABEL_OPERATIONS: dict[str, Strength] = {
     "prior": Strength(unit="seed", high=1e9, whole=True),
     "wrong": Strength(unit="share"),

@@ -1,7 +1,7 @@
 """Decoded pictures in a file of the user's cache folder, mapped into memory: decoded once, never held as a whole.
 
-A file is 4096 bytes of header, JSON padded with blanks, and then all pixels. Only a cache: one that is absent, damaged
-or cannot be written is no error.
+A file has 4096 bytes of header, JSON padded with blanks, and then all pixels. A file that is absent, damaged or cannot
+be written is not an error: the pictures are decoded again.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ import platformdirs
 from filelock import FileLock
 from numpy.typing import NDArray
 
-HEADER = 4096
+HEADER = 4096  # bytes
 FORM = 1  # raised with every change of how pictures are decoded
-ROOM = 8 * 2**30
-"""Bytes of all files beyond which the longest unused go, but for the two used last."""
+ROOM = 8 * 2**30  # bytes of all files; beyond these the least recently used ones are deleted, except for the last two
 
 Pixels = NDArray[np.uint8]
 
 
 def pixels(files: Sequence[Path], shape: tuple[int, ...], decoded: Callable[[], Iterable[Pixels]]) -> Pixels:
-    """The pixels (N, ...) of `files`: those of the last time, or else what `decoded` gives, block after block.
+    """The pixels (N, ...) of `files`, from the cache or else from `decoded`, which yields them block by block.
 
-    They are decoded anew where a file has another name, size or time of change than then. Whatever `decoded` raises
-    comes out of it. The result may be written to, which changes nothing but itself. Of several processes one decodes.
+    They are decoded anew where the name, size or time of change of a file has changed. Exceptions of `decoded` pass
+    through. The result may be written to, which changes only the copy in memory. Of several processes one decodes.
 
     Raises:
-        OSError: one of the files is not there any more.
+        OSError: one of the files is missing.
     """
     whole = (len(files), *shape)
     fingerprint = _fingerprint(files, shape)
     folder = Path(platformdirs.user_cache_dir("cifarctl")) / "images"
     path = folder / f"{fingerprint[:32]}.pixels"
-    with suppress(OSError):  # no room, or not to be written
+    with suppress(OSError):  # the disk is full, or the folder cannot be written
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(folder / ".lock", mode=0o600):
             found = _read(path, whole, fingerprint)
@@ -70,7 +69,7 @@ def _read(path: Path, whole: tuple[int, ...], fingerprint: str) -> Pixels | None
         mapped = np.memmap(path, np.uint8, "c", HEADER, whole)
         if header != {"files": fingerprint, "bytes": mapped.size, "sha256": _digest(mapped)}:
             return None
-    except (OSError, ValueError, RecursionError):  # the last is what deeply nested JSON ends with
+    except (OSError, ValueError, RecursionError):  # deeply nested JSON raises the last of these
         return None
     with suppress(OSError):
         os.utime(path)
@@ -82,7 +81,7 @@ def _write(path: Path, fingerprint: str, blocks: Iterable[Pixels]) -> None:
     digest, size = hashlib.sha256(), 0
     try:
         temporary.touch(0o600)  # pictures of a private folder stay private
-        # Not by a mapping: where the disk is full, that ends the process.
+        # Not through a mapping: a full disk would then kill the process.
         with temporary.open("r+b") as file:
             file.truncate(HEADER)
             file.seek(HEADER)
@@ -111,7 +110,7 @@ def _digest(array: Pixels) -> str:
 
 
 def _prune(folder: Path) -> None:
-    """Remove what there is no room for, and what killed writers have left: nobody else writes now."""
+    """Remove the files beyond ROOM, and those that killed writers have left; the caller holds the lock."""
     for left in folder.glob("*.part"):
         left.unlink(missing_ok=True)
     entries = [(entry.stat().st_mtime, entry.stat().st_size, entry) for entry in folder.glob("*.pixels")]

@@ -134,7 +134,7 @@ class Scenario:
         return drifted
 
     def concept(self, labels: torch.Tensor, start: int) -> torch.Tensor:
-        """What is right at stream positions `start`..`start + B - 1`, given the images' labels (B,) int64."""
+        """The correct labels at stream positions `start`..`start + B - 1`, given the images' labels (B,) int64."""
         right = labels
         for piece in self._pieces("relabel", start, len(labels)):
             within = piece.within(start, len(labels))
@@ -218,7 +218,7 @@ class Scenario:
         return [piece for piece in self.ranges if piece.name == name and piece.within(start, size)]
 
     def active(self, position: int) -> str:
-        """What is active at a position, for display: ``swap``, ``noise:0.12 + invert``, or ``clean``."""
+        """The active operations at a position, for display: ``swap``, ``noise:0.12 + invert``, or ``clean``."""
         active = [piece.label for piece in self.ranges if piece.start <= position < piece.end]
         return " + ".join(active) or "clean"
 
@@ -228,7 +228,7 @@ class Scenario:
 
 
 def _kind(name: str) -> Strength:
-    """What may be written after a name."""
+    """The forms that may follow an operation's name."""
     return OPERATIONS.get(name) or LABEL_OPERATIONS.get(name) or Strength()
 
 

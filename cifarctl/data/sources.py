@@ -1,4 +1,4 @@
-"""The data set that the settings ask for."""
+"""The data set that the settings name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ WARNING = "accuracies on them are not CIFAR-10's"
 def load(settings: DataSettings, tell: Callable[[str], None] = lambda _: None) -> Dataset:
     """Load `settings.source`, downloading CIFAR-10 where that is needed and allowed.
 
-    ``auto`` falls back on synthetic images only where CIFAR-10 is absent and cannot be downloaded: an altered
-    one is an error, since replacing it in silence would hide that something is wrong with the disk. What takes long is
-    announced to `tell`.
+    ``auto`` falls back on synthetic images only where CIFAR-10 is absent and cannot be downloaded. An altered copy is
+    an error: replacing it silently would hide that something is wrong with the disk. Slow work is announced to `tell`.
 
     Raises:
         DataError: the images are absent, altered or unusable; the message names the file and the remedy.
@@ -39,7 +38,7 @@ def load(settings: DataSettings, tell: Callable[[str], None] = lambda _: None) -
 
 
 def classes(settings: DataSettings) -> tuple[str, ...] | None:
-    """The classes of the images that the settings name, told without loading any; None where that cannot be."""
+    """The classes of the images that the settings name, without loading any; None where they cannot be known so."""
     if settings.source == "synthetic":
         return synthetic.CLASSES
     if settings.source == "folder":

@@ -26,8 +26,8 @@ class Images:
 class Dataset:
     """A data set; `classes[label]` is the name of a label.
 
-    `notice` is what the user must be told loudly, if anything: that these images are synthetic, say, so that
-    accuracies on them are not CIFAR-10's.
+    `notice` is a warning for the user, or None: for example that the images are synthetic, so that accuracies on them
+    are not CIFAR-10's.
     """
 
     name: str

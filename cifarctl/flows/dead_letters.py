@@ -55,7 +55,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Row:
-    """What a list tells of a letter; `size` is that of its value in bytes, a digest's own where it is `digested`."""
+    """A letter in a list; `size` is that of its value in bytes, of the digest where it is `digested`."""
 
     partition: int
     offset: int
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass
 class Replayed:
-    """What came of a replay; `problems` says why the failed ones were not sent."""
+    """The outcome of a replay; `problems` says why the failed letters were not sent."""
 
     replayed: int = 0
     skipped: int = 0
@@ -80,13 +80,13 @@ class Replayed:
     problems: list[str] = field(default_factory=list)
 
     def fail(self, place: tuple[int, int], why: str) -> None:
-        """Count one that cannot be sent."""
+        """Count a letter that cannot be sent."""
         self.failed += 1
         self.problems.append(f"{place[0]}:{place[1]}: {why}")
 
 
 def examine(kafka: KafkaSettings, choice: Choice, limit: int) -> tuple[list[Row], int]:
-    """The youngest `limit` of the chosen letters, oldest first, and how many are chosen altogether.
+    """The newest `limit` of the chosen letters, oldest first, and the number of all chosen ones.
 
     Raises:
         BrokerError: no broker, or it has no such topic.
@@ -122,8 +122,8 @@ def replay(
 ) -> Replayed:
     """Send the chosen letters back to the topics that they came from, in the order of each partition.
 
-    Key, value and headers are the original ones, and a header says which letter it was. One that has been sent back
-    before is skipped, but for `again`. With `dry_run` nothing is sent, and `replayed` counts what would be. Ends early
+    Key, value and headers are the original ones, and a header names the letter. A letter that was sent back before is
+    skipped, unless `again`. With `dry_run` nothing is sent, and `replayed` counts the letters that would be. Ends early
     between two batches when `stop` is set.
 
     Raises:
@@ -134,12 +134,12 @@ def replay(
     rights.require(kafka, {topic: ["Read"] if dry_run else ["Read", "Write"]})
     if dry_run:
         return _Replay(kafka, topic, None, again, stop).run(choice)
-    with Returns(kafka, topic) as returns:  # opened before the receipts are read: nobody else adds any from now on
+    with Returns(kafka, topic) as returns:  # opened before the receipts are read: no other replay adds any from now on
         return _Replay(kafka, topic, returns, again, stop).run(choice)
 
 
 class _Replay:
-    """Two passes over the topic: the places of what is to be sent first, then one batch after another of them."""
+    """Two passes over the topic: the first finds the letters to send, the second sends them in batches."""
 
     def __init__(
         self, kafka: KafkaSettings, topic: str, returns: Returns | None, again: bool, stop: threading.Event | None
@@ -159,12 +159,12 @@ class _Replay:
         except BrokerError as error:
             raise BrokerError(
                 f"{self._result.replayed} of {len(due)} letters were sent back, then: {error}; "
-                "the same command again goes on with the others"
+                "run the same command again to continue with the others"
             ) from None
         return self._result
 
     def _due(self, choice: Choice) -> set[tuple[int, int]]:
-        """The places of the letters to send; counts those that are not."""
+        """The places of the letters to send; counts the skipped ones."""
         sent: set[tuple[int, int]] = set()
         found = set()
         classes = set()
@@ -180,7 +180,7 @@ class _Replay:
         return found - skipped
 
     def _batches(self, due: set[tuple[int, int]]) -> Iterator[list[Return]]:
-        """What to send back; a letter that cannot be is counted as failed."""
+        """The messages to send back, in batches; a letter that cannot be sent is counted as failed."""
         first: dict[int, int] = {}
         for partition, offset in due:
             first[partition] = min(offset, first.get(partition, offset))
@@ -209,7 +209,7 @@ class _Replay:
                 self._result.fail(place, "the letter has aged out meanwhile")
 
     def _return(self, letter: Letter) -> Return | None:
-        """The original message of `letter`; None, and counted as failed, where that is gone."""
+        """The original message of `letter`; None, and counted as failed, where it is gone."""
         record, source = letter.record, letter.source
         place = (record.partition, record.offset)
         if source is None:
@@ -219,7 +219,7 @@ class _Replay:
             self._result.fail(place, f"there is no topic {source.topic} any more")
             return None
         origin = f"{source.topic}, partition {source.partition}, offset {source.offset}"
-        if letter.error == "HeadersUnread":  # without them it would be another message
+        if letter.error == "HeadersUnread":  # without its headers it would be another message
             self._result.fail(
                 place, f"its headers could not be read: let its sender send the message at {origin} again"
             )

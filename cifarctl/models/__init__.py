@@ -17,7 +17,7 @@ from cifarctl.models import architectures, foreign, threads
 from cifarctl.models.averaged import Averaged
 from cifarctl.models.recipe import Recipe, Tta
 
-threads.use()  # whoever computes with a model imports this first, and may choose another number then
+threads.use()  # every user of a model imports this first, and may choose another number later
 
 
 def names() -> list[str]:
@@ -26,7 +26,7 @@ def names() -> list[str]:
 
 
 def recipe_of(name: str) -> Recipe:
-    """How an architecture is trained unless told otherwise; of one that there is not, as any.
+    """The recipe of an architecture; the general one for a name that does not exist.
 
     A large network from elsewhere takes smaller steps than our small ones.
     """
@@ -54,7 +54,7 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def core(name: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """What an architecture is built of: a mixture of its members, however many, any other of itself.
+    """The core of an architecture: of a mixture its members' architecture, however many they are; else itself.
 
     What runs one of two of the same core fastest is taken to run the other fastest.
     """

@@ -1,4 +1,4 @@
-"""Test-time augmentation: what a network says of an image, averaged over variants of it."""
+"""Test-time augmentation: the answers of a network, averaged over variants of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Architectures from elsewhere: torchvision's classifiers, and anybody's own by its import path."""
+"""Foreign architectures: torchvision's classifiers, and any function by its import path."""
 
 from __future__ import annotations
 

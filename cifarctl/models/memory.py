@@ -1,4 +1,4 @@
-"""Memory that steps of training take and free again, one after the other."""
+"""Memory that every training step allocates and frees again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ M_MMAP_MAX = -4
 
 
 def keep_freed() -> None:
-    """Have this process keep the memory that it frees, for good; for one that does little else than train.
+    """Make this process keep the memory that it frees; for processes that do little else than train.
 
-    glibc gives large blocks back to the kernel, which clears every page anew when the next step touches it: a tenth to
-    three tenths of a training step's time on a CPU. See mallopt(3); where the C library is another one nothing changes.
+    glibc returns large blocks to the kernel, which clears every page again when the next step touches it: 10 to 30 % of
+    a training step's time on a CPU. See mallopt(3). With another C library nothing changes.
     """
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

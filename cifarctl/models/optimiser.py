@@ -1,4 +1,4 @@
-"""What changes the weights of a network in offline training, step by step."""
+"""The optimisers of offline training, AdamW and Muon, with their learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Optimiser:
         ]
 
     def step(self, step: int, steps: int) -> float:
-        """Change the weights by their gradients, in `step` of `steps` of a run; gives the learning rate."""
+        """Update the weights from their gradients, in `step` of `steps` of a cycle; returns the learning rate."""
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = group["peak"] * self._share(step, steps, group["until"])
@@ -88,7 +88,7 @@ class Optimiser:
         return max(0.0, 1 - step / (steps * until))
 
     def dump(self) -> dict[str, torch.Tensor]:
-        """All that it remembers of the steps before."""
+        """The state of the optimiser, as tensors by name."""
         return {
             f"{number}.{name}": value
             for number, (_, state) in enumerate(self._states())
@@ -96,7 +96,7 @@ class Optimiser:
         }
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `dump` gave."""
+        """Restore a state that `dump` returned."""
         states = list(self._states())
         for key, value in tensors.items():
             number, name = key.split(".", 1)

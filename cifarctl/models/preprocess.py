@@ -49,7 +49,7 @@ class Whole(nn.Module):
 
 
 def _constants(mean: Channels, std: Channels) -> tuple[torch.Tensor, torch.Tensor]:
-    """What pixels are multiplied by, and what is added then, each (1, 3, 1, 1) float32."""
+    """The factor for pixels, and the term that is added then, each (1, 3, 1, 1) float32."""
     scale = [1 / (255 * deviation) for deviation in std]
     shift = [-centre / deviation for centre, deviation in zip(mean, std, strict=True)]
     return torch.tensor(scale).view(1, 3, 1, 1), torch.tensor(shift).view(1, 3, 1, 1)

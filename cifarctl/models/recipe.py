@@ -1,4 +1,4 @@
-"""How an architecture is best trained, where the settings do not say otherwise."""
+"""How an architecture is trained, unless the settings say otherwise."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ Tta: TypeAlias = Literal["none", "flip", "flip-shift"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `train` does for an architecture; most of it can be set otherwise, by settings of the same names.
+    """The training of an architecture; settings of the same names override most of it.
 
-    With ``adamw`` the learning rate rises and falls in one cycle, with ``muon`` it falls in a straight line from where
-    it begins. On the way to a target accuracy, `cycle`: the epochs in which it first does so; `early_side`: the side
-    (pixels) to which images are made smaller in the first half of each cycle. `arguments`: what `build` is given
-    besides the number of classes, and the manifest keeps.
+    With ``adamw`` the learning rate rises and falls within a cycle, with ``muon`` it falls linearly from its peak.
+
+    Attributes:
+        cycle: epochs of the first cycle on the way to a target accuracy.
+        early_side: side (pixels) of the images in the first half of each cycle on the way to a target accuracy.
+        arguments: arguments of `build` besides the number of classes, which the manifest keeps.
     """
 
     optimiser: Literal["adamw", "muon"] = "adamw"

@@ -1,4 +1,4 @@
-"""How many threads torch computes with."""
+"""The number of threads that torch computes with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cifarctl import cpus
 
 
 def use(wanted: int = 0) -> int:
-    """Let torch compute with `wanted` threads, 0 = as many as it likes, though no more than `cpus.count`; how many.
+    """Let torch compute with `wanted` threads, 0 = its own choice, at most `cpus.count`; returns the number.
 
     What it likes is a thread for each physical core of the machine, or what OMP_NUM_THREADS says.
     """

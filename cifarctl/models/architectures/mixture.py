@@ -65,7 +65,7 @@ class Mixture(nn.Module):
         return kinds(self.plain(images), self.prior, self.renaming)
 
     def plain(self, images: torch.Tensor) -> torch.Tensor:
-        """What the members say, (members, B, classes)."""
+        """The members' answers, (members, B, classes)."""
         return torch.stack(
             [
                 member(recolour(images, self.matrix[index], self.shift[index])).float().softmax(dim=1)

@@ -1,4 +1,4 @@
-"""What runs a network: one small file a backend, all called alike.
+"""Inference backends: one small file each, all with the same interface.
 
 A new one joins by a file here that sets ``BACKEND``, and by its name in ``serve.backend``.
 """
@@ -29,7 +29,7 @@ CHUNK = 64
 
 
 class Unusable(Exception):
-    """A backend that is installed does not work here; the message is half a line that says why."""
+    """An installed backend does not work here; the message is half a line that says why."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a backend is to run: its arithmetic, device, CPU threads, and the most images of one call."""
+    """How a backend runs: its precision, device, CPU threads, and the maximum number of images in a call."""
 
     precision: Precision
     device: torch.device
@@ -70,21 +70,21 @@ class Backend(ABC):
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    """What must be installed beside torch."""
+    """Packages that must be installed besides torch."""
     cpu_only: ClassVar[bool] = True
 
     def __init__(self, network: Network, plan: Plan) -> None:
-        """Get ready to run `network`; any exception may come out of that, see `build`."""
+        """Prepare to run `network`; may raise anything, see `build`."""
         self.network, self.plan = network, plan
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic that it computes in."""
+        """The precision that it computes in."""
         return self.plan.precision
 
     @classmethod
     def precisions(cls) -> tuple[Precision, ...]:
-        """What it can compute in on this machine; any exception may come out of that, see `precisions` below."""
+        """The precisions that it supports on this machine; may raise anything, see `precisions` below."""
         return ("float32",)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -123,7 +123,7 @@ def versions(backend: type[Backend]) -> dict[str, str]:
 
 
 def precisions(name: str) -> tuple[Precision, ...]:
-    """What the installed backend of that name can compute in on this machine.
+    """The precisions that the installed backend of that name supports on this machine.
 
     Raises:
         Unusable: its installation is broken.
@@ -149,7 +149,7 @@ def build(name: str, network: Network, plan: Plan) -> Backend:
 
 @contextmanager
 def failures(name: str) -> Iterator[None]:
-    """Whatever a runtime, a compiler or a broken installation raises becomes Unusable."""
+    """Turn any exception of a runtime, a compiler or a broken installation into Unusable."""
     try:
         yield
     except Unusable:
