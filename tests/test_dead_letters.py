@@ -23,7 +23,7 @@ from cifarctl.stream import browse, clients, codecs, letters
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.codecs import DeadLetter, Headers, Record
 from cifarctl.stream.embedded import EmbeddedBroker
-from cifarctl.stream.returns import Return, Returns
+from cifarctl.stream.replay import Replay, ReplayMessage
 from cifarctl.stream.sender import Sender
 
 ON_EMBEDDED = pytest.param("kafka", marks=pytest.mark.broker)
@@ -353,9 +353,9 @@ def test_two_at_once_send_nothing_twice(apache_kafka_settings: KafkaSettings) ->
     topics = Topics.of(settings.topic_prefix)
     clients.ensure_topics(settings, [topics.images, topics.dead_letters])
     send(settings, [letter(settings, 1)])
-    with Returns(settings, topics.dead_letters) as first:
+    with Replay(settings, topics.dead_letters) as first:
         assert counts(replay(settings, ALL)) == (1, 0, 0)
-        item = Return(topics.images, b"key-1", b"value 1", [], *place_of(settings, "key-1"))
+        item = ReplayMessage(topics.images, b"key-1", b"value 1", [], *place_of(settings, "key-1"))
         with pytest.raises(BrokerError):
             first.send([item])
     assert sent_back(settings) == {b"key-1": 1}

@@ -17,7 +17,7 @@ from cifarctl.data.operations import OPERATIONS
 from cifarctl.settings import DataSettings, KafkaSettings
 from cifarctl.stream import browse, clients, codecs, doubts
 from cifarctl.stream.codecs import Record
-from cifarctl.stream.doubts import Doubts
+from cifarctl.stream.layout_check import LayoutCheck
 from cifarctl.stream.records import Pixels
 from cifarctl.stream.sender import Sender
 
@@ -129,7 +129,7 @@ def test_serve_doubts_what_looks_like_another_layout_or_scale(site: Site, wrong:
 
 def said_of(pixels: Pixels, *, mean: tuple[float, float, float] = HALF, batch: int = 24) -> Iterator[str]:
     """What is said of images (N, 3, 32, 32) uint8 that come as JSON."""
-    look = Doubts(mean).look
+    look = LayoutCheck(mean).look
     for at in range(0, len(pixels), batch):
         part = pixels[at : at + batch]
         records = [Record("t", 0, 0, 0, None, b'{"image": ' + b"." * 4000, ())] * len(part)

@@ -17,7 +17,7 @@ from cifarctl.errors import BrokerError
 from cifarctl.flows.dead_letters import Choice, replay
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import codecs, letters
-from cifarctl.stream.limits import DEFAULT_BYTES, LEAST_BYTES, Demands, Limits
+from cifarctl.stream.limits import DEFAULT_BYTES, MIN_BYTES, Limits, TopicLimits
 from cifarctl.stream.records import DeadLetter, Record
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.sizes import wire_size
@@ -173,7 +173,7 @@ def test_a_topic_that_takes_no_answer_at_all_is_told_at_the_start(site: Site) ->
 @pytest.mark.apache
 def test_letters_go_back_to_a_topic_of_small_messages(site: Site) -> None:
     limited(site, images=20_000, dead_letters=20_000)
-    sender = Sender(site.kafka, limits=Limits(lambda: {site.topics.dead_letters: Demands(20_000)}))
+    sender = Sender(site.kafka, limits=Limits(lambda: {site.topics.dead_letters: TopicLimits(20_000)}))
     for number in range(40):
         record = Record(site.topics.images, 0, number, 0, b"%d" % number, b"x" * 3000, ())
         sender.send_letter(site.topics.dead_letters, DeadLetter(record, "decode", "WrongLength", "too short"))
@@ -195,7 +195,7 @@ def test_letters_go_back_to_a_topic_of_small_messages(site: Site) -> None:
         headers=st.lists(st.tuples(st.text(max_size=50), st.none() | st.binary(max_size=5000)), max_size=9).map(tuple),
     ),
     st.text(max_size=600),
-    st.integers(LEAST_BYTES, 1_000_000),
+    st.integers(MIN_BYTES, 1_000_000),
     st.booleans(),
 )
 def test_some_form_of_a_letter_fits_everywhere(record: Record, message: str, size: int, keyed: bool) -> None:
@@ -242,7 +242,7 @@ def test_compacted_dead_letters_take_what_has_no_key_too(
     assert all(record.value is not None for record in site.topic("dead_letters").look()), "null is a tombstone"
 
 
-@given(st.integers(LEAST_BYTES, 2 * DEFAULT_BYTES), st.integers(1, DEFAULT_BYTES))
+@given(st.integers(MIN_BYTES, 2 * DEFAULT_BYTES), st.integers(1, DEFAULT_BYTES))
 def test_a_limit_that_nobody_tells_is_found(true: int, size: int) -> None:
     """By refusals of what was expected to fit, in a few steps."""
     limits = Limits()
@@ -256,14 +256,14 @@ def test_a_limit_that_nobody_tells_is_found(true: int, size: int) -> None:
 
 
 def test_what_the_broker_tells_goes_before_what_is_guessed() -> None:
-    told = {"t": Demands(50_000)}
+    told = {"t": TopicLimits(50_000)}
     limits = Limits(lambda: told)
     assert (limits.of("t"), limits.of("other"), limits.batch) == (50_000, 1_000_000, 50_000)
-    told["t"] = Demands(40_000)
+    told["t"] = TopicLimits(40_000)
     assert limits.refused("t", 45_000)
     assert limits.of("t") == 40_000
     assert limits.refused("t", 30_000)
     assert limits.of("t") == 15_000
-    told["t"] = Demands(LEAST_BYTES)
+    told["t"] = TopicLimits(MIN_BYTES)
     assert limits.refused("t", 15_000)
-    assert not limits.refused("t", LEAST_BYTES)
+    assert not limits.refused("t", MIN_BYTES)

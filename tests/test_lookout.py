@@ -12,9 +12,9 @@ from processes import Site, until
 from cifarctl import events
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients
-from cifarctl.stream.lookout import Lookout
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
+from cifarctl.stream.topic_check import TopicCheck
 
 
 def images_of(settings: KafkaSettings, count: int) -> str:
@@ -31,7 +31,7 @@ def images_of(settings: KafkaSettings, count: int) -> str:
 def found(settings: KafkaSettings, count: int) -> list[str]:
     """What is said at the start, which must be so many sentences."""
     told: list[str] = []
-    with Lookout(settings) as lookout:
+    with TopicCheck(settings) as lookout:
         until(lambda: told.extend(lookout.news()) or len(told) >= count or lookout.done)
     assert len(told) == count
     return told

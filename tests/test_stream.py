@@ -22,12 +22,12 @@ from cifarctl import stream
 from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, embedded
-from cifarctl.stream.answering import Commit
+from cifarctl.stream.at_least_once import AtLeastOnceSink
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.codecs import Record
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.sink import AtLeastOnceSink
+from cifarctl.stream.sink import Commit
 from cifarctl.stream.source import Source
 
 PATIENCE_S = 60.0

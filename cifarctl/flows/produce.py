@@ -23,8 +23,8 @@ from cifarctl.settings import KafkaSettings, ProduceSettings, ServeSettings
 from cifarctl.stream import clients, codecs, connection, rights
 from cifarctl.stream.label_records import encode_label
 from cifarctl.stream.limits import of_topics
+from cifarctl.stream.producer_stall import PRODUCER_STALL_S, ProducerStall
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.standstill import STANDSTILL_S, Standstill
 
 BLOCK = 256  # images prepared at once
 PROGRESS_INTERVAL = 0.2  # seconds between two ProduceProgress events
@@ -123,7 +123,7 @@ class _Lane:
         options = {"message.timeout.ms": 0} | ({} if linger else {"linger.ms": 0})
         self.sender = Sender(kafka, options=options, limits=of_topics(kafka, [topic]))
         self._kafka, self._topic = kafka, topic
-        self._standstill = Standstill(self.sender, topic)
+        self._standstill = ProducerStall(self.sender, topic)
 
     @property
     def pending(self) -> int:
@@ -146,7 +146,7 @@ class _Lane:
             return self.sender.enqueue_many(self._topic, messages)
 
     def look(self) -> int:
-        """Hear of acknowledgements; how many messages a new client was given, 0 while they come: see Standstill."""
+        """Hear of acknowledgements; how many messages a new client was given, 0 while they come: see ProducerStall."""
         self.sender.poll(0)
         return self._standstill.look()
 
@@ -367,7 +367,7 @@ class _Out:
             if moved := lane.look():
                 yield events.Notice(
                     f"{moved} messages are sent again by a new client: the old one has stood still for "
-                    f"{STANDSTILL_S:g} s although {self._kafka.bootstrap_servers} answers; a few may arrive twice, "
+                    f"{PRODUCER_STALL_S:g} s although {self._kafka.bootstrap_servers} answers; a few may arrive twice, "
                     "under the same ids"
                 )
         yield self._progress()

@@ -22,12 +22,12 @@ from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.serving.pipeline import InferencePipeline
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import clients, rights
-from cifarctl.stream.answering import Sink
 from cifarctl.stream.delayed_labels import DelayedLabels
+from cifarctl.stream.delivery import open_sink
 from cifarctl.stream.label_records import label_reader
-from cifarctl.stream.lookout import Lookout
-from cifarctl.stream.sink import PENDING_HIGH, open_sink
+from cifarctl.stream.sink import MAX_PENDING, Sink
 from cifarctl.stream.source import Source
+from cifarctl.stream.topic_check import TopicCheck
 from cifarctl.stream.unmatched_labels import UnmatchedLabels
 from cifarctl.tally import Tally
 
@@ -118,7 +118,7 @@ def _loop(
         strays = UnmatchedLabels(late_labels, topics.labels, label_wait)
         partitions = clients.partition_counts(kafka)[topics.images]
         status = _Status(source, sink, kafka, strays)
-        lookout = stack.enter_context(Lookout(kafka))
+        lookout = stack.enter_context(TopicCheck(kafka))
         if learner is not None:
             stack.enter_context(learner)
         yield events.ServeStarted(
@@ -150,7 +150,7 @@ def _loop(
             blocked = status.blocked()
             source.hold(source.assigned if blocked else frozenset())
             wait = BLOCKED_WAIT_S if blocked else LONGEST_WAIT_S if answers.idle else 0.0
-            wanted = 0 if answers.full and not blocked else min(options.batch_size, room, sink.portion)
+            wanted = 0 if answers.full and not blocked else min(options.batch_size, room, sink.commit_size)
             records = source.read(wanted, wait, options.max_wait_ms / 1000) if wanted > 0 else []
             if records:
                 answers.submit(records)
@@ -197,7 +197,7 @@ class _Status:
 
     def blocked(self) -> bool:
         """Whether nothing more should be read: the broker takes no answers, or not as fast as they come."""
-        limit = PENDING_HIGH // 2 if self._blocked else PENDING_HIGH
+        limit = MAX_PENDING // 2 if self._blocked else MAX_PENDING
         self._blocked = self._sink.busy or self._sink.pending > limit
         return self._blocked
 

@@ -19,13 +19,13 @@ from cifarctl.registry.manifest import Manifest
 from cifarctl.serving.canary_routing import canary_side
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import codecs
-from cifarctl.stream.answering import Commit, Sink
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.connection import RETRY_S
-from cifarctl.stream.doubts import Doubts
 from cifarctl.stream.fields import MAX_ID_BYTES
+from cifarctl.stream.layout_check import LayoutCheck
 from cifarctl.stream.predictions import PredictionEncoder
 from cifarctl.stream.records import DeadLetter, Decoded, Partition, Pixels, Record
+from cifarctl.stream.sink import Commit, Sink
 from cifarctl.stream.sizes import wire_size
 from cifarctl.stream.source import Source
 
@@ -95,7 +95,7 @@ class InferencePipeline:
         self._sent: list[events.BatchServed] = []
         self._given_up = False
         self._committed: list[events.BatchServed] = []
-        self._doubts, self._doubtful = Doubts(options.json_mean), list[str]()
+        self._doubts, self._doubtful = LayoutCheck(options.json_mean), list[str]()
         source.listen(self._revoked, self._lost)
 
     def __enter__(self) -> InferencePipeline:
@@ -141,7 +141,7 @@ class InferencePipeline:
         self._in_flight.append(_InFlight(records, parts, letters, trial, began))
 
     def doubts(self) -> Iterator[events.Notice]:
-        """What there is to say of the images since the last call: see Doubts."""
+        """What there is to say of the images since the last call: see LayoutCheck."""
         told, self._doubtful = self._doubtful, []
         yield from map(events.Notice, told)
 
