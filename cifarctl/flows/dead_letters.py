@@ -16,7 +16,7 @@ from cifarctl.stream import browse, clients, letters, rights
 from cifarctl.stream.fields import shown_key
 from cifarctl.stream.letters import Letter, Source
 from cifarctl.stream.records import Headers
-from cifarctl.stream.returns import Return, Returns, Sent
+from cifarctl.stream.replay import Replay, ReplayMessage, ReplayOutcome
 
 BATCH_BYTES = 8 * 1024 * 1024  # of a batch that is sent back, so that it is there well before a transaction times out
 
@@ -134,7 +134,7 @@ def replay(
     rights.require(kafka, {topic: ["Read"] if dry_run else ["Read", "Write"]})
     if dry_run:
         return _Replay(kafka, topic, None, again, stop).run(choice)
-    with Returns(kafka, topic) as returns:  # opened before the receipts are read: no other replay adds any from now on
+    with Replay(kafka, topic) as returns:  # opened before the receipts are read: no other replay adds any from now on
         return _Replay(kafka, topic, returns, again, stop).run(choice)
 
 
@@ -142,7 +142,7 @@ class _Replay:
     """Two passes over the topic: the first finds the letters to send, the second sends them in batches."""
 
     def __init__(
-        self, kafka: KafkaSettings, topic: str, returns: Returns | None, again: bool, stop: threading.Event | None
+        self, kafka: KafkaSettings, topic: str, returns: Replay | None, again: bool, stop: threading.Event | None
     ) -> None:
         self._kafka, self._topic, self._returns = kafka, topic, returns
         self._again, self._stop = again, stop or threading.Event()
@@ -179,12 +179,12 @@ class _Replay:
         self._result.skipped = len(skipped)
         return found - skipped
 
-    def _batches(self, due: set[tuple[int, int]]) -> Iterator[list[Return]]:
+    def _batches(self, due: set[tuple[int, int]]) -> Iterator[list[ReplayMessage]]:
         """The messages to send back, in batches; a letter that cannot be sent is counted as failed."""
         first: dict[int, int] = {}
         for partition, offset in due:
             first[partition] = min(offset, first.get(partition, offset))
-        batch: list[Return] = []
+        batch: list[ReplayMessage] = []
         size = 0
         missing = set(due)
         for record in browse.read(self._kafka, self._topic, partitions=first, start=first) if first else ():
@@ -208,7 +208,7 @@ class _Replay:
             for place in sorted(missing):
                 self._result.fail(place, "the letter has aged out meanwhile")
 
-    def _return(self, letter: Letter) -> Return | None:
+    def _return(self, letter: Letter) -> ReplayMessage | None:
         """The original message of `letter`; None, and counted as failed, where it is gone."""
         record, source = letter.record, letter.source
         place = (record.partition, record.offset)
@@ -235,17 +235,17 @@ class _Replay:
             key, value = original.key, original.value
             headers = [(name, text) for name, text in original.headers if not name.startswith(letters.OWN)]
         mark: Headers = [(letters.REPLAYED_FROM, letters.place(*place))]
-        return Return(source.topic, key, value, headers + mark, *place)
+        return ReplayMessage(source.topic, key, value, headers + mark, *place)
 
-    def _deliver(self, batch: list[Return]) -> None:
+    def _deliver(self, batch: list[ReplayMessage]) -> None:
         """Send a batch back; where it is too large or too slow as a whole, each half of it."""
-        sent = Sent.DONE if self._returns is None else self._returns.send(batch)
-        if sent is Sent.DONE:
+        sent = ReplayOutcome.DONE if self._returns is None else self._returns.send(batch)
+        if sent is ReplayOutcome.DONE:
             self._result.replayed += len(batch)
         elif len(batch) > 1:
             self._deliver(batch[: len(batch) // 2])
             self._deliver(batch[len(batch) // 2 :])
-        elif sent is Sent.TOO_LARGE:
+        elif sent is ReplayOutcome.TOO_LARGE:
             self._result.fail((batch[0].partition, batch[0].offset), f"{batch[0].topic} takes no message of its size")
         else:
             raise BrokerError(

@@ -21,8 +21,8 @@ from cifarctl.stream import clients, rights
 from cifarctl.stream.codecs import encode_images, headers_for
 from cifarctl.stream.label_records import encode_label
 from cifarctl.stream.lane import Lane, Message
+from cifarctl.stream.producer_stall import PRODUCER_STALL_S
 from cifarctl.stream.scheduled_labels import LabelsByClock, LabelsByPosition
-from cifarctl.stream.standstill import STANDSTILL_S
 
 BLOCK = 256  # images prepared at once
 PROGRESS_INTERVAL = 0.2  # seconds between two ProduceProgress events
@@ -254,7 +254,7 @@ class _StreamSender:
             if moved := lane.look():
                 yield events.Notice(
                     f"{moved} messages are sent again by a new client: the old one has stood still for "
-                    f"{STANDSTILL_S:g} s although {self._kafka.bootstrap_servers} answers; a few may arrive twice, "
+                    f"{PRODUCER_STALL_S:g} s although {self._kafka.bootstrap_servers} answers; a few may arrive twice, "
                     "under the same ids"
                 )
         yield self._progress()

@@ -28,10 +28,10 @@ from cifarctl.serving.stream_watch import StreamWatch
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import clients, rights
 from cifarctl.stream.delayed_labels import DelayedLabels
+from cifarctl.stream.delivery import open_sink
 from cifarctl.stream.label_records import label_reader
-from cifarctl.stream.lookout import Lookout
-from cifarctl.stream.sink import open_sink
 from cifarctl.stream.source import Source
+from cifarctl.stream.topic_check import TopicCheck
 from cifarctl.stream.unmatched_labels import UnmatchedLabels
 from cifarctl.tally import Tally
 
@@ -134,7 +134,7 @@ class _Service:
         self._unmatched = UnmatchedLabels(self._late_labels, topics.labels, options.label_wait)
         self._partitions = clients.partition_counts(kafka)[topics.images]
         self._watch = StreamWatch(self._source, self._sink, kafka, self._pipeline.backpressure, self._unmatched)
-        self._lookout = stack.enter_context(Lookout(kafka))
+        self._lookout = stack.enter_context(TopicCheck(kafka))
         if options.learner is not None:
             stack.enter_context(options.learner)
         self._handled = 0  # inputs whose answers are committed

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from cifarctl.stream.answering import Sink
-from cifarctl.stream.sink import PENDING_HIGH
+from cifarctl.stream.sink import MAX_PENDING, Sink
 
 
 class Backpressure:
     """Tells when to stop reading, from the state of the sink.
 
-    Reading stops during a commit and above PENDING_HIGH unacknowledged messages, and resumes at half as many, so that
+    Reading stops during a commit and above MAX_PENDING unacknowledged messages, and resumes at half as many, so that
     it does not stop and start with every message.
     """
 
@@ -19,6 +18,6 @@ class Backpressure:
 
     def update(self) -> bool:
         """Look at the sink; whether reading should stop now, which `engaged` tells until the next update."""
-        limit = PENDING_HIGH // 2 if self.engaged else PENDING_HIGH
+        limit = MAX_PENDING // 2 if self.engaged else MAX_PENDING
         self.engaged = self._sink.busy or self._sink.pending > limit
         return self.engaged

@@ -30,14 +30,14 @@ from cifarctl.registry.manifest import Manifest
 from cifarctl.serving.backpressure import Backpressure
 from cifarctl.serving.canary_routing import canary_side
 from cifarctl.settings import KafkaSettings, ServeSettings
-from cifarctl.stream.answering import Commit, Sink
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.codecs import decode
-from cifarctl.stream.doubts import Doubts
 from cifarctl.stream.fields import MAX_ID_BYTES
+from cifarctl.stream.layout_check import LayoutCheck
 from cifarctl.stream.patience import Patience
 from cifarctl.stream.predictions import PredictionEncoder
 from cifarctl.stream.records import DeadLetter, Decoded, Partition, Pixels, Record
+from cifarctl.stream.sink import Commit, Sink
 from cifarctl.stream.sizes import wire_size
 from cifarctl.stream.source import Source
 
@@ -109,7 +109,7 @@ class InferencePipeline:
         self._sent: list[events.BatchServed] = []
         self._given_up = False
         self._committed: list[events.BatchServed] = []
-        self._doubts, self._doubtful = Doubts(options.json_mean), list[str]()
+        self._doubts, self._doubtful = LayoutCheck(options.json_mean), list[str]()
         source.listen(self._revoked, self._lost)
 
     def __enter__(self) -> InferencePipeline:
@@ -161,7 +161,7 @@ class InferencePipeline:
         blocked = self.backpressure.update()
         self._source.hold(self._source.assigned if blocked else frozenset())
         wait_s = BLOCKED_WAIT_S if blocked else LONGEST_WAIT_S if self.idle else 0.0
-        wanted = 0 if self.full and not blocked else min(self._options.batch_size, room, self._sink.portion)
+        wanted = 0 if self.full and not blocked else min(self._options.batch_size, room, self._sink.commit_size)
         return self._source.read(wanted, wait_s, self._options.max_wait_ms / 1000) if wanted > 0 else []
 
     def submit(self, records: Sequence[Record]) -> None:
@@ -184,7 +184,7 @@ class InferencePipeline:
         return batch, letters
 
     def _notices(self) -> Iterator[events.Notice]:
-        """What there is to say about the images since the last call: see Doubts."""
+        """What there is to say about the images since the last call: see LayoutCheck."""
         told, self._doubtful = self._doubtful, []
         yield from map(events.Notice, told)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from cifarctl import events
 from cifarctl.serving.backpressure import Backpressure
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream.answering import Sink
+from cifarctl.stream.sink import Sink
 from cifarctl.stream.source import Source
 from cifarctl.stream.unmatched_labels import UnmatchedLabels
 

@@ -8,9 +8,9 @@ from typing import TypeAlias
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import connection
 from cifarctl.stream.limits import of_topics
+from cifarctl.stream.producer_stall import ProducerStall
 from cifarctl.stream.records import Headers
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.standstill import Standstill
 
 Message: TypeAlias = tuple[bytes, bytes, Headers]  # key, value, headers
 
@@ -23,7 +23,7 @@ class Lane:
         options = {"message.timeout.ms": 0} | ({} if linger else {"linger.ms": 0})
         self.sender = Sender(kafka, options=options, limits=of_topics(kafka, [topic]))
         self._kafka, self._topic = kafka, topic
-        self._standstill = Standstill(self.sender, topic)
+        self._standstill = ProducerStall(self.sender, topic)
 
     @property
     def pending(self) -> int:
@@ -50,7 +50,7 @@ class Lane:
             return self.sender.enqueue_many(self._topic, messages)
 
     def look(self) -> int:
-        """Serve acknowledgements; how many messages a new client was given, 0 while all is well: see Standstill."""
+        """Serve acknowledgements; how many messages a new client was given, 0 while all is well: see ProducerStall."""
         self.sender.poll(0)
         return self._standstill.look()
 

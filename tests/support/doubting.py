@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cifarctl.data.operations import OPERATIONS
-from cifarctl.stream.doubts import Doubts
+from cifarctl.stream.layout_check import LayoutCheck
 from cifarctl.stream.records import Decoded, Pixels, Record
 
 HALF = (0.5, 0.5, 0.5)
@@ -16,7 +16,7 @@ HALF = (0.5, 0.5, 0.5)
 
 def said_of(pixels: Pixels, *, mean: tuple[float, float, float] = HALF, batch: int = 24) -> Iterator[str]:
     """What is said of images (N, 3, 32, 32) uint8 that come as JSON."""
-    look = Doubts(mean).look
+    look = LayoutCheck(mean).look
     for at in range(0, len(pixels), batch):
         part = pixels[at : at + batch]
         records = [Record("t", 0, 0, 0, None, b'{"image": ' + b"." * 4000, ())] * len(part)

@@ -24,7 +24,7 @@ from cifarctl.flows.dead_letters import replay
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, codecs
 from cifarctl.stream.clients import Topics
-from cifarctl.stream.returns import Return, Returns
+from cifarctl.stream.replay import Replay, ReplayMessage
 from cifarctl.stream.sender import Sender
 
 HALF = (0.5, 0.5, 0.5)
@@ -41,9 +41,9 @@ def test_two_at_once_send_nothing_twice(apache_kafka_settings: KafkaSettings) ->
     topics = Topics.of(settings.topic_prefix)
     clients.ensure_topics(settings, [topics.images, topics.dead_letters])
     send(settings, [letter(settings, 1)])
-    with Returns(settings, topics.dead_letters) as first:
+    with Replay(settings, topics.dead_letters) as first:
         assert counts(replay(settings, ALL)) == (1, 0, 0)
-        item = Return(topics.images, b"key-1", b"value 1", [], *place_of(settings, "key-1"))
+        item = ReplayMessage(topics.images, b"key-1", b"value 1", [], *place_of(settings, "key-1"))
         with pytest.raises(BrokerError):
             first.send([item])
     assert sent_back(settings) == {b"key-1": 1}

@@ -58,7 +58,7 @@ def test_a_topic_of_answers_that_is_deleted_is_named(site: Site, name: str, deli
         future.result()
     until(lambda: topic not in clients.partition_counts(site.kafka))
     producing = Flow(lambda stop: keep_sending(site, value, stop))
-    with pytest.raises(BrokerError, match=rf"the topic {topic} .*is not there .*; if it was deleted, start again"):
+    with pytest.raises(BrokerError, match=rf"the topic {topic} .*does not exist .*; if it was deleted, start again"):
         serving.result()
     producing.finish()
     result = site.serve(max_messages=20, kafka__delivery=delivery).result()

@@ -15,7 +15,7 @@ from cifarctl.errors import BrokerError
 from cifarctl.flows.dead_letters import Choice, replay
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import letters
-from cifarctl.stream.limits import Demands, Limits
+from cifarctl.stream.limits import Limits, TopicLimits
 from cifarctl.stream.records import DeadLetter, Record
 from cifarctl.stream.sender import Sender
 
@@ -162,7 +162,7 @@ def test_a_topic_that_takes_no_answer_at_all_is_told_at_the_start(site: Site) ->
 
 def test_letters_go_back_to_a_topic_of_small_messages(site: Site) -> None:
     limited(site, images=20_000, dead_letters=20_000)
-    sender = Sender(site.kafka, limits=Limits(lambda: {site.topics.dead_letters: Demands(20_000)}))
+    sender = Sender(site.kafka, limits=Limits(lambda: {site.topics.dead_letters: TopicLimits(20_000)}))
     for number in range(40):
         record = Record(site.topics.images, 0, number, 0, b"%d" % number, b"x" * 3000, ())
         sender.send_letter(site.topics.dead_letters, DeadLetter(record, "decode", "WrongLength", "too short"))

@@ -177,11 +177,11 @@ REFUSALS: dict[str, tuple[Changes, str]] = {
     ),
     "TLS to a plaintext port": (
         lambda site: site.security.sign_in("mTLS") | {"bootstrap_servers": site.kafka.address()},
-        "hangs up on SSL; set kafka.security_protocol",
+        "closes SSL connections; set kafka.security_protocol",
     ),
     "plaintext to a TLS port": (
         lambda site: {"bootstrap_servers": site.security.address("SASL")},
-        "hangs up on PLAINTEXT; set kafka.security_protocol",
+        "closes PLAINTEXT connections; set kafka.security_protocol",
     ),
     "wrong port": (
         lambda site: {"bootstrap_servers": f"{HOST}:1"},

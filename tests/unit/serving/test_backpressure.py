@@ -6,14 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from cifarctl.serving.backpressure import Backpressure
-from cifarctl.stream.sink import PENDING_HIGH
+from cifarctl.stream.sink import MAX_PENDING
 
 
 def test_reading_stops_above_the_mark_and_resumes_at_half_of_it() -> None:
     sink: Any = SimpleNamespace(busy=False, pending=0)
     backpressure = Backpressure(sink)
     engaged = []
-    for sink.pending in (0, PENDING_HIGH, PENDING_HIGH + 1, PENDING_HIGH, PENDING_HIGH // 2 + 1, PENDING_HIGH // 2, 0):
+    for sink.pending in (0, MAX_PENDING, MAX_PENDING + 1, MAX_PENDING, MAX_PENDING // 2 + 1, MAX_PENDING // 2, 0):
         engaged.append(backpressure.update())
         assert backpressure.engaged == engaged[-1]
     assert engaged == [False, False, True, True, True, False, False]

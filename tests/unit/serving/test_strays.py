@@ -8,7 +8,7 @@ import pytest
 from cifarctl import events
 from cifarctl.serving.clocks import Clocks
 from cifarctl.stream.delayed_labels import DelayedLabels
-from cifarctl.stream.unmatched_labels import FEWEST, UnmatchedLabels
+from cifarctl.stream.unmatched_labels import MIN_UNMATCHED, UnmatchedLabels
 from cifarctl.tally import Latencies
 
 HOUR_MS = 3_600_000
@@ -92,8 +92,8 @@ def test_the_labels_of_images_that_others_answer_are_nothing_to_speak_of() -> No
 def test_a_label_of_an_image_that_came_with_one_is_no_stray() -> None:
     served = Attempt()
     served.label(["image-0"])
-    served.answer(names("image", FEWEST * 2), label=1)
-    served.label(names("image", FEWEST * 2))
+    served.answer(names("image", MIN_UNMATCHED * 2), label=1)
+    served.label(names("image", MIN_UNMATCHED * 2))
     served.clock.now += 30
     assert (served.strays.count, served.strays.look(drained=True)) == (0, None)
 

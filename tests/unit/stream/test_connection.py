@@ -99,7 +99,7 @@ def test_what_delivery_rests_on_cannot_be_changed(option: str, instead: str) -> 
         (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactional ids ours.* kafka.delivery = at-least-once"),
         (KafkaError.CLUSTER_AUTHORIZATION_FAILED, "grant the user Write on the topics mine"),
         (KafkaError.UNKNOWN_TOPIC_OR_PART, "answers UNKNOWN_TOPIC_OR_PART .*; create the topics mine"),
-        (KafkaError.INVALID_REPLICATION_FACTOR, r"set kafka.replication \(7\) to no more than there are brokers"),
+        (KafkaError.INVALID_REPLICATION_FACTOR, r"set kafka.replication \(7\) to at most the number of brokers"),
         (KafkaError.FENCED_INSTANCE_ID, r"another process has this kafka.group_instance_id \(replica-1\)"),
         (KafkaError.INVALID_SESSION_TIMEOUT, "set kafka.session_timeout_ms"),
         (KafkaError.SASL_AUTHENTICATION_FAILED, "refuses the credentials"),
@@ -193,7 +193,7 @@ def test_a_legal_option_works_for_every_client(options: dict[str, Any]) -> None:
         ),
         (
             {"options": {"session.timeout.ms": 10_000}},
-            "kafka.options.session.timeout.ms = 10000 does not go with the group protocol consumer, where the broker "
+            "kafka.options.session.timeout.ms = 10000 cannot be set with the group protocol consumer, where the broker "
             "decides: remove it, or set kafka.group_protocol = classic",
         ),
         (
@@ -208,7 +208,7 @@ def test_a_legal_option_works_for_every_client(options: dict[str, Any]) -> None:
             {"options": {"fetch.max.bytes": 2000, "receive.message.max.bytes": 2000}},
             "kafka.options.fetch.max.bytes = 2000 must be at least 512 less than kafka.options.receive.message",
         ),
-        ({"options": {"receive.message.max.bytes": 1000}}, "receive.message.max.bytes = 1000 has no room"),
+        ({"options": {"receive.message.max.bytes": 1000}}, "receive.message.max.bytes = 1000 leaves no room"),
         (
             {"options": {"reconnect.backoff.ms": 500, "reconnect.backoff.max.ms": 100}},
             "kafka.options.reconnect.backoff.ms = 500 must be at most kafka.options.reconnect.backoff.max.ms = 100",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cifarctl.stream import letters
 from cifarctl.stream.letters import dead_letter_message
-from cifarctl.stream.limits import DEFAULT_BYTES, LEAST_BYTES, Demands, Limits
+from cifarctl.stream.limits import DEFAULT_BYTES, MIN_BYTES, Limits, TopicLimits
 from cifarctl.stream.records import DeadLetter, Record
 from cifarctl.stream.sizes import wire_size
 
@@ -24,7 +24,7 @@ from cifarctl.stream.sizes import wire_size
         headers=st.lists(st.tuples(st.text(max_size=50), st.none() | st.binary(max_size=5000)), max_size=9).map(tuple),
     ),
     st.text(max_size=600),
-    st.integers(LEAST_BYTES, 1_000_000),
+    st.integers(MIN_BYTES, 1_000_000),
     st.booleans(),
 )
 def test_some_form_of_a_letter_fits_everywhere(record: Record, message: str, size: int, keyed: bool) -> None:
@@ -42,7 +42,7 @@ def test_some_form_of_a_letter_fits_everywhere(record: Record, message: str, siz
         assert read.original_key == key, "nothing is added where nothing is asked"
 
 
-@given(st.integers(LEAST_BYTES, 2 * DEFAULT_BYTES), st.integers(1, DEFAULT_BYTES))
+@given(st.integers(MIN_BYTES, 2 * DEFAULT_BYTES), st.integers(1, DEFAULT_BYTES))
 def test_a_limit_that_nobody_tells_is_found(true: int, size: int) -> None:
     """By refusals of what was expected to fit, in a few steps."""
     limits = Limits()
@@ -56,14 +56,14 @@ def test_a_limit_that_nobody_tells_is_found(true: int, size: int) -> None:
 
 
 def test_what_the_broker_tells_goes_before_what_is_guessed() -> None:
-    told = {"t": Demands(50_000)}
+    told = {"t": TopicLimits(50_000)}
     limits = Limits(lambda: told)
     assert (limits.of("t"), limits.of("other"), limits.batch) == (50_000, 1_000_000, 50_000)
-    told["t"] = Demands(40_000)
+    told["t"] = TopicLimits(40_000)
     assert limits.refused("t", 45_000)
     assert limits.of("t") == 40_000
     assert limits.refused("t", 30_000)
     assert limits.of("t") == 15_000
-    told["t"] = Demands(LEAST_BYTES)
+    told["t"] = TopicLimits(MIN_BYTES)
     assert limits.refused("t", 15_000)
-    assert not limits.refused("t", LEAST_BYTES)
+    assert not limits.refused("t", MIN_BYTES)

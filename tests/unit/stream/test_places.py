@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cifarctl.stream.places import Places
+from cifarctl.stream.partition_offsets import PartitionOffsets
 from cifarctl.stream.records import Partition
 
 HERE: Partition = ("t", 0)
@@ -16,7 +16,7 @@ class Reading(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.places = Places()
+        self.places = PartitionOffsets()
         self.log = [0]  # offsets of the records
         self.end = 1  # behind the last record and whatever marks there are
         self.pending: list[int] = []  # read, not handled
@@ -100,7 +100,7 @@ TestReading = Reading.TestCase
 
 
 def test_what_was_fetched_before_a_rewind_does_not_count() -> None:
-    places = Places()
+    places = PartitionOffsets()
     assert not places.take(HERE, 0)
     places.assign([HERE], 1)
     assert places.take(HERE, 0)
@@ -116,7 +116,7 @@ def test_what_was_fetched_before_a_rewind_does_not_count() -> None:
 
 
 def test_records_of_a_topic_made_anew_count_from_its_beginning() -> None:
-    places = Places()
+    places = PartitionOffsets()
     places.assign([HERE], 1)
     assert places.take(HERE, 500)
     places.begin(HERE, 0)

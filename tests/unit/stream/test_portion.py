@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cifarctl.stream.portion import OLD, QUICK, SLOW, UNLIMITED, Portion
+from cifarctl.stream.commit_size import OLD, QUICK, SLOW, UNLIMITED, CommitSize
 
 TIMEOUT_S = 10.0
 MOST = 10_000
@@ -14,7 +14,7 @@ MOST = 10_000
 @given(st.floats(1, 1e5), st.integers(1, MOST), st.integers(300, 2000))
 def test_commits_settle_well_within_the_timeout(rate: float, backlog: int, size: int) -> None:
     """On a broker that takes so many bytes a second, after at most a few transactions that come to nothing."""
-    portion = Portion(TIMEOUT_S, MOST)
+    portion = CommitSize(TIMEOUT_S, MOST)
     undone = 0
     for _ in range(200):
         inputs = min(portion.limit, backlog)
@@ -30,7 +30,7 @@ def test_commits_settle_well_within_the_timeout(rate: float, backlog: int, size:
 
 @given(st.lists(st.tuples(st.integers(1, MOST), st.floats(0, SLOW * TIMEOUT_S))))
 def test_a_broker_that_keeps_up_is_never_hindered(commits: list[tuple[int, float]]) -> None:
-    portion = Portion(TIMEOUT_S, MOST)
+    portion = CommitSize(TIMEOUT_S, MOST)
     for inputs, seconds in commits:
         portion.committed(inputs, seconds)
         portion.undone(inputs, OLD * TIMEOUT_S)  # by a rebalance, say
@@ -40,7 +40,7 @@ def test_a_broker_that_keeps_up_is_never_hindered(commits: list[tuple[int, float
 
 @given(st.lists(st.integers(1, MOST), min_size=1, max_size=20))
 def test_after_an_outage_it_grows_back(failed: list[int]) -> None:
-    portion = Portion(TIMEOUT_S, MOST)
+    portion = CommitSize(TIMEOUT_S, MOST)
     for inputs in failed:
         portion.undone(min(inputs, portion.limit), TIMEOUT_S)
     assert 1 <= portion.limit <= max(1, failed[0] // 2)
@@ -58,13 +58,13 @@ def test_after_an_outage_it_grows_back(failed: list[int]) -> None:
 
 
 def test_a_slow_commit_of_positions_alone_tells_nothing() -> None:
-    portion = Portion(TIMEOUT_S, MOST)
+    portion = CommitSize(TIMEOUT_S, MOST)
     portion.committed(0, TIMEOUT_S)
     assert portion.limit == UNLIMITED
 
 
 def test_a_slowness_is_told_once_and_again_when_it_is_far_worse() -> None:
-    portion = Portion(TIMEOUT_S, MOST)
+    portion = CommitSize(TIMEOUT_S, MOST)
     portion.undone(640, TIMEOUT_S)
     assert portion.news() == [
         "the broker is slow: a transaction of 640 inputs came to nothing after 10.0 s, and it gives up a transaction "

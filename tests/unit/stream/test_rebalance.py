@@ -16,9 +16,9 @@ from cifarctl.registry.loading import load
 from cifarctl.serving.pipeline import InferencePipeline, Model
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import clients, gaps
-from cifarctl.stream.answering import Commit
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.records import DeadLetter, Record
+from cifarctl.stream.sink import Commit
 from cifarctl.stream.source import Partition, Source
 
 TOPIC = "t"
@@ -158,7 +158,7 @@ class ScriptedSink:
     """Answers commits as the script says; what is DONE is what was tracked."""
 
     delivery, commits, undone, pending = "scripted", 0, 0, 0
-    portion, full, largest = 10_000, False, 1_000_000
+    commit_size, full, largest = 10_000, False, 1_000_000
 
     def __init__(self, source: Source, script: Iterator[Commit]) -> None:
         self._source, self._script = source, script

@@ -12,12 +12,13 @@ from confluent_kafka import KafkaError, KafkaException
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, letters
-from cifarctl.stream.answering import Commit
+from cifarctl.stream.at_least_once import AtLeastOnceSink
+from cifarctl.stream.exactly_once import ExactlyOnceSink
 from cifarctl.stream.limits import Limits
+from cifarctl.stream.producer_stall import PRODUCER_STALL_S, ProducerStall
 from cifarctl.stream.records import DeadLetter, Partition, Record
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.sink import AtLeastOnceSink, ExactlyOnceSink
-from cifarctl.stream.standstill import STANDSTILL_S, Standstill
+from cifarctl.stream.sink import Commit
 
 TOPIC = "cifar.predictions"
 KAFKA = KafkaSettings(timeout_s=0.01, commit_messages=100)
@@ -151,7 +152,7 @@ class ScriptedSource:
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         self.offsets = offsets
 
-    def excuse(self) -> None:
+    def restart_stall_timer(self) -> None:
         self.excused += 1
 
 
@@ -225,7 +226,7 @@ def test_a_transaction_that_is_to_carry_less_excuses_a_standstill(
         sink.undo()
         assert sink.commit(1) is Commit.UNDONE
         assert source.excused == excused
-    assert sink.portion == 2
+    assert sink.commit_size == 2
 
 
 def test_a_refusal_that_is_told_late_is_told_in_time(broker: ScriptedBroker) -> None:
@@ -332,7 +333,7 @@ def keys(broker: ScriptedBroker) -> list[bytes | None]:
 def test_a_client_that_stands_still_hands_over_to_a_new_one(broker: ScriptedBroker) -> None:
     """Only where the broker answers and has leaders for the whole time: what is away, or slow, is waited for."""
     sender, clock = Sender(KAFKA), Clock()
-    standstill = Standstill(sender, TOPIC, clock)
+    standstill = ProducerStall(sender, TOPIC, clock)
     broker.silent = lambda client: client is broker.clients[0]
     assert sender.enqueue_many(TOPIC, [(b"%d" % number, b"", []) for number in range(3)]) == 3
 
@@ -344,24 +345,24 @@ def test_a_client_that_stands_still_hands_over_to_a_new_one(broker: ScriptedBrok
         return [count for count in moved if count]
 
     broker.away = True
-    assert wait(3 * STANDSTILL_S) == []
+    assert wait(3 * PRODUCER_STALL_S) == []
     broker.away, broker.leader.leader = False, -1
-    assert wait(3 * STANDSTILL_S) == []
+    assert wait(3 * PRODUCER_STALL_S) == []
     broker.leader.leader = 1
-    assert wait(STANDSTILL_S - 10) == []
+    assert wait(PRODUCER_STALL_S - 10) == []
     broker.clients[0].pace, broker.silent = 1, lambda _: False
     assert not sender.flush(0), "one is acknowledged"
     broker.silent = lambda client: client is broker.clients[0]
-    assert wait(STANDSTILL_S - 10) == []
+    assert wait(PRODUCER_STALL_S - 10) == []
     assert (sender.sent, sender.pending) == (3, 2)
     broker.away = True
-    assert wait(3 * STANDSTILL_S) == []
+    assert wait(3 * PRODUCER_STALL_S) == []
     broker.away = False
     assert wait(20) == [2], "one that dies again and again keeps nobody from noticing"
     assert sender.flush(1)
     assert keys(broker) == [b"0", b"1", b"2"]
     assert (sender.sent, sender.pending, sender.failed, sender.unsent, sender.unconfirmed) == (3, 0, 0, 0, 0)
-    assert wait(3 * STANDSTILL_S) == []
+    assert wait(3 * PRODUCER_STALL_S) == []
 
 
 @pytest.mark.parametrize("told", ["a message", "produce", "the client"])

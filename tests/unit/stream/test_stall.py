@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from cifarctl.stream.records import Partition
-from cifarctl.stream.stall import ANSWER_LIMIT_S, ASK_INTERVAL_S, Lags, StallDetector, told
+from cifarctl.stream.stall import ANSWER_LIMIT_S, ASK_INTERVAL_S, Lags, StallDetector, stall_message
 
 FIRST, SECOND = ("images", 0), ("images", 1)
 
@@ -30,12 +30,12 @@ class Watch:
         self.detector = StallDetector(60.0, self.clock)
 
     def __call__(
-        self, seconds: float, places: dict[Partition, int], lags: dict[Partition, int] | None, *, hungry: bool = True
+        self, seconds: float, places: dict[Partition, int], lags: dict[Partition, int] | None, *, idle: bool = True
     ) -> dict[Partition, int]:
         found: dict[Partition, int] = {}
         for _ in range(round(seconds)):
             self.clock.now += 1.0
-            found = self.detector.look({each: (place, 0) for each, place in places.items()}, lags, hungry=hungry)
+            found = self.detector.look({each: (place, 0) for each, place in places.items()}, lags, idle=idle)
         return found
 
 
@@ -57,9 +57,9 @@ def test_progress_begins_the_minute_anew_and_going_back_is_none(watch: Watch) ->
     assert watch(5, {FIRST: 6}, {FIRST: 2}) == {FIRST: 2}
 
 
-def test_an_excuse_begins_the_minute_anew(watch: Watch) -> None:
+def test_restarting_the_timer_begins_the_minute_anew(watch: Watch) -> None:
     assert watch(59, {FIRST: 5}, {FIRST: 3}) == {}
-    watch.detector.excuse()
+    watch.detector.restart_timer()
     assert watch(59, {FIRST: 5}, {FIRST: 3}) == {}
     assert watch(1, {FIRST: 5}, {FIRST: 3}) == {FIRST: 3}
 
@@ -81,14 +81,14 @@ def test_nothing_counts_while_nothing_is_to_be_read_or_nothing_is_assigned(watch
 def test_the_time_of_a_process_that_was_suspended_does_not_count(watch: Watch) -> None:
     watch(10, {FIRST: 5}, {FIRST: 3})
     watch.clock.now += 3600
-    assert watch.detector.look({FIRST: (5, 0)}, {FIRST: 3}, hungry=True) == {}
+    assert watch.detector.look({FIRST: (5, 0)}, {FIRST: 3}, idle=True) == {}
     assert watch(30, {FIRST: 5}, {FIRST: 3}) == {}
 
 
 def test_a_partition_may_wait_its_turn_while_there_is_enough_to_do(watch: Watch) -> None:
     """A slow model works off what was fetched of one partition before it comes to the next."""
     for place in range(100):
-        assert watch(1, {FIRST: place, SECOND: 0}, {FIRST: 1000, SECOND: 10}, hungry=False) == {}
+        assert watch(1, {FIRST: place, SECOND: 0}, {FIRST: 1000, SECOND: 10}, idle=False) == {}
     found: dict[Partition, int] = {}
     for place in range(100, 170):
         found = watch(1, {FIRST: place, SECOND: 0}, {FIRST: 1000, SECOND: 10})
@@ -101,7 +101,7 @@ def test_commits_of_what_was_read_long_ago_are_progress() -> None:
     detector = StallDetector(60.0, clock)
     for done in range(200):
         clock.now += 1.0
-        assert detector.look({FIRST: (3000 if done < 50 else 1000, done)}, {FIRST: 3000 - done}, hungry=True) == {}
+        assert detector.look({FIRST: (3000 if done < 50 else 1000, done)}, {FIRST: 3000 - done}, idle=True) == {}
 
 
 def test_a_partition_that_goes_and_comes_back_begins_anew(watch: Watch) -> None:
@@ -154,9 +154,9 @@ def test_a_broker_that_is_late_or_fails_does_not_answer_until_it_does() -> None:
 
 
 def test_the_line_names_partitions_lag_and_what_to_do() -> None:
-    line = told({SECOND: 12_345, FIRST: 2}, 60.1, "kafka:9092")
+    line = stall_message({SECOND: 12_345, FIRST: 2}, 60.1, "kafka:9092")
     assert line.startswith(
         "images[0] (lag 2), images[1] (lag 12,345): no progress for 60.1 s although kafka:9092 answers"
     )
-    assert "start it again" in line
+    assert "start again" in line
     assert "\n" not in line

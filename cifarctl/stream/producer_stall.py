@@ -12,12 +12,12 @@ from cifarctl.stream.sender import Sender
 
 #: Seconds without an acknowledgement from a broker that answers: longer than a change of leaders, and than what
 #: librdkafka waits for a request (30 s) before it sends it again.
-STANDSTILL_S = 60.0
+PRODUCER_STALL_S = 60.0
 ASK_INTERVAL_S = 5.0
 LOOK_S = 0.5  # for an answer
 
 
-class Standstill:
+class ProducerStall:
     """Gives the messages of a producer that stands still to a new one.
 
     After a broker was killed, librdkafka may leave partitions to no connection although they have a leader again
@@ -42,7 +42,7 @@ class Standstill:
         self._ask_at = now + ASK_INTERVAL_S
         if self._answers():  # an outage does not count, nor does it make up for what was counted before
             self._stood_s += ASK_INTERVAL_S
-        if self._stood_s < STANDSTILL_S:
+        if self._stood_s < PRODUCER_STALL_S:
             return 0
         self._stood_s = 0.0
         return self._sender.renew()

@@ -28,7 +28,7 @@ ROUGHER = 0.1
 DARK = 64
 
 
-class Doubts:
+class LayoutCheck:
     """Looks at some images of each batch, and says each of its doubts once."""
 
     def __init__(self, json_mean: Sequence[float]) -> None:

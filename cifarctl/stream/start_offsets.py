@@ -1,4 +1,4 @@
-"""Where to begin to read partitions of which the client knows no place to begin at."""
+"""The offsets from which to read partitions for which the client knows none."""
 
 from __future__ import annotations
 
@@ -10,63 +10,63 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import connection
-from cifarctl.stream.holds import Holds
-from cifarctl.stream.limited import Begin
-from cifarctl.stream.places import Places
+from cifarctl.stream.background import StartCall
+from cifarctl.stream.partition_offsets import PartitionOffsets
+from cifarctl.stream.paused import PausedPartitions
 from cifarctl.stream.records import Partition
 
-#: For the place to begin at, which a broker tells in a few milliseconds.
-BEGIN_WAIT_S = 0.2
+#: For the broker's answer, which takes a few milliseconds.
+ANSWER_WAIT_S = 0.2
 
 
-class Beginnings:
-    """Partitions that wait for a place to begin at: the group has none, or it is not there any more.
+class StartOffsets:
+    """Partitions that wait for an offset to start from: the group has committed none, or it is gone.
 
-    Nobody waits for a broker that does not say: the other partitions are read meanwhile.
+    A broker that does not answer holds up nobody: the other partitions are read meanwhile.
     """
 
     def __init__(
         self,
         settings: KafkaSettings,
         consumer: Consumer,
-        begin: Begin,
-        places: Places,
-        holds: Holds,
+        start_call: StartCall,
+        offsets: PartitionOffsets,
+        paused: PausedPartitions,
         tell_gap: Callable[[Partition, str, bool], None],
     ) -> None:
-        """`begin` begins a call of `consumer`.
+        """`start_call` starts a call of `consumer`.
 
-        `tell_gap` hears of a place that is gone, why, and whether the topic is another one; it may raise.
+        `tell_gap` hears of an offset that is gone, why, and whether the topic was created anew; it may raise.
         """
-        self._settings, self._consumer, self._call = settings, consumer, begin
-        self._places, self._holds, self._tell_gap = places, holds, tell_gap
+        self._settings, self._consumer, self._start_call = settings, consumer, start_call
+        self._offsets, self._paused, self._tell_gap = offsets, paused, tell_gap
         self._waiting: set[Partition] = set()
-        self._asked: dict[Partition, Future[tuple[int, int, int]]] = {}  # what the broker has been asked
-        self._beyond: dict[Partition, float] = {}  # those that should go on beyond their end, and how long that may be
+        self._asked: dict[Partition, Future[tuple[int, int, int]]] = {}  # queries to the broker
+        self._beyond: dict[Partition, float] = {}  # offsets beyond the end: until when to wait
 
     def add(self, partitions: Iterable[Partition]) -> None:
-        """They wait from now on."""
+        """Find the offsets to start these from."""
         self._waiting.update(partitions)
 
     def forget(self, gone: Iterable[Partition]) -> None:
-        """They are not read here any more."""
+        """Drop partitions that are not read here any more."""
         for partition in gone:
             self._waiting.discard(partition)
             self._asked.pop(partition, None)
             self._beyond.pop(partition, None)
 
-    def look(self) -> None:
-        """Begin to read each partition whose place is known by now.
+    def apply(self) -> None:
+        """Start to read each partition whose offset is known by now.
 
         Raises:
-            BrokerError: the broker refuses, or a place is gone and that is an error.
+            BrokerError: the broker refuses, or an offset is gone and that is an error.
         """
         if not self._waiting:
             return
-        unasked = (self._waiting & self._places.assigned) - self._asked.keys()
-        asked = {each: self._call(self._place, each, self._places.since.get(each)) for each in unasked}
+        unasked = (self._waiting & self._offsets.assigned) - self._asked.keys()
+        asked = {each: self._start_call(self._find, each, self._offsets.since.get(each)) for each in unasked}
         self._asked |= asked
-        wait(list(asked.values()), BEGIN_WAIT_S)
+        wait(list(asked.values()), ANSWER_WAIT_S)
         for partition, answer in list(self._asked.items()):
             if not answer.done():
                 continue
@@ -74,13 +74,13 @@ class Beginnings:
             try:
                 offset, oldest, end = answer.result()
             except KafkaException as error:
-                if error.args[0].code() in connection.TRANSIENT | connection.UNHEARD_OF:
-                    continue  # asked again with the next read
+                if error.args[0].code() in connection.TRANSIENT | connection.UNKNOWN_YET:
+                    continue  # ask again with the next read
                 raise connection.explain(self._settings, "cannot look up offsets", error.args[0]) from None
             if offset > end and time.monotonic() < self._beyond.setdefault(
                 partition, time.monotonic() + self._settings.timeout_s
             ):
-                continue  # a leader that has just taken over does not know its end yet
+                continue  # a new leader does not know the end of its partition yet
             self._beyond.pop(partition, None)
             self._waiting.discard(partition)
             if oldest <= offset <= end:  # it is there after all
@@ -90,24 +90,24 @@ class Beginnings:
                 self._tell_gap(partition, f"offset {offset} has aged out unread; the oldest is {oldest}", False)
             elif offset >= 0:
                 self._tell_gap(partition, f"offset {offset} is beyond {end}; the oldest is {oldest}", True)
-            self._places.begin(partition, oldest)
+            self._offsets.begin(partition, oldest)
             self._read_from(partition, oldest)
 
     def _read_from(self, partition: Partition, offset: int) -> None:
-        self._places.committed[partition] = offset
-        with connection.broker_errors(self._settings, f"cannot begin to read {partition[0]}"):
-            # A partition without a place to begin at is not being fetched, so that seeking does nothing. The place is a
-            # number, never OFFSET_BEGINNING: librdkafka 2.16 looks that up by itself, and when the partition is revoked
-            # meanwhile it applies the answer to its next assignment, whatever the group has committed.
-            self._holds.release([partition])
+        self._offsets.committed[partition] = offset
+        with connection.broker_errors(self._settings, f"cannot start to read {partition[0]}"):
+            # A partition without an offset is not being fetched, so seeking would do nothing. The offset is a number,
+            # never OFFSET_BEGINNING: librdkafka 2.16 looks that up by itself, and if the partition is revoked meanwhile
+            # it applies the answer to the next assignment, whatever the group has committed.
+            self._paused.release([partition])
             self._consumer.incremental_unassign([TopicPartition(*partition)])
             self._consumer.incremental_assign([TopicPartition(*partition, offset)])
 
-    def _place(self, partition: Partition, resume: int | None) -> tuple[int, int, int]:
-        """The offset at which the group should go on, negative where it knows none, the oldest there is, and the end.
+    def _find(self, partition: Partition, resume: int | None) -> tuple[int, int, int]:
+        """The offset from which the group goes on (negative: none is committed), the oldest one, and the end.
 
         Raises:
-            KafkaException: the broker does not tell.
+            KafkaException: the broker does not answer.
         """
         limit = self._settings.timeout_s
         (found,) = self._consumer.committed([TopicPartition(*partition)], timeout=limit)

@@ -13,7 +13,7 @@ GROWTH = 1.25  # of what a quick commit has carried
 UNLIMITED = sys.maxsize
 
 
-class Portion:
+class CommitSize:
     """The most inputs that one transaction answers, so that it is over well before the broker gives it up.
 
     That is as many as come, while the broker keeps up. Where a transaction grows old or its commit is slow, half of

@@ -15,12 +15,13 @@ from confluent_kafka import KafkaError, KafkaException
 
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import clients, connection, letters, limited, options
+from cifarctl.stream import background, clients, connection, letters, options
+from cifarctl.stream.background import OVERTIME_S
 from cifarctl.stream.limits import TOO_LARGE, of_topics
 from cifarctl.stream.records import Headers
-from cifarctl.stream.sender import REFUSED, Sender
-from cifarctl.stream.sink import CLOSE_TIMEOUT_S, OPEN_TIMEOUT_S
-from cifarctl.stream.source import OVERTIME_S
+from cifarctl.stream.sender import Sender
+from cifarctl.stream.transactions import CLOSE_TIMEOUT_S, OPEN_TIMEOUT_S
+from cifarctl.stream.undelivered import REFUSED
 
 BATCH = 500
 PATIENCE = 0.6  # of the transaction's timeout, for what it carries to arrive
@@ -28,7 +29,7 @@ PATIENCE = 0.6  # of the transaction's timeout, for what it carries to arrive
 LARGEST_MESSAGE = 1_000_000_000
 
 
-class Return(NamedTuple):
+class ReplayMessage(NamedTuple):
     """A message to send back, and the place of its letter."""
 
     topic: str
@@ -39,7 +40,7 @@ class Return(NamedTuple):
     offset: int
 
 
-class Sent(enum.Enum):
+class ReplayOutcome(enum.Enum):
     """What came of an attempt to send a batch back; nothing of it is there unless DONE."""
 
     DONE = enum.auto()
@@ -47,7 +48,7 @@ class Sent(enum.Enum):
     TOO_SLOW = enum.auto()  # the broker does not take so much within a transaction's time
 
 
-class Returns:
+class Replay:
     """Sends messages together with the receipts that they have been sent: a context manager.
 
     Exactly once by a transaction for each batch, whose id is fixed: whoever opens it ends what another has left open,
@@ -71,7 +72,7 @@ class Returns:
         self._transactional = settings.delivery != "at-least-once" and not clients.check(settings).embedded
         self._sender = self._open()
 
-    def __enter__(self) -> Returns:
+    def __enter__(self) -> Replay:
         return self
 
     def __exit__(
@@ -86,7 +87,7 @@ class Returns:
         """How many messages `send` takes at most: they are delivered together or not at all."""
         return self._batch if self._transactional else 1
 
-    def send(self, batch: Sequence[Return]) -> Sent:
+    def send(self, batch: Sequence[ReplayMessage]) -> ReplayOutcome:
         """Send messages and receipts and wait until they are there.
 
         Raises:
@@ -101,8 +102,8 @@ class Returns:
                 elif not self._send_in_transaction(batch):
                     self._batch = max(1, len(batch) // 2)
                     self._reopen()
-                    return Sent.TOO_SLOW
-                return Sent.DONE
+                    return ReplayOutcome.TOO_SLOW
+                return ReplayOutcome.DONE
             except KafkaException as error:
                 # What the broker says of a message is more than what follows: a failed transaction, purged neighbours.
                 codes = {cause.code() for cause in (error.args[0], sender.failure) if cause is not None}
@@ -113,7 +114,7 @@ class Returns:
                 # The client miscounts after a message that the broker has refused: each transaction would fail now.
                 self._reopen()
                 if not again:
-                    return Sent.TOO_LARGE
+                    return ReplayOutcome.TOO_LARGE
 
     def _reopen(self) -> None:
         self._sender.producer.purge()
@@ -131,7 +132,7 @@ class Returns:
                 _retried(sender.producer.init_transactions, OPEN_TIMEOUT_S)
         return sender
 
-    def _send_in_transaction(self, batch: Sequence[Return]) -> bool:
+    def _send_in_transaction(self, batch: Sequence[ReplayMessage]) -> bool:
         """False: it is not there in time, and the transaction is still open."""
         producer = self._sender.producer
         producer.begin_transaction()
@@ -155,7 +156,7 @@ class Returns:
         except BrokerError:  # the commit says what it is
             return True
 
-    def _send_and_flush(self, enqueue: Callable[[Return], None], batch: Sequence[Return]) -> None:
+    def _send_and_flush(self, enqueue: Callable[[ReplayMessage], None], batch: Sequence[ReplayMessage]) -> None:
         for item in batch:
             enqueue(item)
         if not self._sender.flush(self._settings.timeout_s):
@@ -163,10 +164,10 @@ class Returns:
         if self._sender.failure is not None:
             raise KafkaException(self._sender.failure)
 
-    def _message(self, item: Return) -> None:
+    def _message(self, item: ReplayMessage) -> None:
         self._sender.enqueue(item.topic, item.key, item.value, item.headers)
 
-    def _receipt(self, item: Return) -> None:
+    def _receipt(self, item: ReplayMessage) -> None:
         self._sender.enqueue_form(self._letters_topic, partial(letters.receipt_message, item.partition, item.offset))
 
 
@@ -176,7 +177,7 @@ def _retried(call: Callable[[float], object], timeout_s: float) -> None:
     while True:
         left = max(connection.RETRY_S, deadline - time.monotonic())
         try:
-            limited.begin(call, left).result(left + OVERTIME_S)
+            background.start(call, left).result(left + OVERTIME_S)
             return
         except FutureTimeout:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None

@@ -26,7 +26,7 @@ NAMED = 5  # groups or prefixes in a sentence
 LEARNERS = (".learner", ".active-learner")  # groups of learners, which answer nothing
 
 
-class Lookout:
+class TopicCheck:
     """Asks the broker once, in a thread of its own: a context manager, whose `news` nobody has to wait for.
 
     A question that the broker does not know or does not permit is passed over.
@@ -39,7 +39,7 @@ class Lookout:
         self._found: list[str] = []
         self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
 
-    def __enter__(self) -> Lookout:
+    def __enter__(self) -> TopicCheck:
         self._thread.start()
         return self
 
