@@ -185,7 +185,7 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_only_on_request(monkeyp
         raise RuntimeError("boom\nand more")
 
     monkeypatch.setattr(settings, "explain", broken)
-    assert fails(1, "config") == "unexpected RuntimeError: boom and more; --debug shows where"
+    assert fails(1, "config") == "unexpected RuntimeError: boom and more; run with --debug for a traceback"
     result = cifarctl("config", "--debug")
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
@@ -199,7 +199,7 @@ def no_space(*_: object, **__: object) -> None:
 def test_a_full_disk_is_one_line(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifarctl.ui.plots.draw_confusion", no_space)
     message = fails(1, "eval", "--json", *home.options, "--confusion", "confusion.png")
-    assert message.startswith("no space left on the disk for somewhere/confusion.png; free some")
+    assert message.startswith("no disk space left for somewhere/confusion.png; free some")
 
 
 def test_a_full_disk_under_the_registry_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,7 +474,7 @@ def test_learning_anew_from_what_came_since_a_time(home: Home, kafka: KafkaSetti
         "--since yesterday: expected 90s, 30m, 2h, 1d, or a time"
     )
     assert one_line(cifarctl("retrain", "--since", "1h", "--follow", *hopeless), 2, stdout=False).startswith(
-        "--follow and --since exclude each other"
+        "--follow and --since are mutually exclusive"
     )
 
 
@@ -702,16 +702,16 @@ def test_aliases_are_moved_and_the_history_tells(home: Home) -> None:
     assert [(move["action"], move["to_version"], move["who"], move["why"]) for move in found] == [
         ("promote", 1, "train", "there was no production version"),
         ("promote", 2, "cli", "better"),
-        ("promote", 3, "cli", "by hand"),
+        ("promote", 3, "cli", "manual"),
         ("rollback", 2, "cli", "worse"),
-        ("rollback", 1, "cli", "by hand"),
+        ("rollback", 1, "cli", "manual"),
     ]
     assert len(document("registry", "history", *home.options)) == 6
     removed = [document("registry", "remove-alias", "canary", "--why", "over", *home.options) for _ in range(2)]
     assert removed == [{"alias": "canary", "removed": True}, {"alias": "canary", "removed": False}]
     text = cifarctl("registry", "history", *home.options)
     assert text.exit_code == 0
-    assert re.search(r"canary +– → 3 +cli +by hand", text.stdout)
+    assert re.search(r"canary +– → 3 +cli +manual", text.stdout)
     assert re.search(r"canary +3 → – +cli +over", text.stdout)
 
 

@@ -224,7 +224,7 @@ def test_relabelled_images_are_scored_by_what_is_right_by_then(home: Home) -> No
         (("--stream", "classes:1@0-200"), 2, "asks for a class that has no image left"),
         (("--stream", "classes:12@0-200"), 2, "there is no class 12"),
         (("--stream", "none", "--min-accuracy", "0.5"), 2, "--min-accuracy and --confusion"),
-        (("--seeds", "2"), 2, "need --stream"),
+        (("--seeds", "2"), 2, "require --stream"),
         (("--stream", "none", "--images", "30", "--compare", "frozen", "--report", "x.png"), 2, "must end in .html"),
         (("--stream", "none", "--set=data.split_seed=9"), 3, "was trained on another split"),
         (("--stream", "none", "--version", "7"), 4, "version 7"),
