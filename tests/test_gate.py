@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from cifarctl.data import Images, synthetic
 from cifarctl.online.drift import ClassMonitor, Detection, ErrorMonitor, Name, change_point
-from cifarctl.online.gate import BETS, LEAST_CHANGE, Guard, Pairs, amount, decide, follow, spend
-from cifarctl.online.inputs import FEWEST, WINDOW, InputMonitor, Movement, features
+from cifarctl.online.gate import BETS, MIN_CHANGE, Guard, Pairs, amount, decide, follow, spend
+from cifarctl.online.inputs import MIN_IMAGES, WINDOW, InputMonitor, Movement, features
 from cifarctl.online.rate import AdaptiveRate
 
 ALPHA = spend(0.1, 1)  # the first trial's part of what is allowed by default
@@ -222,7 +222,7 @@ def test_evidence_is_told_in_few_letters(evidence: float, told: str) -> None:
 
 
 @given(
-    counts, st.sampled_from([SOUND, UNSOUND]), st.sampled_from([0.001, 0.01, ALPHA, 0.2]), st.floats(LEAST_CHANGE, 1)
+    counts, st.sampled_from([SOUND, UNSOUND]), st.sampled_from([0.001, 0.01, ALPHA, 0.2]), st.floats(MIN_CHANGE, 1)
 )
 def test_a_changed_snapshot_is_held_back_by_a_fall_or_the_guard_only(
     held_out: Pairs, guard: Guard, alpha: float, changed: float
@@ -253,7 +253,7 @@ def test_a_lineage_goes_on_unless_something_is_wrong(held_out: Pairs, guard: Gua
     assert len(decision.reasons) == 2
 
 
-@given(counts, st.floats(0, LEAST_CHANGE, exclude_max=True))
+@given(counts, st.floats(0, MIN_CHANGE, exclude_max=True))
 def test_a_snapshot_that_answers_as_the_one_before_is_no_new_version(held_out: Pairs, changed: float) -> None:
     decision = follow(held_out, SOUND, changed=changed, alpha=ALPHA)
     assert not decision.promote
@@ -529,8 +529,8 @@ def test_too_few_images_say_nothing(images: tuple[Images, Images]) -> None:
     validation, stream = images
     monitor = InputMonitor(validation)
     inverted = Images(255 - stream.pixels, stream.labels)
-    assert not monitor.moved(inverted.take(torch.arange(FEWEST - 1)))
-    assert monitor.moved(inverted.take(torch.arange(FEWEST)))
+    assert not monitor.moved(inverted.take(torch.arange(MIN_IMAGES - 1)))
+    assert monitor.moved(inverted.take(torch.arange(MIN_IMAGES)))
     assert not monitor.moved(inverted.take(torch.arange(0)))
 
 

@@ -24,9 +24,9 @@ from cifarctl.learning.read_progress import ReadProgress
 from cifarctl.learning.scored_model import ScoredModel
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.statistics import SOURCE, adapted
-from cifarctl.online.concept import FEWEST_LABELLED
+from cifarctl.online.concept import MIN_LABELLED
 from cifarctl.online.estimate import likely_right, threshold
-from cifarctl.online.gate import LIKELY_GAIN, Guard, Pairs, decide, follow
+from cifarctl.online.gate import MIN_ESTIMATED_GAIN, Guard, Pairs, decide, follow
 from cifarctl.registry.loading import load
 from cifarctl.settings import OnlineSettings
 from cifarctl.stream.codecs import Record
@@ -78,7 +78,7 @@ def test_an_estimate_follows_the_share_of_easy_images(seed: int) -> None:
 
 def test_a_small_gain_that_is_but_estimated_does_not_do() -> None:
     total = 5000
-    small = Pairs(both=total // 2, gained=int(LIKELY_GAIN * total) - 1, lost=0, neither=total // 2)
+    small = Pairs(both=total // 2, gained=int(MIN_ESTIMATED_GAIN * total) - 1, lost=0, neither=total // 2)
     large = small + Pairs(gained=total // 20)
     assert decide(small, SOUND, alpha=0.1).promote
     assert not decide(small, SOUND, alpha=0.1, estimated=True).promote
@@ -275,7 +275,7 @@ def test_labels_of_images_from_before_the_drift_say_nothing_of_it(home: Home) ->
         assert (of(events.DriftDetected, found), of(events.RolledBack, found)) == ([], [])
         status = learner.status()
         assert (status.labelled, status.accuracy) == (200, None)
-        more = [f"prompt-{number}" for number in range(FEWEST_LABELLED)]
+        more = [f"prompt-{number}" for number in range(MIN_LABELLED)]
         list(
             learner.learn(more, inverted.take(torch.arange(200, 200 + len(more))), numbers=range(400, 400 + len(more)))
         )

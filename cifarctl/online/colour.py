@@ -13,11 +13,11 @@ from torch.nn import functional
 from cifarctl.models.predictor import Precision, autocast
 from cifarctl.models.preprocess import recolour
 
-SMALLEST = 0.2  # a colour that has all but gone is not blown up further than 1 / SMALLEST times by the inverse
+MIN_SINGULAR_VALUE = 0.2  # a colour that has all but gone is not blown up further than 1 / MIN_SINGULAR_VALUE times by the inverse
 STEPS = 25
-RATE = 0.05
-BATCH = 64
-SCREENED = 96  # images on which starting points are tried
+LEARNING_RATE = 0.05
+BATCH_SIZE = 64
+SCREENING_IMAGES = 96  # images on which starting points are tried
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Colour:
     def inverse(self) -> Colour:
         """The way back, as far as there is one."""
         left, values, right = torch.linalg.svd(self.matrix)
-        back = right.T @ torch.diag(1 / values.clamp(min=SMALLEST)) @ left.T
+        back = right.T @ torch.diag(1 / values.clamp(min=MIN_SINGULAR_VALUE)) @ left.T
         return Colour(back, -back @ self.shift)
 
 
@@ -62,16 +62,16 @@ def fit_colour(
     was = [parameter.requires_grad for parameter in network.parameters()]
     network.requires_grad_(False)
     try:
-        first, first_labels = images[-SCREENED:], labels[-SCREENED:]
-        starts = [Colour.none(), *([] if known is None else [known]), *alike(images, reference)]
+        first, first_labels = images[-SCREENING_IMAGES:], labels[-SCREENING_IMAGES:]
+        starts = [Colour.none(), *([] if known is None else [known]), *match_moments(images, reference)]
         losses = [_loss(network, start, first, first_labels, precision) for start in starts]
         best = starts[losses.index(min(losses))]
         matrix, shift = nn.Parameter(best.matrix.clone()), nn.Parameter(best.shift.clone())
-        optimiser = torch.optim.Adam([matrix, shift], lr=RATE)
+        optimiser = torch.optim.Adam([matrix, shift], lr=LEARNING_RATE)
         for step in range(STEPS):
             on_step()
-            optimiser.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-            index = torch.randint(len(labels), (min(BATCH, len(labels)),), generator=generator)
+            optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / STEPS)
+            index = torch.randint(len(labels), (min(BATCH_SIZE, len(labels)),), generator=generator)
             shown = Colour(matrix, shift)(images[index])
             with autocast(shown.device, precision):
                 logits = network(shown)

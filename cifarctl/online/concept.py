@@ -13,13 +13,13 @@ from cifarctl.online.drift import MEMORY, ClassMonitor, Detection, ErrorMonitor,
 from cifarctl.online.inputs import Movement, features
 
 RECENT_OUTCOMES = 500  # labelled images over which the prequential accuracy is told
-SAME_DRIFT = 100  # images between two drifts at least: less, and it is the same one, noticed twice
+MIN_GAP = 100  # images between two drifts at least: less, and it is the same one, noticed twice
 ARRIVED = 250  # newest images among which labels are looked for
-FEWEST_LABELLED = 32  # of these, or of a concept, without which labels tell too little
+MIN_LABELLED = 32  # of these, or of a concept, without which labels tell too little
 
 
 @dataclass(frozen=True)
-class Sign:
+class DriftSignal:
     """A detector says that another concept has begun, with the image of that number.
 
     The error before and after it, None where it is not the errors that have told.
@@ -50,35 +50,35 @@ class Concept:
 
     def images(
         self, pixels: torch.Tensor, seen: int, confidence: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Sign | None:
+    ) -> DriftSignal | None:
         """Take in images (N, 3, 32, 32) uint8, after which so many have been `seen`.
 
         `confidence` tells the champion's of such images, (N, 1); it is asked where too few of the newest have labels.
         """
         detector, since = "inputs", self._movement.update(features(pixels))
-        if since is None and sum(number >= seen - ARRIVED for number in self._numbers) < FEWEST_LABELLED:
+        if since is None and sum(number >= seen - ARRIVED for number in self._numbers) < MIN_LABELLED:
             detector, since = "confidence", self._confidence.update(confidence(pixels))
-        return None if since is None else Sign(detector, seen - since)
+        return None if since is None else DriftSignal(detector, seen - since)
 
-    def outcome(self, label: int, number: int, right: bool) -> Sign | None:
+    def outcome(self, label: int, number: int, right: bool) -> DriftSignal | None:
         """Take in whether the champion was right about an image of the present concept."""
         self.labelled += 1
         self._numbers.append(number)
         self.outcomes.append(right)
         detection, of_class = self._errors.update(not right), self._by_class.update(label, number, not right)
         if detection is not None:
-            return Sign(self._detector, self._numbers[-detection.since], _errors(detection))
+            return DriftSignal(self._detector, self._numbers[-detection.since], _errors(detection))
         if of_class is not None:
             began, detection = of_class
-            return Sign(f"{self._detector}, {self._classes[label]}", began, _errors(detection))
+            return DriftSignal(f"{self._detector}, {self._classes[label]}", began, _errors(detection))
         return None
 
-    def renew(self, sign: Sign) -> bool:
+    def renew(self, signal: DriftSignal) -> bool:
         """Begin another concept; False where that is the present one, noticed once more."""
         self._by_class.reset()  # what has changed is known now
-        if abs(sign.began - self.began) <= SAME_DRIFT and self.began > 0:
+        if abs(signal.began - self.began) <= MIN_GAP and self.began > 0:
             return False
-        self.began, self.labelled = sign.began, self._since(sign.began)
+        self.began, self.labelled = signal.began, self._since(signal.began)
         return True
 
     def error_rates(self, began: int) -> tuple[float | None, float | None]:

@@ -16,8 +16,8 @@ from river.base import DriftDetector
 from river.drift import binary
 
 MEMORY = 1000  # outcomes among which the beginning of a drift is looked for
-LONGEST = 50_000  # outcomes after which a detector begins anew
-FEWEST = 10  # outcomes on either side of it
+MAX_OUTCOMES = 50_000  # outcomes after which a detector begins anew
+MIN_SEGMENT = 10  # outcomes on either side of it
 
 Name = Literal["adwin", "hddm-w", "page-hinkley", "kswin"]
 
@@ -51,7 +51,7 @@ class ErrorMonitor:
         self._count += 1
         self._errors.append(wrong)
         self._all.append(wrong)
-        if len(self._all) > LONGEST:  # in so long a calm little is lost by it, and a checkpoint must not grow for ever
+        if len(self._all) > MAX_OUTCOMES:  # in so long a calm little is lost by it, and a checkpoint must not grow for ever
             self.reset()
         self._detector.update(float(wrong))
         if not self._detector.drift_detected:
@@ -121,7 +121,7 @@ def change_point(errors: Sequence[bool] | deque[bool]) -> int:
     Sequence of Binomial Variables.
     """
     total = np.cumsum(np.array(errors, dtype=np.float64))
-    margin = min(FEWEST, len(total) // 2)
+    margin = min(MIN_SEGMENT, len(total) // 2)
     index = np.arange(margin, len(total) - margin + 1)
     index = index[(index > 0) & (index < len(total))]
     left = total[index - 1]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 #: Bets at once: that the challenger wins such a share of the pairs that tell, with such a part of the capital. Chosen
 #: by simulation (tests/test_gate.py) for challengers that are 5 to 15 points better where one image in five tells.
 BETS = ((0.62, 0.60), (0.70, 0.25), (0.85, 0.15))
-LEAST_CHANGE = 0.01  # of the answers, below which a snapshot is not worth a version of its own
-LIKELY_GAIN = 0.03  # an estimate without labels may err by as much
+MIN_CHANGE = 0.01  # of the answers, below which a snapshot is not worth a version of its own
+MIN_ESTIMATED_GAIN = 0.03  # an estimate without labels may err by as much
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def decide(pairs: Pairs, guard: Guard, *, alpha: float, estimated: bool = False)
     better = pairs.evidence >= 1 / alpha
     stream = f"{pairs}, evidence {amount(pairs.evidence)} of {amount(1 / alpha)}"
     if estimated:
-        better = better and pairs.gained - pairs.lost >= LIKELY_GAIN * len(pairs)
+        better = better and pairs.gained - pairs.lost >= MIN_ESTIMATED_GAIN * len(pairs)
         stream = f"estimated without labels: {stream}"
     # What decided comes first: where there is little room only that is shown.
     told = (str(guard), stream) if better and not guard.holds else (stream, str(guard))
@@ -161,7 +161,7 @@ def follow(held_out: Pairs, guard: Guard, *, changed: float, alpha: float, estim
     is validation accuracy below the guard's floor. `changed` is the share of recent images on which its predictions
     differ: too few are not worth a version. `estimated`: the pairs are of recent images, estimated without labels.
     """
-    if changed < LEAST_CHANGE:
+    if changed < MIN_CHANGE:
         return Decision(
             False, (f"predictions changed on only {percent(changed)} of recent images: not worth a version",)
         )

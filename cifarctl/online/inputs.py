@@ -11,10 +11,10 @@ from scipy import stats
 from cifarctl.data import Images
 
 ALPHA = 1e-3  # of a false alarm, over all features together
-FEWEST = 50  # images below which nothing is said
+MIN_IMAGES = 50  # images below which nothing is said
 WINDOW = 100  # newest images that are compared with those before them
-KEPT = 500  # images that are compared, in all
-EVERY = 25  # images from one look to the next
+HISTORY = 500  # images that are compared, in all
+INTERVAL = 25  # images from one look to the next
 CHANGE_ALPHA = 1e-4  # of a false alarm at one look, over all columns together
 FEATURES = 9
 
@@ -47,11 +47,11 @@ class Movement:
         """Take in what is told of images (N, columns); about how many of the newest are of another kind, or None."""
         found, taken = None, 0
         while taken < len(told):
-            part = told[taken : taken + EVERY - self._count % EVERY]
-            self._seen = torch.cat([self._seen, part])[-KEPT:]
+            part = told[taken : taken + INTERVAL - self._count % INTERVAL]
+            self._seen = torch.cat([self._seen, part])[-HISTORY:]
             self._count += len(part)
             taken += len(part)
-            if self._count % EVERY == 0 and len(self._seen) >= 2 * WINDOW and (since := self._look()) is not None:
+            if self._count % INTERVAL == 0 and len(self._seen) >= 2 * WINDOW and (since := self._look()) is not None:
                 found = since + len(told) - taken
         return found
 
@@ -62,7 +62,7 @@ class Movement:
 
     def dump(self) -> torch.Tensor:
         """What it compares (N, columns), and in a last row how many images it has taken in."""
-        return torch.cat([self._seen, torch.full((1, self._columns), float(self._count % EVERY))])
+        return torch.cat([self._seen, torch.full((1, self._columns), float(self._count % INTERVAL))])
 
     def load(self, dumped: torch.Tensor) -> None:
         """Take over a dump."""
@@ -95,7 +95,7 @@ class InputMonitor:
 
     def moved(self, images: Images) -> bool:
         """Whether `images` are differently distributed than the reference; False for fewer than 50."""
-        if len(images) < FEWEST:
+        if len(images) < MIN_IMAGES:
             return False
         p_values = _compare(features(images.pixels), self._reference)
         return bool(min(p_values) < ALPHA / len(p_values))

@@ -23,7 +23,7 @@ from cifarctl.online.colour import Colour
 
 BLOCK = 8  # pixels a side: large enough for how near pixels go together, small enough that few images tell it
 COLOURS = 3
-LEAST = 1e-4  # variance that every direction of the training images has at least, so that it can be divided by
+MIN_VARIANCE = 1e-4  # variance that every direction of the training images has at least, so that it can be divided by
 
 #: (normalised images (B, 3, 32, 32), chance) -> the same as they would arrive now
 Look: TypeAlias = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -55,7 +55,7 @@ class Lookalike:
         recolour = torch.kron(torch.eye(BLOCK * BLOCK, dtype=torch.float64), forth)
         there, here = window.covariance.double(), recolour @ reference.covariance.double() @ recolour.T
         values, axes = torch.linalg.eigh(here)
-        values = values.clamp(min=LEAST)
+        values = values.clamp(min=MIN_VARIANCE)
         root, back = axes * values.sqrt() @ axes.T, axes * values.rsqrt() @ axes.T
         values, axes = torch.linalg.eigh(back @ _root(root @ there @ root) @ back)
         damped = axes * values.clamp(max=1) @ axes.T

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-ROUNDS = 50
-IMAGINED = 5.0  # images of each class that are imagined beforehand: few images tell little
+ITERATIONS = 50
+PSEUDO_COUNT = 5.0  # images of each class that are imagined beforehand: few images tell little
 
 
 def estimate(probabilities: torch.Tensor) -> torch.Tensor:
@@ -16,8 +16,8 @@ def estimate(probabilities: torch.Tensor) -> torch.Tensor:
     """
     count, classes = probabilities.shape
     frequencies = torch.full((classes,), 1 / classes)
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         weighed = probabilities * frequencies
         expected = (weighed / weighed.sum(dim=1, keepdim=True)).sum(dim=0)
-        frequencies = (expected + IMAGINED) / (count + IMAGINED * classes)
+        frequencies = (expected + PSEUDO_COUNT) / (count + PSEUDO_COUNT * classes)
     return frequencies

@@ -26,7 +26,7 @@ from cifarctl.models import statistics
 from cifarctl.models.architectures.mixture import Mixture, kinds
 from cifarctl.models.predictor import autocast
 from cifarctl.models.preprocess import normalise
-from cifarctl.online.colour import Colour, alike, fit_colour
+from cifarctl.online.colour import Colour, fit_colour, match_moments
 from cifarctl.online.concept import ARRIVED
 from cifarctl.online.estimate import likely_right, threshold
 from cifarctl.online.experts import FixedShare
@@ -243,7 +243,7 @@ class _Pool(Strategy):
             return None
         guesses = [] if known is None else [known]
         if not self._guessed:
-            guesses += alike(window, reference)
+            guesses += match_moments(window, reference)
             self._guessed = len(window) >= ARRIVED
         if not guesses:
             return None
