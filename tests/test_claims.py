@@ -24,8 +24,9 @@ from cifarctl.data import Images
 from cifarctl.errors import AliasClaimed, Superseded
 from cifarctl.flows import learn
 from cifarctl.flows.serve import LEARNER
+from cifarctl.learning.checkpoints import CHECKPOINT
 from cifarctl.learning.decisions import Decisions
-from cifarctl.learning.learner import CHECKPOINT, Learner
+from cifarctl.learning.learner import Learner
 from cifarctl.registry.claims import Claim, Stream
 from cifarctl.registry.requests import Requests
 from cifarctl.serving.learner_process import LearnerProcess
@@ -151,7 +152,7 @@ def test_gc_removes_checkpoints_of_streams_that_have_given_up_their_alias(tmp_pa
 def test_a_checkpoint_that_was_copied_from_another_stream_is_left_aside(home: Home) -> None:
     with closing(learner(home, MINE)) as mine, closing(learner(home, OTHERS[0])) as other:
         show(mine, home, "a")
-        other.checkpoint.write_bytes(mine.checkpoint.read_bytes())
+        other.file.path.write_bytes(mine.file.path.read_bytes())
     with closing(learner(home, OTHERS[0])) as other:
         assert other.buffer.labelled == 0
 

@@ -711,7 +711,7 @@ def test_without_a_disk_the_oldest_images_are_given_up_and_that_is_told(
     monkeypatch.setattr(sqlite3, "connect", refuse)
     site.send(900, produce__unlabelled=1.0)
     learning = learner(site, online__label_wait_mb=1)
-    told = "images were given up before their label came: without the disk, online.label_wait_mb is too small"
+    told = "images were dropped before their labels came: without the disk, online.label_wait_mb is too small"
     learning.until(lambda: any(told in notice.message for notice in learning.of(events.Notice)))
     learning.until(lambda: waiting(learning) > 200)
     learning.finish()

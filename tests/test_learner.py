@@ -17,8 +17,10 @@ from torch import nn
 from cifarctl import events, models
 from cifarctl.data import Images, synthetic
 from cifarctl.errors import DataError, RegistryError, SettingsError, Superseded, VersionNotFound
-from cifarctl.learning import learner as module
-from cifarctl.learning.learner import CHECKPOINT, GRID, QUICK_UPDATES, Learner
+from cifarctl.learning import lineage as module
+from cifarctl.learning.checkpoints import CHECKPOINT
+from cifarctl.learning.learner import GRID, Learner
+from cifarctl.learning.schedule import QUICK_UPDATES
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.online.concept import MIN_LABELLED
 from cifarctl.online.fit import Lesson
@@ -1436,7 +1438,7 @@ def test_a_damaged_checkpoint_is_named_and_the_lock_given_back(home: Home, clean
     with open_learner(home) as learner:
         show(learner, part(clean, 0, 80), "a")
         learner.save()
-        path = learner.folder / CHECKPOINT
+        path = learner.file.folder / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(RegistryError, match=rf"{CHECKPOINT} cannot be read .*move it away to start afresh"):
         open_learner(home).__enter__()

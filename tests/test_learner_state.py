@@ -15,7 +15,7 @@ from helpers import DATA, Home, open_registry
 
 from cifarctl import data
 from cifarctl.data import synthetic
-from cifarctl.learning import learner as module
+from cifarctl.learning import lineage as module
 from cifarctl.learning.learner import Learner
 from cifarctl.learning.state import LearnerState, Progress, Standing, WatchState
 from cifarctl.online.gate import Pairs
@@ -77,12 +77,14 @@ def test_every_field_comes_back_from_a_checkpoint(home: Home) -> None:
     images = synthetic.draw(50, seed=1)
     with closing(open_learner(home)) as learner:
         list(learner.learn([f"image-{number}" for number in range(50)], images, updates=False))
-        progress = learner._progress = every_field_changed(learner._progress)
-        standing = learner._standing = every_field_changed(learner._standing, but=("began",))  # names a version
+        progress = every_field_changed(learner.progress)
+        learner.progress.take_over(progress)
+        standing = every_field_changed(learner.lineage.standing, but=("began",))  # names a version
+        learner.lineage.standing = standing
         learner.save(progress.reading)
     with closing(open_learner(home)) as learner:
-        assert (learner._progress, learner._standing) == (progress, standing)
-        assert learner.reading == progress.reading
+        assert (learner.progress, learner.lineage.standing) == (progress, standing)
+        assert learner.progress.reading == progress.reading
         assert (learner.seen, learner.buffer.labelled) == (50, 50)
 
 
@@ -98,7 +100,8 @@ def test_what_earlier_code_has_written_is_gone_on_from(tmp_path: Path) -> None:
     dataset = data.load(DATA)
     home = Home(registry, dataset, data.split(dataset.train.labels, DATA.split, DATA.split_seed))
     with closing(open_learner(home)) as learner:
-        assert (learner.champion, learner.buffer.labelled, learner.fresh, learner.reading) == (3, 200, 0, {"x": 1})
+        assert (learner.champion, learner.buffer.labelled, learner.fresh) == (3, 200, 0)
+        assert learner.progress.reading == {"x": 1}
         shadow = learner.status().shadow
         assert shadow is not None
         assert (shadow.version, shadow.images) == (1, 25)

@@ -236,7 +236,9 @@ def test_a_burst_without_labels_is_learned_from_once_it_has_been_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reads(monkeypatch)
-    monkeypatch.setattr(Learner, "_due_unlabelled", lambda own: None if own.behind or own.updates else "a burst")
+    monkeypatch.setattr(
+        Learner, "_due_without_labels", lambda own: None if own.progress.behind or own.updates else "a burst"
+    )
     site.send(examples.READ, produce__unlabelled=1.0)
     learning = learner(site)
     learning.until(lambda: learning.of(events.RetrainStarted))

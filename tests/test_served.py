@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifarctl import events
-from cifarctl.learning.served_accuracy import RECENT, VERSIONS, ServedAccuracy
+from cifarctl.learning.served_accuracy import SCORED, VERSIONS, ServedAccuracy
 from cifarctl.stream.codecs import Prediction
 
 WAIT_S = 600.0
@@ -67,9 +67,9 @@ def test_answers_and_labels_meet_in_any_order(stream: list[tuple[int, int, int, 
 
 def test_the_record_is_of_late_and_of_the_versions_that_answered_last() -> None:
     served = ServedAccuracy(WAIT_S)
-    served.answers(answer(f"{n}", 1, label=0) for n in range(RECENT))
-    served.answers(answer(f"{n}", 1, label=1) for n in range(RECENT // 2))
-    assert served.record() == (events.ServedRecord(1, RECENT, 0.5),)
+    served.answers(answer(f"{n}", 1, label=0) for n in range(SCORED))
+    served.answers(answer(f"{n}", 1, label=1) for n in range(SCORED // 2))
+    assert served.record() == (events.ServedRecord(1, SCORED, 0.5),)
     for version in range(2, VERSIONS + 2):
         served.answers([answer("x", 1, version=version, label=1)])
     assert [record.version for record in served.record()] == list(range(2, VERSIONS + 2))

@@ -18,9 +18,10 @@ from torch import nn
 
 from cifarctl import events, models
 from cifarctl.data import Images, synthetic
-from cifarctl.learning import learner as module
-from cifarctl.learning.learner import CALM_AFTER, Learner
+from cifarctl.learning import lineage as module
+from cifarctl.learning.learner import Learner
 from cifarctl.learning.read_progress import ReadProgress
+from cifarctl.learning.schedule import CALM_AFTER
 from cifarctl.learning.scored_model import ScoredModel
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.statistics import SOURCE, adapted
@@ -314,7 +315,7 @@ def test_a_death_changes_nothing(home: Home, tmp_path: Any) -> None:
         learner.save({"numbers": {"waiting": 349}})
         see(learner, stream[1].take(torch.arange(150, 220)))  # forgotten
     with open_learner(twin) as learner:
-        assert learner.reading == {"numbers": {"waiting": 349}}
+        assert learner.progress.reading == {"numbers": {"waiting": 349}}
         assert learner.seen == 350
         see(learner, stream[1].take(torch.arange(150, 300)))
     histories = [

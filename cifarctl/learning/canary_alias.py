@@ -1,4 +1,4 @@
-"""The canary: the snapshot on trial as a version of its own, which an alias names for as long as its trial lasts."""
+"""The canary: the snapshot on trial, published as a version that an alias names while the trial lasts."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ WHO = "learner"
 
 
 class CanaryAlias:
-    """What the learner does with the alias of the version on trial, which is nobody else's.
+    """The learner's side of the alias `<alias>-canary`, which only the learner moves.
 
-    `serve` lets that version answer a share of the stream. No decision depends on any of this.
+    `serve` lets the canary answer a share of the stream. No decision of the learner depends on it.
     """
 
     def __init__(self, registry: Registry, alias: str, *, wanted: bool, epoch: int | None) -> None:
-        """For what is on trial against the version that `alias` names; only where it is `wanted` one is shown.
+        """A canary for challengers of the version that `alias` names; without `wanted` none is ever published.
 
-        `epoch` is the learner's: what one of a newer epoch shows is left alone.
+        `epoch` is the learner's leader epoch: the canary of a newer epoch is left alone.
         """
         self._registry, self._alias, self.wanted, self._epoch = registry, canary_of(alias), wanted, epoch
-        self._newest: int | None = None  # that has ever been shown
+        self._newest: int | None = None  # version published as the canary last
         self._shown = False  # whether the alias names it
 
     def take_over(self, model: nn.Module | None, champion: int) -> None:
-        """What another learner has left: it stays where `version_of` knows it, and is withdrawn otherwise."""
+        """Keep the canary of a previous learner if it is `model`, the snapshot on trial; otherwise withdraw it."""
         alias = self._registry.alias(self._alias)
         moves = self._registry.history(self._alias)
         if self.wanted:
             self._newest = next((move.to_version for move in reversed(moves) if move.to_version is not None), None)
-        if alias is None or moves[-1].who != WHO:  # somebody's own
+        if alias is None or moves[-1].who != WHO:  # set by a person
             return
         self._shown = True
         if model is None or self.version_of(model, champion) != alias.version:
@@ -45,9 +45,9 @@ class CanaryAlias:
             self.show(alias.version, "taken over from a learner that was killed")
 
     def version_of(self, model: nn.Module, champion: int) -> int | None:
-        """The version shown last if it is this very model, on trial against `champion`, so need not be published again.
+        """The last canary's version if it is exactly this model, on trial against `champion`.
 
-        None where it is another one, is no longer there or is damaged.
+        None if it is another model, was removed or is damaged.
         """
         if self._newest is None:
             return None
@@ -59,13 +59,13 @@ class CanaryAlias:
             return None
 
     def show(self, version: int, why: str) -> None:
-        """Let `serve` have that version answer its share, instead of the one before."""
+        """Make that version the canary."""
         with suppress(AliasConflict):
             self._registry.promote(version, alias=self._alias, who=WHO, why=why, epoch=self._epoch)
             self._newest, self._shown = version, True
 
     def withdraw(self, why: str) -> None:
-        """Let nobody be answered by it any more; what another learner shows by now is left alone."""
+        """Remove the canary, unless a newer learner has set it."""
         if self._shown:
             with suppress(AliasConflict):
                 self._registry.remove_alias(self._alias, who=WHO, why=why, epoch=self._epoch)

@@ -1,4 +1,4 @@
-"""Who takes part in a prequential run: each predicts the stream's images before it learns from them."""
+"""The contestants of a prequential evaluation: each predicts the stream's images before it learns from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing_extensions import override
 
 from cifarctl import events
 from cifarctl.data import Images, Scenario, augment
-from cifarctl.learning.learner import JUDGED, Learner, start_of
+from cifarctl.learning.learner import Learner
+from cifarctl.learning.lineage import start_of
+from cifarctl.learning.trial import JUDGED
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Predictor, autocast, choose_precision
 from cifarctl.models.preprocess import normalise
@@ -35,7 +37,7 @@ TUTORIAL_RATE = 1e-3
 ORACLE_EPOCHS = 16
 ORACLE_RATE = 3e-3
 ORACLE_BATCH = 256
-ORACLE_BLOCK = 250  # consecutive positions of the stream under which so many training images are shown
+ORACLE_BLOCK = 250  # training images shown under as many consecutive positions of the stream
 
 #: (pixels (B, 3, 32, 32) uint8, position of the first in the stream) -> probabilities (B, classes) float32
 Predicts: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
@@ -44,8 +46,8 @@ Predicts: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
 class Contestant(Protocol):
     """A way to deal with a drifting stream.
 
-    `serving` is what predicts at present; it is replaced, never changed, so that an update can take effect later: `see`
-    and `learn` do their work as they are iterated over, and come back wherever it may have been replaced.
+    `serving` makes the current predictions. It is replaced, never modified, so that an update can take effect later.
+    `see` and `learn` work while they are iterated over, and yield wherever `serving` may have been replaced.
     """
 
     name: str
@@ -53,19 +55,19 @@ class Contestant(Protocol):
     updates: int
     promotions: int
     rollbacks: int
-    drifts: int  # that it has noticed
+    drifts: int  # drifts it has detected
 
     def see(self, pixels: torch.Tensor) -> Iterator[None]:
-        """Images (B, 3, 32, 32) as they arrive, all of them predicted before; their labels may never come."""
+        """Take in images (B, 3, 32, 32) that have just been predicted; their labels may never come."""
 
     def learn(self, ids: Sequence[str], images: Images) -> Iterator[None]:
-        """Take in labels of images (B,) that have been seen, and make the updates that are due.
+        """Take in the labels (B,) of images that have been seen, and make the updates that are due.
 
         An id is the image's position in the stream.
         """
 
     def settle(self) -> Iterator[None]:
-        """Make the updates that have waited until all that has come was taken in."""
+        """Make the updates that waited until everything that had arrived was taken in."""
 
 
 class _Contestant(Contestant):
@@ -75,7 +77,7 @@ class _Contestant(Contestant):
 
     @override
     def see(self, pixels: torch.Tensor) -> Iterator[None]:
-        """There is nothing to see without labels."""
+        """Ignores images without labels."""
         return iter(())
 
     @override
@@ -90,12 +92,12 @@ class _Contestant(Contestant):
 
 
 def frozen(base: LoadedModel) -> Contestant:
-    """The version as it is."""
+    """The version left alone."""
     return _Contestant("frozen", _whenever(base.predictor()))
 
 
 class Tutorial(_Contestant):
-    """The tutorial's consumer: five epochs over the last labelled images, one image a step, whatever comes of it."""
+    """The tutorial's consumer: five epochs over the last labelled images, one image a step, without any check."""
 
     def __init__(self, base: LoadedModel, seed: int) -> None:
         super().__init__("tutorial", _whenever(base.predictor()))
@@ -131,7 +133,7 @@ class Tutorial(_Contestant):
 
 
 class Ungated(_Contestant):
-    """A strategy by itself: every snapshot serves at once, without a gate, a detector or a way back."""
+    """A strategy by itself: every snapshot serves at once, without a gate, a drift detector or a rollback."""
 
     def __init__(self, name: str, base: LoadedModel, settings: OnlineSettings, reference: Images) -> None:
         super().__init__(name, _whenever(base.predictor()))
@@ -143,7 +145,7 @@ class Ungated(_Contestant):
             settings.buffer_size,
             len(manifest.classes),
             holdout_size=1,
-            holdout_every=1_000_000_000,  # nothing decides, so nothing need be held out
+            holdout_every=1_000_000_000,  # nothing is judged, so nothing is held out
             generator=self._generator,
         )
         self._arrived = Ring(ARRIVED)
@@ -193,13 +195,13 @@ class Ungated(_Contestant):
 
 
 class Gated(_Contestant):
-    """The learner that `serve --online` runs, in a registry of its own."""
+    """The learner of `serve --online`, in a registry of its own."""
 
     def __init__(self, learner: Learner, registry: Registry) -> None:
         self._learner, self._registry = learner, registry
         self._version = learner.champion
         super().__init__("online", _whenever(load(registry, self._version).predictor()))
-        self._behind = False  # more has come than an update is made for, as it was at work meanwhile
+        self._behind = False  # more arrived during an update than the next one would wait for
 
     @override
     def see(self, pixels: torch.Tensor) -> Iterator[None]:
@@ -234,7 +236,7 @@ class Gated(_Contestant):
 
 @contextmanager
 def gated(base: LoadedModel, settings: OnlineSettings, reference: Images, validation: Images) -> Iterator[Contestant]:
-    """The learner under its settings, in a registry that holds the version and goes with the run."""
+    """A learner with these settings, in a temporary registry that holds the base version."""
     with tempfile.TemporaryDirectory(prefix="cifarctl-eval-") as folder:
         manifest = base.manifest
         own = own_code(manifest.model, manifest.arguments)  # has been run already
@@ -243,17 +245,17 @@ def gated(base: LoadedModel, settings: OnlineSettings, reference: Images, valida
             registry, copy.deepcopy(base.model), manifest, settings={}, metrics=manifest.metrics, parent=None,
             origin="import",
         )  # fmt: skip
-        registry.promote(first.version, alias="production", who="eval", why="the version to begin with")
+        registry.promote(first.version, alias="production", who="eval", why="the base version")
         learner = Learner(registry, settings, "production", reference=reference, validation=validation)
         yield Gated(learner, registry)
 
 
 def oracle(base: LoadedModel, train: Images, scenario: Scenario, count: int, seed: int) -> Contestant:
-    """The ceiling: `base` after some epochs over the training images `train` under all that the stream will show.
+    """The ceiling: `base` after some epochs over the training images `train` under every change the stream will show.
 
-    It knows what nobody can know beforehand: where classes come unevenly, their frequencies (its probabilities are
+    It also knows what cannot be known beforehand: the class frequencies where they are uneven (its probabilities are
     weighted by them: Saerens et al. 2002, Adjusting the Outputs of a Classifier to New a Priori Probabilities), and
-    where labels are exchanged, how.
+    how labels are exchanged.
     """
     model, normalisation = copy.deepcopy(base.model), base.manifest.normalisation
     classes = len(base.manifest.classes)
@@ -301,5 +303,5 @@ def _shown(train: Images, scenario: Scenario, count: int, seed: int, generator: 
 
 
 def _whenever(predictor: Predictor) -> Predicts:
-    """A predictor that does not care for positions."""
+    """A predictor that ignores positions."""
     return lambda pixels, _start: predictor(pixels)

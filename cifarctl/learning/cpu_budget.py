@@ -1,17 +1,17 @@
-"""A share of a core that is not exceeded."""
+"""Limits a process to a share of one core."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-SAVED_S = 1.0  # unspent computing time that is kept for later, in seconds
-OWED_S = 2.0  # most that is made up for: whoever reads a stream must not sleep for minutes
+SAVED_S = 1.0  # CPU seconds that can be saved up for a burst
+OWED_S = 2.0  # CPU seconds of debt at most: a stream reader must not sleep for minutes
 SHORTEST_S, LONGEST_S = 0.001, 0.2  # of one sleep
 
 
 class CpuBudget:
-    """Puts a process to sleep whenever it has computed for longer than its share of the time that has passed."""
+    """Puts the process to sleep whenever it has used more than its share of the elapsed time (a token bucket)."""
 
     def __init__(
         self,
@@ -21,13 +21,13 @@ class CpuBudget:
         used: Callable[[], float] = time.process_time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`share` of a core, None = all it likes; `used` tells the computing time of all threads so far, in seconds."""
+        """`share` of one core, None for no limit; `used` gives the CPU seconds of all threads so far."""
         self._share, self._clock, self._used, self._sleep = share, clock, used, sleep
         self._at, self._spent = clock(), used()
         self._left = SAVED_S
 
     def keep(self, on_wait: Callable[[], None] = lambda: None) -> None:
-        """Sleep until the share is kept again; `on_wait` is called in between, and may raise."""
+        """Sleep until the process is within its share; `on_wait` is called before each sleep, and may raise."""
         if self._share is None:
             return
         self._count(self._share)

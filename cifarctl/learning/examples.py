@@ -1,4 +1,14 @@
-"""What a learner reads: images joined with their labels, and positions that are committed after a checkpoint."""
+"""The learner's side of the stream: joins images with their labels, and commits offsets after each checkpoint.
+
+A labelled image's way to the learner; `learning.learner` has the rest:
+
+1. A record is read and decoded: `Examples.read`, `stream.codecs`.
+2. An image without a label is shown to the learner and waits in the `LabelJoin`: `_take_unlabelled`.
+3. Its label arrives and meets the image: `_take_labels`. A label in the image's own header takes the short way:
+   `_take_images`.
+4. The joined pair is learned from at once, or held: `learning.teaching`.
+5. A checkpoint is written and the offsets are committed, but not beyond what still waits: `save`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +26,7 @@ from cifarctl import events
 from cifarctl.learning.learner import Learner
 from cifarctl.learning.load_shedding import LoadShedding
 from cifarctl.learning.pacing import PartitionPacing
-from cifarctl.learning.read_progress import MOST, ReadProgress
+from cifarctl.learning.read_progress import MAX_NUMBERS, ReadProgress
 from cifarctl.learning.served_accuracy import ServedAccuracy
 from cifarctl.learning.teaching import HeldExamples, teach
 from cifarctl.settings import Settings
@@ -32,16 +42,16 @@ from cifarctl.stream.source import Source
 from cifarctl.stream.tail import Tail
 from cifarctl.stream.unmatched_labels import UnmatchedLabels
 
-READ = 256  # most records at once
-WAIT = 0.2  # seconds to wait for them
+READ = 256  # maximum number of records per read
+WAIT = 0.2  # seconds that a read waits for them
 NOTICE_INTERVAL = 60.0  # seconds between two notices of the same kind
 
 
 class Examples:
-    """The learner's way to the stream: joins images with late labels, and commits offsets only after it has saved.
+    """Reads the images and labels topics for a learner.
 
-    What is no label goes to the dead letters from here, as nobody else reads all labels and commits; what is no image
-    goes there from `serve`.
+    Invalid labels go to the dead-letter topic from here, as only the learner reads all labels and commits. Invalid
+    images go there from `serve`.
     """
 
     def __init__(
@@ -58,7 +68,7 @@ class Examples:
         dry: bool = False,
         held: HeldExamples | None = None,
     ) -> None:
-        """What was produced before `since_ms` is passed over. `dry`: nothing is saved, committed or sent.
+        """Skip messages produced before `since_ms`. With `dry`, save, commit and send nothing.
 
         With `held`, examples go there instead of to the learner, and no update is made.
         """
@@ -66,32 +76,32 @@ class Examples:
         self.learner, self.source, self._answers = learner, source, answers
         self.held = held
         self._teach = partial(teach, learner) if held is None else held.take
-        self._updates = held is None  # else all there is has to be read first
+        self._updates = held is None  # else everything available is read first
         self._gaps = gaps
         self._topics, self._settings = topics, settings
         self._join = join
-        # What was learned from before the last restart is read again, where its neighbours were still waiting then.
+        # Images learned from before a restart are read again if their neighbours were still waiting then.
         known = learner.buffer.ids
         self._join.settle(known, repeat(None, len(known)))
         #: Labels that match no image.
         self.strays = UnmatchedLabels(join, topics.labels, settings.online.label_wait)
         self._served = ServedAccuracy(settings.online.label_wait)
         self._overload = LoadShedding(settings.online.update_every)
-        self._overload.behind = learner.behind
+        self._overload.behind = learner.progress.behind
         self._pace = PartitionPacing()
-        self._positions: dict[Partition, int] = {}  # the next offset to read
-        #: What the last checkpoint holds, as committed.
+        self._positions: dict[Partition, int] = {}  # next offset to read
+        #: Offsets committed with the last checkpoint.
         self.saved: dict[Partition, int] = {}
-        self._shown = ReadProgress.load(learner.reading)
+        self._shown = ReadProgress.load(learner.progress.reading)
         self._letters: Sender | None = None
         self._bad_labels = 0
-        self._told: dict[str, tuple[int, float]] = {}  # of each kind of notice: the count told last, and when
-        self._disk_failure: str | None = None  # as it was told
+        self._told: dict[str, tuple[int, float]] = {}  # by kind of notice: the count reported last, and when
+        self._disk_failure: str | None = None  # as reported last
         self.unsaved = False
         source.listen(self._forget, self._forget)
 
     def status(self) -> events.LearnerStatus:
-        """Where the learner stands, how many images wait for their label, and what was served."""
+        """The learner's status, with the images that wait for labels and the served accuracy."""
         return replace(
             self.learner.status(),
             waiting=len(self._join),
@@ -101,7 +111,7 @@ class Examples:
         )
 
     def read(self) -> Iterator[events.LearnEvent]:
-        """Show the learner the next labelled images, and those that have met their label now."""
+        """Show the learner the next images, and let it learn from those whose labels are known now."""
         records = self.source.read(READ, WAIT)
         yield from self._look_at_the_lag(len(records))
         for record in records:
@@ -113,11 +123,11 @@ class Examples:
         others = [record for record in records if record.topic == self._topics.labels]
         for event in chain(self._take_images(images), self._take_labels(others)):
             yield event
-            if isinstance(event, events.RetrainResult):  # which takes its time, in which more has come
+            if isinstance(event, events.RetrainResult):  # more has arrived during the update
                 yield from self._look_at_the_lag()
-        if behind := self.learner.behind:
+        if behind := self.learner.progress.behind:
             yield from self._look_at_the_lag()
-        if behind and not self.learner.behind:  # what made it so has been taken in
+        if behind and not self.learner.progress.behind:  # the backlog has been taken in
             yield from self.learner.catch_up()
         self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
         self._served.answers(self._answers.read())
@@ -125,22 +135,22 @@ class Examples:
         if (notice := self.strays.look(drained=self.source.drained)) is not None:
             yield notice
         while self._gaps:
-            yield events.Notice(f"{self._gaps.pop()}; the learner goes on with the oldest one there is")
+            yield events.Notice(f"{self._gaps.pop()}; the learner continues with the oldest message available")
 
     def _look_at_the_lag(self, read: int = 0) -> Iterator[events.LearnEvent]:
         if self._updates:
             yield from self._overload.update(self.source.lag(), time.monotonic(), read)
-        self.learner.fall_behind(self._overload.behind)
+        self.learner.progress.behind = self._overload.behind
 
     def save(self) -> None:
-        """Checkpoint, then commit, but not beyond what still waits for its other half.
+        """Write a checkpoint, then commit, but not beyond records that still wait for their other half.
 
-        After a crash, records between the two are read twice and known by their ids. When the broker does not answer,
-        `unsaved` stays.
+        After a crash between the two, records are read twice and recognised by their ids. If the broker does not
+        answer, `unsaved` stays set.
         """
         if self._dry:
             return
-        self.learner.save(self._shown.dump(self._join.numbers(MOST)))
+        self.learner.save(self._shown.dump(self._join.numbers(MAX_NUMBERS)))
         if self._letters is not None:
             delivered = self._letters.flush(self._settings.kafka.timeout_s)
             self._letters.raise_failed()
@@ -208,31 +218,31 @@ class Examples:
         yield from self._teach(self._join.add_labels(batch.ids, batch.labels, map(_place, batch.records)))
 
     def _too_late_ms(self) -> int | None:
-        """What was produced before this time has waited long enough; None while its label may be still unread."""
+        """Messages produced before this time have waited long enough; None while their labels may be unread."""
         lag = self.source.lag()
         if lag is None or lag > READ:
             return None
         return int((time.time() - self._settings.online.label_wait) * 1000)
 
     def _losses(self) -> Iterator[events.Notice]:
-        """Says what does not become an example, now and then."""
+        """Report, now and then, messages that do not become examples."""
         topic, failure = self._topics.labels, self._join.disk_failure
         if failure != self._disk_failure:
             self._disk_failure = failure
             yield events.Notice(
-                f"images that wait for their labels go to the disk no more ({failure}): those that were there are "
-                "given up, and online.label_wait_mb is all the room until the learner is started again"
+                f"images that wait for labels are no longer written to disk ({failure}): those on disk are lost, "
+                "and only online.label_wait_mb is left until the learner restarts"
             )
         room = "online.label_wait_disk_mb" if failure is None else "without the disk, online.label_wait_mb"
         for number, story in (
-            (self._bad_labels, f"messages on {topic} are no labels; they go to {self._topics.dead_letters}"),
+            (self._bad_labels, f"messages on {topic} are not labels; they go to {self._topics.dead_letters}"),
             (
                 self._join.conflicting_labels,
-                "labels contradict the first one of the same image, which counts",
+                "labels contradict an earlier label of the same image; the first one counts",
             ),
             (
                 self._join.displaced_images,
-                f"images were given up before their label came: {room} is too small for online.label_wait",
+                f"images were dropped before their labels came: {room} is too small for online.label_wait",
             ),
         ):
             told, at = self._told.get(story, (0, -NOTICE_INTERVAL))
@@ -241,8 +251,8 @@ class Examples:
                 yield events.Notice(f"{number:,} {story}")
 
     def _forget(self, partitions: frozenset[Partition]) -> None:
-        """Whoever has these partitions now reads on from where we have committed."""
-        self._shown.keep(self._join.numbers(MOST))
+        """Drop revoked partitions: their new owner reads on from the committed offsets."""
+        self._shown.keep(self._join.numbers(MAX_NUMBERS))
         self._join.forget(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)

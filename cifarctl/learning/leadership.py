@@ -1,9 +1,9 @@
-"""Who is the active learner of an alias, and what its decisions are worth once another one is.
+"""Leader election among learners: only the leader of a stream and alias learns and decides.
 
-A learner works while it holds the seat; others of its stream stand by, and those of other streams are refused. Each
-tenure has an epoch of its own, higher than all before. A decision is committed where only the holder of the seat can
-write, and then carried out in the registry under that epoch: whatever dies in between, the next one finds it there and
-carries it out first.
+Other learners of the same stream stand by; those of other streams are refused. Each term of leadership has its own
+epoch, higher than all before. A decision is committed to a log that only the leader can write, and then carried out in
+the registry under that epoch. If the leader dies in between, the next one finds the decision in the log and carries it
+out first.
 """
 
 from __future__ import annotations
@@ -26,60 +26,60 @@ from cifarctl.stream import clients, leader_election
 from cifarctl.stream.records import Partition
 from cifarctl.stream.source import Source
 
-CLAIM_INTERVAL_S = 1.0  # between two looks whether one that was suspended has let go of the claim
+CLAIM_INTERVAL_S = 1.0  # between two checks of whether a suspended process has released the claim
 
 
 class Seat(Protocol):
-    """What only one learner of a stream has at a time.
+    """Leadership of a stream's learners, which only one process has at a time.
 
-    `taken`, `wait`, `working` and `take` raise AliasClaimed where the learner of another stream moves the alias.
+    `taken`, `wait`, `working` and `take` raise AliasClaimed if the learner of another stream moves the alias.
     """
 
     stream: Stream
 
     @property
     def taken(self) -> bool:
-        """Whether another one has it, or waits for it; to be asked before `wait`."""
+        """Whether another process has it or waits for it; to be asked before `wait`."""
         ...
 
     @property
     def working(self) -> bool:
-        """Whether another one of the stream works on the alias; to be asked while this one does not."""
+        """Whether another learner of the stream works on the alias; to be asked while this one does not."""
         ...
 
     @property
     def held(self) -> bool:
-        """Whether this one has it, as far as it knows."""
+        """Whether this process has it, as far as it knows."""
         ...
 
     @property
     def trouble(self) -> str | None:
-        """What keeps the broker from telling whose it is, None while all is well."""
+        """Why the broker cannot say who the leader is; None while it can."""
         ...
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait so many seconds for it; whether it is held."""
+        """Wait up to `timeout_s` seconds for leadership; returns whether it is held."""
         ...
 
     def take(self, on_wait: Callable[[], None]) -> int:
-        """Begin a tenure; its epoch.
+        """Begin a term; returns its epoch.
 
         Raises:
-            Superseded: another one has begun meanwhile.
+            Superseded: another leader has begun meanwhile.
         """
         ...
 
     def commit(self, move: Move, offsets: Mapping[Partition, int], source: Source, on_wait: Callable[[], None]) -> None:
-        """Commit a decision, with the `offsets` up to which `source` has been read, before it is carried out.
+        """Commit a decision, together with the offsets up to which `source` was read, before it is carried out.
 
         Raises:
-            Superseded: this tenure is over.
+            Superseded: this term is over.
         """
         ...
 
 
 class RegistrySeat(Seat):
-    """The claim of the alias: for a broker without transactions."""
+    """Leadership by claiming the alias in the registry: for brokers without transactions."""
 
     trouble = None
 
@@ -115,18 +115,18 @@ class RegistrySeat(Seat):
 
     @override
     def commit(self, move: Move, offsets: Mapping[Partition, int], source: Source, on_wait: Callable[[], None]) -> None:
-        """There is nobody else who could decide."""
+        """Nobody else can decide."""
 
     def close(self) -> None:
-        """Leave the seat to the next one."""
+        """Give up leadership."""
         self._claim.release()
 
 
 class KafkaSeat(Seat):
-    """The only partition of the learner's topic, which holds every decision of every tenure; and the alias's claim.
+    """Leadership by owning the only partition of the learner's topic, which logs every decision of every term.
 
-    The topic tells which learner of the stream is the active one. The claim keeps away those of other streams, whose
-    topics are others. Where one that was suspended still has the claim, it is taken as soon as that lets it go.
+    The alias's claim keeps away learners of other streams, which have other topics. If a suspended process still has
+    the claim, it is taken over as soon as that process releases it.
     """
 
     def __init__(self, registry: Registry, kafka: KafkaSettings, stream: Stream) -> None:
@@ -134,12 +134,12 @@ class KafkaSeat(Seat):
         self._registry = registry
         self._seat = leader_election.Seat(kafka)
         self._claim = Claim(registry.dir, stream)
-        self._ask_at = math.inf  # when to ask for the claim again, once a tenure has begun without
+        self._ask_at = math.inf  # when to ask for the claim again, in a term that began without it
 
     @property
     @override
     def taken(self) -> bool:
-        self._claim.taken()  # raises where it is another stream's
+        self._claim.taken()  # raises if another stream has it
         return self._seat.taken
 
     @property
@@ -155,7 +155,7 @@ class KafkaSeat(Seat):
         try:
             if time.monotonic() >= self._ask_at:
                 self._ask_at = math.inf if self._claim.hold() else time.monotonic() + CLAIM_INTERVAL_S
-        except AliasClaimed:  # in the moment between the end of one that was suspended and this one's look
+        except AliasClaimed:  # another stream took it when the suspended process ended
             return False
         return True
 
@@ -170,15 +170,15 @@ class KafkaSeat(Seat):
 
     @override
     def take(self, on_wait: Callable[[], None]) -> int:
-        """Carries out what the one before has decided last."""
+        """Carries out the previous leader's last decision first."""
         self._ask_at = math.inf if self._claim.hold() else time.monotonic() + CLAIM_INTERVAL_S
         own = [entry for value in self._seat.take(on_wait) if (entry := self._read(value)) is not None]
         if own and isinstance(last := own[-1], Move):
-            with suppress(AliasConflict, VersionNotFound):  # somebody has moved the alias since, or removed the version
+            with suppress(AliasConflict, VersionNotFound):  # the alias was moved or the version removed since
                 self._registry.carry_out(last)
         alias = self.stream.alias
         epoch = self._registry.next_epoch(after=max(map(_epoch, own), default=0), alias=alias)
-        self._write({"began": epoch}, on_wait)  # only who can do that has the seat
+        self._write({"began": epoch}, on_wait)  # only the leader can
         self._registry.begin_epoch(epoch, alias=alias)
         return epoch
 
@@ -187,7 +187,7 @@ class KafkaSeat(Seat):
         self._write({"decided": move.model_dump(mode="json")}, on_wait, offsets, source)
 
     def close(self) -> None:
-        """Leave the seat to the next one."""
+        """Give up leadership."""
         self._seat.close()
         self._claim.release()
 
@@ -206,7 +206,7 @@ class KafkaSeat(Seat):
         self._seat.commit(json.dumps(content).encode(), on_wait, offsets, source)
 
     def _read(self, value: bytes) -> Move | int | None:
-        """A decision, or the epoch of a tenure that began; None of anything else and of other registries."""
+        """A decision, or the epoch of a term; None for anything else and for entries of other registries."""
         try:
             entry = json.loads(value)
             if entry["registry"] != self._name:
@@ -218,7 +218,7 @@ class KafkaSeat(Seat):
 
 @contextmanager
 def open_seat(settings: Settings) -> Iterator[Seat]:
-    """The seat of the settings' alias and stream, on Kafka where transactions are to be had and wanted.
+    """Leadership of the settings' alias and stream; on Kafka if transactions are available and wanted.
 
     Raises:
         BrokerError: no broker answers.
@@ -235,7 +235,7 @@ def open_seat(settings: Settings) -> Iterator[Seat]:
 
 
 def stream_of(settings: Settings, broker: clients.Broker) -> Stream:
-    """What a learner with these settings learns from, and which alias it moves."""
+    """The stream that a learner with these settings learns from, and the alias that it moves."""
     cluster = None if broker.embedded else broker.cluster_id
     return Stream(cluster, settings.kafka.topic_prefix, settings.kafka.group_id, settings.serve.alias)
 

@@ -1,4 +1,4 @@
-"""What a learner does about a stream that is faster than it can learn: it catches up first, then takes fewer images."""
+"""Load shedding: on a stream faster than it can learn, a learner first delays updates, then samples the images."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ from zlib import crc32
 
 from cifarctl import events
 
-SAMPLE = 8  # times the lag that makes updates wait makes it sample
-SPARSEST = 1024
-PATIENCE_S = 15.0  # from one look at whether the lag grows to the next: an update takes a while itself
+SAMPLE = 8  # sampling begins at this multiple of the lag at which updates wait
+SPARSEST = 1024  # at least one image in this many is learned from
+PATIENCE_S = 15.0  # between two checks of whether the lag grows; a single update may take a few seconds
 TOLD_S = 60.0  # between two notices that updates wait
 
 
 class LoadShedding:
-    """Goes by the lag: messages that have not been read.
+    """Decides by the consumer lag: the number of messages that have not been read.
 
-    What is learned from images of long ago comes too late, and what serves meanwhile is for a concept that may have
-    passed: so updates wait until the lag is small, or all that had come when the wait began has been seen, as a stream
-    that leaves little time would make it endless. To be shown images costs a small part of what an update does. A lag
-    that is large but shrinks is only a backlog, and one that goes between updates only what has come during one: what
-    counts is how small it gets. A sample is chosen by id, so that images and their late labels agree in it, and each is
-    a part of the larger ones; the label of an image that waits for it is always wanted.
+    An update from old images comes too late: the concept may have passed. So updates wait until the lag is small, or
+    until everything that had arrived when the wait began has been seen; otherwise a stream that leaves little time
+    would make the wait endless. Reading images costs a small fraction of an update.
+
+    A large lag that shrinks is only a backlog, and a lag that vanishes between updates only arrived during one. The
+    smallest lag since the last check is therefore what counts. The sample is chosen by id, so that images and their
+    late labels agree; each sample is a subset of the larger ones. The label of an image that waits is always taken.
     """
 
     def __init__(self, enough: int) -> None:
-        """A lag above `enough` messages makes updates wait; above eight times, and growing, it samples."""
+        """A lag above `enough` messages delays updates; above eight times as many, and growing, it causes sampling."""
         self._enough = enough
         self.behind = False  # updates wait
-        self._read = 0  # messages, all in all
-        self._until: int | None = None  # how many of them are waited for, None while that is not known
-        self.every = 1  # one of so many images is learned from
-        self._looked: tuple[float, int] | None = None  # when, and at what lag
-        self._least: int | None = None  # lag since then
+        self._read = 0  # messages read in total
+        self._until: int | None = None  # total at which the wait ends; None while it is unknown
+        self.every = 1  # one image in this many is learned from
+        self._looked: tuple[float, int] | None = None  # time and lag of the last check
+        self._least: int | None = None  # smallest lag since then
         self._told = float("-inf")
 
     def update(self, lag: int | None, now: float, read: int = 0) -> Iterator[events.Notice]:
-        """Take in the lag, None while it is not known, at `now` seconds; says what changes.
+        """Take in the lag at `now` seconds; yields a notice for each change.
 
-        `read`: messages that have been read and are still to be shown to the learner; updates wait for them too.
+        `lag` is None while it is unknown. `read` counts messages that have been read but not yet learned from; updates
+        wait for them, too.
         """
         self._read += read
         if lag is None:
@@ -72,5 +74,5 @@ class LoadShedding:
             self.behind, self._until = True, self._read + lag
 
     def takes(self, image_id: str) -> bool:
-        """Whether an image is of the sample."""
+        """Whether the image is in the sample."""
         return self.every == 1 or crc32(image_id.encode()) % self.every == 0

@@ -1,4 +1,4 @@
-"""Reading partitions side by side in the order of time, where reading one of them to its end would fill the memory."""
+"""Reads partitions in step by message time, where reading one of them to its end would fill the memory."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence, Set
 
 from cifarctl.stream.records import Partition, Record
 
-HOLD = 0.5  # share of the room from which on partitions that run ahead are held back
-RELEASE = 0.25
-AHEAD_MS = 100
+HOLD = 0.5  # fill of the label join above which partitions that run ahead are paused
+RELEASE = 0.25  # fill below which all are resumed
+AHEAD_MS = 100  # lead that is tolerated, in milliseconds of message time
 
 
 class PartitionPacing:
-    """Which partitions are to be held back, since what they bring waits for what others will bring, and room is short.
+    """Chooses the partitions to pause while images and labels wait for each other and room is short.
 
-    A backlog of labels is read many times as fast as that of their images, and one partition's before the next one's:
-    unchecked, what waits is pushed out before its other half comes. Who runs ahead is told by the messages' own times.
-    A partition that has nothing more to bring is not waited for.
+    A backlog of labels is read many times as fast as the images they belong to, and one partition before the next.
+    Without pacing, waiting images would be displaced before their labels arrive. The messages' timestamps tell which
+    partitions run ahead. Partitions without further messages are not waited for.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class PartitionPacing:
         self._exhausted: set[Partition] = set()
 
     def after(self, records: Sequence[Record], assigned: Set[Partition], fill: float) -> frozenset[Partition]:
-        """Those of the `assigned` to hold back after `records` were read; what waits takes `fill` of its room (0-1)."""
+        """The `assigned` partitions to pause after `records` were read; the label join is filled to `fill` (0 to 1)."""
         self._latest = {partition: self._latest.get(partition, -1) for partition in assigned}
         for record in records:
             partition = (record.topic, record.partition)

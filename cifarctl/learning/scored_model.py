@@ -1,4 +1,4 @@
-"""A model that is measured beside others."""
+"""A model together with its scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifarctl.online.estimate import likely_right, threshold
 
 
 class ScoredModel:
-    """Its predictions, and how often it is right on the validation images or, without labels, likely to be."""
+    """A model whose accuracy is measured on validation images or, without labels, estimated."""
 
     def __init__(self, predictor: Predictor, validation: Images, classes: int) -> None:
         self.predictor = predictor
@@ -23,21 +23,21 @@ class ScoredModel:
 
     @cached_property
     def validation(self) -> torch.Tensor:
-        """Accuracy (classes,) on the validation images of each class; of a class without any, 0."""
+        """Accuracy (classes,) on the validation images of each class; 0 for a class without images."""
         labels = self._images.labels
         right = torch.from_numpy(self.right(self._images)).float()
         hits = torch.bincount(labels, right, minlength=self._classes)
         return hits / torch.bincount(labels, minlength=self._classes).clamp(min=1)
 
     def right(self, images: Images) -> NDArray[np.bool_]:
-        """Which images (N,) it gets right."""
+        """Which images (N,) it predicts correctly."""
         if not len(images):
             return np.empty(0, dtype=np.bool_)
         right: NDArray[np.bool_] = (self.predictor(images.pixels).argmax(dim=1) == images.labels).numpy()
         return right
 
     def differs(self, other: ScoredModel, pixels: torch.Tensor, precision: Precision) -> float:
-        """Share of images (N, 3, 32, 32) uint8 that it answers otherwise than another one; of none, 1."""
+        """Share of images (N, 3, 32, 32) uint8 on which its predictions differ from another model's; 1 if N is 0."""
         if not len(pixels):
             return 1.0
         one, two = (judged.predictor.using(precision)(pixels).argmax(dim=1) for judged in (self, other))
@@ -46,9 +46,10 @@ class ScoredModel:
     def likely(
         self, window: torch.Tensor, alike: torch.Tensor, labels: torch.Tensor, precision: Precision, *, follows: bool
     ) -> NDArray[np.bool_]:
-        """Which images (N, 3, 32, 32) uint8 of a window it is likely to get right, by labelled normalised ones alike.
+        """Which images (N, 3, 32, 32) uint8 of a window it probably predicts correctly.
 
-        `follows`: it was made under this window, so that of what follows the stream the statistics were of its images.
+        The estimate rests on `alike`: labelled, normalised images made to look like the window (`online.estimate`).
+        `follows`: the model was made under this window, so a mixture's statistics were of such images.
         """
         model = self.predictor.model
         with torch.inference_mode(), autocast(alike.device, precision):

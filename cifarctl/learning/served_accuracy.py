@@ -1,4 +1,4 @@
-"""What users got: the answers of the predictions topic, joined with the labels of their images, by version."""
+"""Served accuracy by version: the predictions topic joined with the labels of its images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from cifarctl import events
 from cifarctl.stream.delayed_labels import DelayedLabels
 from cifarctl.stream.predictions import Prediction
 
-RECENT = 500  # labelled answers over which the accuracy of a version is told
-VERSIONS = 4  # that are told of, those that answered last
-MOST = 20_000  # answers that wait for their labels
+SCORED = 500  # newest labelled predictions that make up a version's accuracy
+VERSIONS = 4  # versions reported, those that predicted last
+MAX_WAITING = 20_000  # predictions that wait for their labels
 
 
 class ServedAccuracy:
-    """The served record of each version: an answer counts when its label is known, whichever comes first."""
+    """Scores each version on what it served; a prediction counts once its label is known, in either order."""
 
     def __init__(self, wait_s: float) -> None:
-        """An answer waits `wait_s` seconds for its label, or a label for its answer."""
-        self._late = DelayedLabels(wait_s, most=MOST)
+        """A prediction waits `wait_s` seconds for its label, and a label for its prediction."""
+        self._late = DelayedLabels(wait_s, most=MAX_WAITING)
         self._right: OrderedDict[int, deque[bool]] = OrderedDict()
 
     def answers(self, predictions: Iterable[Prediction]) -> None:
-        """Take in what was served."""
+        """Take in served predictions."""
         for answer in predictions:
             if answer.correct is not None:
                 self._count(answer.model_version, answer.correct)
@@ -38,7 +38,7 @@ class ServedAccuracy:
         self._match(self._late.label(pairs))
 
     def record(self) -> tuple[events.ServedRecord, ...]:
-        """Of each version that has answered recently, the newest one last."""
+        """Accuracy of each version that predicted recently, the newest version last."""
         return tuple(
             events.ServedRecord(version, len(right), sum(right) / len(right))
             for version, right in sorted(self._right.items())
@@ -51,7 +51,7 @@ class ServedAccuracy:
                 self._count(version, each)
 
     def _count(self, version: int, right: bool) -> None:
-        self._right.setdefault(version, deque(maxlen=RECENT)).append(right)
+        self._right.setdefault(version, deque(maxlen=SCORED)).append(right)
         self._right.move_to_end(version)
         while len(self._right) > VERSIONS:
             self._right.popitem(last=False)

@@ -1,4 +1,4 @@
-"""What a learner's decisions depend on, apart from tensors: saved and restored whole."""
+"""The state that a learner's decisions depend on, apart from tensors: saved and restored whole."""
 
 from __future__ import annotations
 
@@ -14,71 +14,76 @@ StateT = TypeVar("StateT")
 
 @dataclass
 class Progress:
-    """How far the learner has come with its stream, whichever version it has begun from."""
+    """How far the learner has come with its stream, independent of the version that it began from."""
 
     #: Labelled images seen when the last update began.
     updated_at: int = 0
     #: Images seen by then.
     updated_arrived: int = 0
-    #: Images that lessons have shown as new.
+    #: Images that lessons have already presented as new.
     taught: int = 0
     #: A drift has been noticed since the last update.
     drift_pending: bool = False
-    #: That drift began another concept.
+    #: The drift began another concept.
     drifted: bool = False
-    #: Updates that still come sooner than usual.
+    #: Number of updates that still come sooner than usual.
     quick_updates: int = 0
-    #: Trials that have begun, each of which has spent its part of the error allowed.
+    #: Trials so far; each has spent its part of the allowed error.
     trials: int = 0
-    #: Arithmetic of updates; None until it is measured with the first one.
+    #: Arithmetic of updates; None until the first update measures it.
     precision: Precision | None = None
-    #: Messages have come long ago that are yet to be read: updates wait for them.
+    #: The reader is far behind the stream: updates wait until it has caught up.
     behind: bool = False
-    #: How far the reader of the stream has come; its own, opaque here.
+    #: State of the stream's reader, opaque here.
     reading: dict[str, Any] = field(default_factory=dict)
+
+    def take_over(self, other: Progress) -> None:
+        """Copy every field of `other` into this object, which several collaborators share."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(other, each.name))
 
 
 @dataclass
 class Standing:
-    """Where the lineage stands; it begins with version `began`, and anew wherever that changes."""
+    """The lineage's standing, since it began from version `began`."""
 
     began: int
-    #: Images seen when the update began that the champion came of.
+    #: Images seen when the update that produced the champion began.
     champion_at: int = 0
-    #: The champion is of the lineage, so that later snapshots follow without a trial.
+    #: The champion is a snapshot of this lineage, so later snapshots follow without a trial.
     following: bool = False
-    #: Champion and challenger on the labelled images of the present trial.
+    #: Champion and challenger on the labelled images of the current trial.
     pairs: Pairs = field(default_factory=Pairs)
 
 
 @dataclass
 class WatchState:
-    """The record of the version before the champion, which goes on predicting for a while."""
+    """The previous champion, which goes on predicting for a while after it was replaced."""
 
     previous: int
     #: Whether a window of the watch is open.
     on: bool = True
-    #: That version's as the challenger of the champion.
+    #: The previous champion in the challenger's role.
     pairs: Pairs = field(default_factory=Pairs)
 
 
 @dataclass
 class LearnerState:
-    """All of it; tensors are stored beside, by those who hold them."""
+    """The whole state; tensors are stored beside it by the objects that own them."""
 
     #: Alias, strategy and rules: only a lineage of the same kind can be taken over.
     strategy: list[Any]
     champion: int
     #: Generation of the alias move that made the champion.
     generation: int
-    #: Moves and refusals of the alias that are behind the learner.
+    #: Alias moves and rejections behind the learner.
     moves: int
     #: Images that have arrived.
     arrived: int
     rate: float
-    #: The detectors and what they have counted: see `Concept.dump`.
+    #: The drift detectors' counts: see `Concept.dump`.
     concept: dict[str, Any]
-    #: What the strategy keeps: see `Strategy.dump`.
+    #: The strategy's own state: see `Strategy.dump`.
     lineage: dict[str, Any]
     #: Architecture and arguments of the snapshot on trial, None without one.
     snapshot: dict[str, Any] | None
@@ -97,7 +102,7 @@ class LearnerState:
 
     @classmethod
     def of_json(cls, document: Mapping[str, Any]) -> LearnerState:
-        """From what `to_json` gave.
+        """The inverse of `to_json`.
 
         Raises:
             KeyError: a field is missing.

@@ -1,4 +1,4 @@
-"""From images that have met their labels to the learner: at once, or held until their number is known."""
+"""Brings labelled images to the learner: at once, or held until their number is known."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cifarctl.stream.label_join import Matched
 
 
 def teach(learner: Learner, found: Matched, *, updates: bool = True) -> Iterator[events.LearnEvent]:
-    """Let the learner learn from images that have met their label_records."""
+    """Let the learner learn from images that have been joined with their labels."""
     images = Images(torch.from_numpy(found.pixels), torch.from_numpy(found.labels))
     return learner.learn(found.ids, images, numbers=found.numbers, updates=updates)
 
 
 class HeldExamples:
-    """Examples that wait until their number is known; of more than `most` the oldest are taken in at once."""
+    """Examples held back until their number is known; beyond `most` the oldest are taken in at once."""
 
     def __init__(self, learner: Learner, most: int) -> None:
-        """Hold at most so many."""
+        """Hold at most `most` examples."""
         self._learner, self._most = learner, most
         self._waiting: deque[Matched] = deque()
         self._ids: set[str] = set(learner.buffer.ids)
@@ -36,7 +36,7 @@ class HeldExamples:
         return self._before + self._new
 
     def take(self, found: Matched) -> Iterator[events.LearnEvent]:
-        """Keep examples."""
+        """Hold examples back."""
         self._new += len(set(found.ids) - self._ids)
         self._ids.update(found.ids)
         self._waiting.append(found)
@@ -47,7 +47,7 @@ class HeldExamples:
             yield from teach(self._learner, oldest, updates=False)
 
     def learn(self, parts: int) -> Iterator[events.LearnEvent]:
-        """Take in all that wait, with an update after each of so many parts, of none with none."""
+        """Take in all held examples, in `parts` with an update after each; 0 parts: without an update."""
         part = -(-self._size // parts) if parts and self._size else self._size + 1
         left = part
         for found in self._waiting:

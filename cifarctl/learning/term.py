@@ -1,4 +1,4 @@
-"""A learner at work: what it learns from, what it reads, and the seat that it holds."""
+"""A term of leadership: the learner at work, with its data, its consumers and its label join."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Material:
-    """What a learner has of the data set: a sample of the training images, and the images that no training reads."""
+    """The learner's part of the data set: a sample of the training images, and images that no training reads."""
 
     reference: Images
     validation: Images
     dataset: str  # its name
     classes: tuple[str, ...]
-    split: str  # hash of the split
+    split: str  # SHA-256 of the split
 
     @classmethod
     def of(cls, settings: Settings) -> Material:
-        """Load it.
+        """Load the data set and split it.
 
         Raises:
             DataError: the data set is absent, altered or unusable.
@@ -75,15 +75,15 @@ def tenure(
     canary: bool = False,
     hold: bool = False,
 ) -> Iterator[Examples]:
-    """A tenure of the seat, which is held. With `hold` the learner is taught nothing before it is asked to be."""
+    """Work as the leader. With `hold`, examples are held back until the caller lets the learner have them."""
     topics = clients.Topics.of(settings.kafka.topic_prefix)
     needed = {topics.images: ["Read"], topics.labels: ["Read"], topics.dead_letters: ["Write"]}
     rights.ensure_topics(settings.kafka, needed)
     rights.require(settings.kafka, {topics.predictions: ["Read"]})
 
     def commit(move: Move) -> None:
-        on_wait()  # who has been told to stop decides nothing more
-        seat.commit(move, examples.saved, source, on_wait)  # there is none before examples are read
+        on_wait()  # raises once the learner has been told to stop: it decides nothing more
+        seat.commit(move, examples.saved, source, on_wait)  # no decision comes before examples exist
 
     learner = Learner(
         Registry(settings.registry),
@@ -100,19 +100,19 @@ def tenure(
     )
     material.check(learner)
     group = f"{settings.kafka.group_id}.learner"
-    gaps: list[str] = []  # to learn from what is left is all that can be done about them
+    gaps: list[str] = []  # reported only: lost messages cannot be learned from
     wanted = [topics.images, topics.labels]
     start = None if since_ms is None else positions.since(settings.kafka, wanted, since_ms)
     with (
         closing(learner),
         Source(settings.kafka, wanted, group_id=group, on_gap=gaps.append, start=start) as source,
         prediction_reader(settings.kafka, since_s=settings.online.label_wait) as answers,
-        # Beside the checkpoints, which is on a disk: folders of temporary files are in memory on many machines.
+        # Beside the checkpoints, so on a disk: temporary folders are in memory on many machines.
         LabelJoin(
             wait_s=settings.online.label_wait,
             max_mb=settings.online.label_wait_mb,
             disk_mb=settings.online.label_wait_disk_mb,
-            folder=learner.folder,
+            folder=learner.file.folder,
         ) as join,
     ):
         held = HeldExamples(learner, settings.online.buffer_size) if hold else None
