@@ -347,11 +347,11 @@ def test_without_room_for_a_cache_pictures_are_held(
 
 
 def test_what_takes_long_is_announced(pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "MANY", 5)
+    monkeypatch.setattr(folder, "NOTICE_FILES", 5)
     told: list[str] = []
     for _ in range(2):
         load(DataSettings(source="folder", dir=pictures), told.append)
-    assert told == ["decoding 5 pictures, once for all commands unless they change"]
+    assert told == ["decoding 5 images; the result is cached until they change"]
 
 
 def test_nothing_is_kept_of_pictures_that_cannot_be_read(pictures: Path, cache: Path) -> None:
@@ -361,7 +361,7 @@ def test_nothing_is_kept_of_pictures_that_cannot_be_read(pictures: Path, cache: 
 
 
 def test_the_longest_unused_go(pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixelcache, "ROOM", 10_000)
+    monkeypatch.setattr(pixelcache, "MAX_BYTES", 10_000)
     settings = DataSettings(source="folder", dir=pictures)
     load(settings)
     (cache / "left by a killed writer.part").touch()
@@ -381,7 +381,7 @@ def test_folder_names_the_absent_part(pictures: Path, part: str) -> None:
 def test_folder_names_a_class_without_pictures(pictures: Path) -> None:
     (pictures / "train/dog").mkdir()
     text = message(DataSettings(source="folder", dir=pictures))
-    assert f"{pictures / 'train/dog'} holds no pictures" in text
+    assert f"{pictures / 'train/dog'} contains no images" in text
 
 
 def test_folder_names_a_class_that_train_lacks(pictures: Path) -> None:
@@ -600,7 +600,7 @@ def test_auto_falls_back_on_synthetic_images_and_says_why(tmp_path: Path, offlin
 
 def test_a_data_dir_that_is_the_batches_folder_itself(fake: Path) -> None:
     text = message(DataSettings(dir=fake / "cifar-10-batches-py"))
-    assert "set data.dir to the folder that holds it" in text
+    assert "set data.dir to its parent folder" in text
 
 
 def test_a_data_dir_that_is_a_file(tmp_path: Path) -> None:

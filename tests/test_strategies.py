@@ -25,14 +25,14 @@ from cifarctl.models.architectures.mixture import LEAST, Mixture
 from cifarctl.models.preprocess import normalise
 from cifarctl.online import colour as colour_module
 from cifarctl.online import prior, strategies
+from cifarctl.online.appearance import Appearance, AppearanceTransfer, half_and_half
 from cifarctl.online.colour import SMALLEST, STEPS, Colour, fit_colour
 from cifarctl.online.concept import ARRIVED
 from cifarctl.online.experts import FixedShare
 from cifarctl.online.fit import Lesson
-from cifarctl.online.lookalike import Appearance, Lookalike, halves
 from cifarctl.online.strategies import Snapshot, Start, Strategy
 from cifarctl.online.strategies import mixture as strategy_module
-from cifarctl.online.strategies.mixture import HELPS, KEPT
+from cifarctl.online.strategies.mixture import MAX_ARCHIVED, MIN_COLOUR_GAIN
 from cifarctl.registry import checkpoint
 
 MEAN, STD = (0.45, 0.44, 0.43), (0.25, 0.25, 0.25)
@@ -227,7 +227,7 @@ def test_a_change_of_colours_is_found_in_bfloat16_too() -> None:
 def test_colours_that_stay_are_not_found_to_have_changed() -> None:
     network, (images, labels), (reference, _) = Palette(), painted(200, 0), painted(300, 100)
     colour, helps = fit_colour(network, images, labels, reference, None, seeded(0))
-    assert 0 <= helps < HELPS
+    assert 0 <= helps < MIN_COLOUR_GAIN
     assert float((network(colour(images)).argmax(dim=1) == labels).float().mean()) > 0.95
 
 
@@ -298,7 +298,7 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 )
 def test_reference_images_get_the_look_of_the_stream(reference: torch.Tensor, operation: str, strength: float) -> None:
     window = stream(operation, strength)
-    shown = Lookalike(Appearance.of(reference), Appearance.of(window))(reference, seeded(0))
+    shown = AppearanceTransfer(Appearance.of(reference), Appearance.of(window))(reference, seeded(0))
     torch.testing.assert_close(mean_colour(shown), mean_colour(window), atol=0.06, rtol=0)
     assert apart(shown, window) < 0.5 * apart(reference, window)  # values that would be out of range are cut
     assert bool((shown.amin(dim=(0, 2, 3)) >= window.amin(dim=(0, 2, 3))).all())
@@ -306,18 +306,18 @@ def test_reference_images_get_the_look_of_the_stream(reference: torch.Tensor, op
 
 
 def test_an_unchanged_stream_leaves_reference_images_nearly_alone(reference: torch.Tensor) -> None:
-    shown = Lookalike(Appearance.of(reference), Appearance.of(stream()))(reference, seeded(0))
+    shown = AppearanceTransfer(Appearance.of(reference), Appearance.of(stream()))(reference, seeded(0))
     assert float((shown - reference).square().mean().sqrt()) < 0.3 * float(reference.std())
 
 
 def test_colours_that_have_changed_are_changed_first(reference: torch.Tensor) -> None:
     window = normalise(255 - synthetic.draw(250, seed=7).pixels, MEAN, STD)
-    shown = Lookalike(Appearance.of(reference), Appearance.of(window), INVERTED)(reference, seeded(0))
+    shown = AppearanceTransfer(Appearance.of(reference), Appearance.of(window), INVERTED)(reference, seeded(0))
     assert float((shown - INVERTED(reference)).square().mean().sqrt()) < 0.3 * float(reference.std())
 
 
 def test_lookalikes_are_those_of_the_generator(reference: torch.Tensor) -> None:
-    look = Lookalike(Appearance.of(reference), Appearance.of(stream("noise", 0.2)))
+    look = AppearanceTransfer(Appearance.of(reference), Appearance.of(stream("noise", 0.2)))
     before = reference.clone()
     first, again, other = (look(reference[:20], seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -333,18 +333,18 @@ def test_where_the_stream_is_coarse_so_are_its_lookalikes(reference: torch.Tenso
         return float((images[..., 0::2] - images[..., 1::2]).square().mean())
 
     coarse = stream().unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(4, 5)).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    shown = Lookalike(Appearance.of(reference), Appearance.of(coarse))(reference, seeded(0))
+    shown = AppearanceTransfer(Appearance.of(reference), Appearance.of(coarse))(reference, seeded(0))
     assert within(shown) < 0.02 * within(reference)
 
 
 def test_half_of_a_single_image_is_none(reference: torch.Tensor) -> None:
-    look = Lookalike(Appearance.of(reference), Appearance.of(stream()))
-    assert halves(look, look)(reference[:1], seeded(0)).shape == (1, 3, 32, 32)
-    assert halves(look, look)(reference[:5], seeded(0)).shape == (5, 3, 32, 32)
+    look = AppearanceTransfer(Appearance.of(reference), Appearance.of(stream()))
+    assert half_and_half(look, look)(reference[:1], seeded(0)).shape == (1, 3, 32, 32)
+    assert half_and_half(look, look)(reference[:5], seeded(0)).shape == (5, 3, 32, 32)
 
 
 def test_a_single_image_of_the_stream_suffices(reference: torch.Tensor) -> None:
-    shown = Lookalike(Appearance.of(reference), Appearance.of(stream()[:1]))(reference, seeded(0))
+    shown = AppearanceTransfer(Appearance.of(reference), Appearance.of(stream()[:1]))(reference, seeded(0))
     assert bool(shown.isfinite().all())
 
 
@@ -807,8 +807,8 @@ def test_never_more_than_four_are_kept() -> None:
     for number in range(16):
         snapshot = concept(lineage, number % CLASSES, drifted=number > 0)
         most = max(most, len(kept(lineage)))
-        assert snapshot.arguments["members"] <= KEPT + 3
-    assert most == KEPT == 4
+        assert snapshot.arguments["members"] <= MAX_ARCHIVED + 3
+    assert most == MAX_ARCHIVED == 4
 
 
 def pool(*labels: int) -> Snapshot:
@@ -867,7 +867,7 @@ def test_a_mixture_that_begins_with_a_large_mixture_keeps_no_more_than_four(inhe
     lineage = begin("mixture", pool(*range(inherited)))
     for number in range(3):
         concept(lineage, 9 - number, drifted=number > 0)
-    assert len(kept(lineage)) == KEPT
+    assert len(kept(lineage)) == MAX_ARCHIVED
 
 
 def test_class_frequencies_are_followed() -> None:
@@ -939,7 +939,7 @@ def test_a_strategy_that_there_is_not_is_refused_with_those_that_there_are() -> 
 def test_colours_are_looked_for_until_a_whole_window_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a lineage that goes on from a checkpoint, too; after a drift they are looked for anew."""
     windows: list[int] = []
-    monkeypatch.setattr(strategy_module, "alike", lambda window, _: windows.append(len(window)) or [])
+    monkeypatch.setattr(strategy_module, "match_moments", lambda window, _: windows.append(len(window)) or [])
     arrived = synthetic.draw(ARRIVED, seed=4).pixels
     lineage = begin("mixture")
     for count in (100, ARRIVED, ARRIVED):

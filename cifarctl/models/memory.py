@@ -1,4 +1,4 @@
-"""Memory that steps of training take and free again, one after the other."""
+"""Tune the C library's allocator for training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ M_MMAP_MAX = -4
 
 
 def keep_freed() -> None:
-    """Have this process keep the memory that it frees, for good; for one that does little else than train.
+    """Keep freed memory in this process instead of returning it to the kernel; for processes that mainly train.
 
-    glibc gives large blocks back to the kernel, which clears every page anew when the next step touches it: a tenth to
-    three tenths of a training step's time on a CPU. See mallopt(3); where the C library is another one nothing changes.
+    glibc returns large blocks to the kernel, which clears every page again when the next step touches it. That takes 10
+    to 30 % of a training step's time on a CPU (benchmarks/FINDINGS.md). See mallopt(3). With another C library this
+    does nothing.
     """
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""How an architecture is best trained, where the settings do not say otherwise."""
+"""Training defaults of an architecture."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Tta: TypeAlias = Literal["none", "flip", "flip-shift"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `train` does for an architecture; most of it can be set otherwise, by settings of the same names.
+    """Training defaults of an architecture; settings of the same name override them.
 
-    With ``adamw`` the learning rate rises and falls in one cycle, with ``muon`` it falls in a straight line from where
-    it begins. On the way to a target accuracy, `cycle`: the epochs in which it first does so; `early_side`: the side
-    (pixels) to which images are made smaller in the first half of each cycle. `arguments`: what `build` is given
-    besides the number of classes, and the manifest keeps.
+    With ``adamw`` the learning rate follows one cycle; with ``muon`` it falls linearly. If there is a target accuracy,
+    `cycle` is the length of the first learning-rate cycle in epochs, and `early_side` is the image side in pixels in
+    the first half of each cycle. `arguments` are passed to `build` in addition to the number of classes, and are saved
+    in the manifest.
     """
 
     optimiser: Literal["adamw", "muon"] = "adamw"
