@@ -53,7 +53,7 @@ def produce(
 
     dataset, split = load_data(run, settings.data)
     registry = Registry(settings.registry)
-    with suppress(RegistryError):  # produce needs no model; commands that do report registry errors
+    with suppress(RegistryError):  # produce works without a registry
         alias = registry.alias(settings.serve.alias)
         if alias is not None and "stream" in registry.manifest(alias.version).split.seen:
             run.output.warn(

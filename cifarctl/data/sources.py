@@ -21,7 +21,7 @@ def load(settings: DataSettings, tell: Callable[[str], None] = lambda _: None) -
     Raises:
         DataError: the images are absent, altered or unusable; the message names the file and the remedy.
     """
-    directory = settings.dir.absolute()  # so that errors name the folder that was looked in
+    directory = settings.dir.absolute()  # errors name the full path
     if settings.source == "folder":
         return folder.load(directory, tell)
     if settings.source == "synthetic":

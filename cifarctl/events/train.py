@@ -86,8 +86,8 @@ class TrainReport:
 class TrainResult:
     """JSON of `train`.
 
-    Accuracies ending in ``_tta`` are with test-time augmentation, or None if the version does not use it; the others
-    are without.
+    The ``_tta`` accuracies are measured with test-time augmentation, and None if the version does not use it. The other
+    accuracies are measured without it.
     """
 
     version: int

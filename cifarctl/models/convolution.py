@@ -70,5 +70,5 @@ def weight_gradient(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tenso
 
 
 def _in_a_row(images: torch.Tensor) -> torch.Tensor:
-    """Pixels (B, C, H, W) in sequence, (B * (H + 1) * (W + 1), C), with a zero after each row and a zero row at the end."""
+    """Pixels (B, C, H, W) in sequence, (B * (H + 1) * (W + 1), C): a zero after each row, a zero row per image."""
     return functional.pad(images.permute(0, 2, 3, 1), (0, 0, 0, 1, 0, 1)).flatten(0, 2)

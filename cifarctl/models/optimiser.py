@@ -11,8 +11,8 @@ from torch import nn
 
 from cifarctl.models.recipe import Recipe
 
-# The values follow airbench (Jordan 2024, arXiv 2404.00498) and its Muon variant.
-WARM_UP = 0.25  # fraction of the steps in which the one-cycle learning rate rises
+WARM_UP = 0.25  # fraction of the steps in which the one-cycle learning rate rises; hand-chosen, longer: more stable
+# The others follow airbench (Jordan 2024, arXiv 2404.00498) and its Muon variant.
 MUON_RATE = 0.24  # Muon's learning rate for which the next two are tuned; they scale with it
 SGD_RATE = 0.053  # learning rate per image of parameters that are not filters, ...
 HEAD_RATE = 0.67  # ... and of the last layer

@@ -83,7 +83,7 @@ class Concept:
         return True
 
     def error_rates(self, began: int) -> tuple[float | None, float | None]:
-        """The prequential error before and from image number `began`; None without labelled images."""
+        """The error rates before image number `began`, and from it on; None without labelled images."""
         wrong = [not right for right in self.outcomes]
         split = max(0, len(wrong) - self._since(began))
         before, after = (sum(part) / len(part) if part else None for part in (wrong[:split], wrong[split:]))

@@ -11,7 +11,7 @@ from cifarctl.settings.types import Fraction, Location, PositiveFloat, PositiveI
 
 
 class DataSettings(Section):
-    """Where images come from and how the training images are split."""
+    """The data set and its split."""
 
     source: Literal["auto", "cifar10", "folder", "synthetic"] = Field(
         "auto", description="cifar10, folder, synthetic, or auto: cifar10 if available, otherwise synthetic"

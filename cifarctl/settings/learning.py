@@ -84,7 +84,7 @@ class RegistrySettings(Section):
     dir: Location = Field(Path("registry"), description="folder for versions, aliases and history")
     keep: PositiveInt = Field(20, description="number of newest versions that gc keeps")
     keep_hours: Annotated[float, Field(ge=0)] = Field(
-        24.0, description="gc also keeps versions that an alias named, or a learner wrote, in the last so many hours"
+        24.0, description="gc also keeps versions that an alias named, or a learner wrote, within this many hours"
     )
     trusted_models: str = Field(
         "",

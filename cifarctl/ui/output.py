@@ -65,7 +65,7 @@ class Output:
         return last
 
     def say(self, text: RenderableType) -> None:
-        """Print human-readable output: a line, which is escaped here, or a renderable of a view."""
+        """Print human-readable output; a string is escaped, any other renderable is printed as it is."""
         if not self.quiet:
             # Wrap lines on a terminal, not in a file.
             unwrapped = isinstance(text, str) and not self.console.is_terminal
