@@ -57,7 +57,7 @@ def stepping(side: int, small: int) -> Callable[[], None]:
     labels = torch.randint(0, 10, (BATCH,))
 
     def step() -> None:
-        convolution.SMALL = small
+        convolution.MAX_WIDTH = small
         with autocast(CPU, "bfloat16"):
             logits = model(images)
         model.zero_grad()
@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     rounds: int = parser.parse_args().rounds
     print(machine())
-    small = convolution.SMALL
+    small = convolution.MAX_WIDTH
     print(f"{'gradient of the weights, ms':<30}{'convolution':>14}{TORCHS:>14}{PRODUCTS:>14}")
     for side in (3, 7, 15):
         convolved, torchs, products = (statistics.median(times) for times in in_turns(gradients(side), rounds).values())

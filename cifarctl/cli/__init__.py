@@ -1,4 +1,4 @@
-"""The command line. One thin file a command; heavy imports happen inside them."""
+"""The command line: one thin module per command; heavy imports happen inside the commands."""
 
 import sys
 from typing import Annotated
@@ -69,10 +69,10 @@ def main() -> None:
     failure: OSError | None = None
     try:
         app()
-    except OSError as error:  # of typer's own words, as --help
+    except OSError as error:  # when typer itself writes, as for --help
         failure = error
     finally:
         failure = streams.flush() or failure
-        if failure is not None:  # what was written is lost: that is no success
+        if failure is not None:  # lost output is a failure
             sys.stderr.write(f"cifarctl: {streams.lost(failure)}\n")
             sys.exit(1)

@@ -37,14 +37,14 @@ def broker(
     with run.signals() as stop, EmbeddedBroker(port or None) as embedded:
         address = embedded.bootstrap_servers
         run.output.say(
-            f"broker at {address}: Tansu, Kafka-compatible, in memory only (all is gone when it ends), at least once"
+            f"broker at {address}: Tansu, Kafka-compatible, at-least-once, in memory (data is lost when it stops)"
         )
         if address != KafkaSettings().bootstrap_servers:
             run.output.say(f"export CIFARCTL_KAFKA__BOOTSTRAP_SERVERS={address}")
-        run.output.say("Ctrl-C ends it")
+        run.output.say("press Ctrl-C to stop it")
         if ready_file is not None:
             ready_file.write_text(f"{address}\n")
         while not stop.wait(0.5):
             if not embedded.alive:
-                raise BrokerError("the embedded broker has ended by itself; start it again")
+                raise BrokerError("the embedded broker stopped unexpectedly; start it again")
     run.output.result({"bootstrap_servers": address})

@@ -1,4 +1,4 @@
-"""What all commands share: the common options, settings, signals, and errors turned into a line and a code."""
+"""Common parts of all commands: shared options, settings, signals, and error handling."""
 
 import errno
 import functools
@@ -40,7 +40,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 class Stop(threading.Event):
-    """Set by the first SIGINT or SIGTERM; a second one leaves at once."""
+    """Set by the first SIGINT or SIGTERM; a second one exits immediately."""
 
     interrupted = False
 
@@ -60,25 +60,29 @@ class Run:
         self._assignments = assignments
 
     def overrides(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Dotted names from ``--set`` and from the command's own options; None = not given."""
+        """Settings by dotted name from ``--set`` and the command's own options; an option of None was not given."""
         from cifarctl import settings
 
         given: dict[str, Any] = dict(map(settings.parse_assignment, self._assignments))
         return given | {name: value for name, value in (options or {}).items() if value is not None}
 
     def settings(self, options: dict[str, Any] | None = None) -> "Settings":
-        """The effective settings under these options."""
+        """The effective settings, with `options` taking precedence.
+
+        Raises:
+            SettingsError: a name is unknown or a value is not allowed.
+        """
         from cifarctl import settings
 
         return settings.load(self.overrides(options))
 
     @contextmanager
     def signals(self) -> Iterator[Stop]:
-        """A `Stop` that SIGINT and SIGTERM set while the block runs; leaves with 130 after SIGINT."""
+        """A `Stop` that SIGINT and SIGTERM set while the block runs; exits with 130 after SIGINT."""
         stop = Stop()
         before = {number: signal.signal(number, stop.handle) for number in STOPPING}
         try:
-            with _second_leaves():
+            with _exit_on_second_signal():
                 yield stop
         finally:
             for number, handler in before.items():
@@ -88,7 +92,7 @@ class Run:
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register ``function(run, ...)`` as a command of `app`, the common options added to its own."""
+    """Register ``function(run, ...)`` as a command of `app`, with the common options added to its own."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
@@ -104,13 +108,13 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
             from cifarctl.ui.output import Output
 
             with _errors(debug):
-                _check(spelt, options)
+                _check(spellings, options)
                 output = Output(as_json=as_json, quiet=quiet, dashboard=not no_dashboard)
                 function(Run(output, assign or []), **{name: _at_home(value) for name, value in options.items()})
 
-        # Typer reads the signature: the command's own parameters, then the common ones.
+        # Typer reads the signature: the command's own parameters first, then the common ones.
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        spelt = {parameter.name: _spelling(parameter) for parameter in own}
+        spellings = {parameter.name: _spelling(parameter) for parameter in own}
         common = inspect.Signature.from_callable(wrapper, follow_wrapped=False).parameters.values()
         parameters = own + [p for p in common if p.kind is p.KEYWORD_ONLY]
         keyword = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
@@ -123,7 +127,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 
 
 def _spelling(parameter: inspect.Parameter) -> str:
-    """How people write an option, ``--from``, or the name of an argument."""
+    """The name of an option or argument on the command line, such as ``--from``."""
     for note in getattr(parameter.annotation, "__metadata__", ()):
         if isinstance(note, typer.models.ArgumentInfo):
             return parameter.name.upper()
@@ -132,25 +136,25 @@ def _spelling(parameter: inspect.Parameter) -> str:
     return f"--{parameter.name.replace('_', '-')}"
 
 
-def _check(spelt: dict[str, str], options: dict[str, Any]) -> None:
-    """Refuse what no option can mean, before anything is done.
+def _check(spellings: dict[str, str], options: dict[str, Any]) -> None:
+    """Reject values that are invalid for any option; paths may hold any bytes.
 
     Raises:
-        SettingsError: a number is not finite, or a text is not UTF-8. Paths may be anything.
+        SettingsError: a number is not finite, or a text is not UTF-8.
     """
     for name, value in options.items():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, float) and not math.isfinite(item):
-                raise SettingsError(f"{spelt[name]} {item}: expected a finite number")
+                raise SettingsError(f"{spellings[name]} {item}: expected a finite number")
             if isinstance(item, str) and not item.isascii():
                 try:
                     item.encode()
                 except UnicodeEncodeError:
-                    raise SettingsError(f"{spelt[name]} {item}: this is not UTF-8 text; write it in UTF-8") from None
+                    raise SettingsError(f"{spellings[name]} {item}: expected UTF-8 text") from None
 
 
 def _at_home(value: Any) -> Any:
-    """A path with its ``~`` replaced: a shell leaves it alone in ``--report=~/stream.html``."""
+    """`value` with ``~`` expanded if it is a path: shells do not expand it in ``--report=~/stream.html``."""
     if not isinstance(value, Path):
         return value
     from cifarctl.settings import at_home
@@ -163,16 +167,17 @@ def _at_home(value: Any) -> Any:
 
 def _leave_at_once() -> NoReturn:
     if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), SHOW_CURSOR)  # a live dashboard has hidden it
+        os.write(sys.stdout.fileno(), SHOW_CURSOR)  # a live dashboard hides it
     os._exit(INTERRUPTED)
 
 
 @contextmanager
-def _second_leaves() -> Iterator[None]:
-    """End the process at the second signal, also while the main thread waits inside a C library.
+def _exit_on_second_signal() -> Iterator[None]:
+    """Exit immediately at the second signal, even while the main thread blocks in a C library.
 
-    Python runs signal handlers in the main thread, once that is back from where it waits: a commit to a broker that
-    hangs, for minutes. The numbers of signals, though, are written to a file descriptor as they arrive.
+    Python runs signal handlers in the main thread after a blocking call returns, and a commit to a broker that hangs
+    can block for minutes. The interpreter writes signal numbers to the wake-up file descriptor at once, so a thread
+    that reads it can react.
     """
     import socket
 
@@ -200,7 +205,7 @@ def _second_leaves() -> Iterator[None]:
 
 @contextmanager
 def _errors(debug: bool) -> Iterator[None]:
-    """The one place that turns an error into a line on stderr and an exit code."""
+    """The only place that turns an exception into a line on stderr and an exit code."""
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -209,13 +214,13 @@ def _errors(debug: bool) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except CifarctlError as error:
         _leave(error, str(error), error.exit_code, debug)
-    except BrokenPipeError:  # the reader of our stdout has gone, as `| head` does
+    except BrokenPipeError:  # the reader of stdout has closed it, as in `| head`
         streams.abandon(sys.stdout)
         raise typer.Exit(0) from None
     except OSError as error:
         _leave(error, _os_message(error), 1, debug)
     except Exception as error:  # noqa: BLE001
-        _leave(error, f"unexpected {type(error).__name__}: {error}; --debug shows where", 1, debug)
+        _leave(error, f"unexpected {type(error).__name__}: {error}; run with --debug for a traceback", 1, debug)
 
 
 def _os_message(error: OSError) -> str:
@@ -223,7 +228,7 @@ def _os_message(error: OSError) -> str:
     if error.errno == errno.ENOSPC and not place:
         return streams.lost(error)
     if error.errno == errno.ENOSPC:
-        return f"no space left on the disk for{place}; free some, nothing half-written was kept"
+        return f"no disk space left for{place}; free some space and try again (no partial file was kept)"
     return f"{error.strerror or error}{':' + place if place else ''}"
 
 
@@ -231,6 +236,6 @@ def _leave(error: BaseException, message: str, code: int, debug: bool) -> NoRetu
     if debug:
         traceback.print_exception(error)
     line = printable(" ".join(message.split()))
-    with suppress(BrokenPipeError):  # the code still says how it ended
+    with suppress(BrokenPipeError):  # the exit code still reports the error
         sys.stderr.write(f"cifarctl: {line}\n")
     raise typer.Exit(code) from None

@@ -17,7 +17,7 @@ def config(
     env_example: Annotated[bool, typer.Option("--env-example", help="Print the text of .env.example.")] = False,
     reference: Annotated[bool, typer.Option("--reference", help="Print the settings as a Markdown table.")] = False,
 ) -> None:
-    """Show every effective setting and its source; secrets are masked."""
+    """Show every setting's effective value and its source; secrets are masked."""
     from cifarctl import settings
 
     if env_example or reference:

@@ -1,4 +1,4 @@
-"""Loading images on behalf of a command."""
+"""Load the images for a command."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def load_data(run: Run, settings: "DataSettings") -> "tuple[Dataset, Split]":
-    """The data set and its split; says loudly where the images are not the real CIFAR-10."""
+    """The data set and its split; prints a warning if the images are not CIFAR-10."""
     from cifarctl import data
 
     dataset = data.load(settings, run.output.say)

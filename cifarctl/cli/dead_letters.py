@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(
         name="dead-letters",
-        help="Inspect rejected input and replay it.",
+        help="Inspect and replay dead letters (messages that could not be processed).",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -48,7 +48,7 @@ def list_letters(
         document.append({("class" if name == "error" else name): value for name, value in fields.items()})
     run.output.result(document, letters_table(document))
     if chosen > len(rows):
-        run.output.warn(f"the youngest {len(rows):,} of {chosen:,} letters; --limit shows more")
+        run.output.warn(f"showing the newest {len(rows):,} of {chosen:,} dead letters; raise --limit to see more")
 
 
 def replay(
@@ -64,7 +64,7 @@ def replay(
         bool, typer.Option("--dry-run", help="Report how many would be sent, and send nothing.")
     ] = False,
 ) -> None:
-    """Replay dead letters into their source topics once the cause is fixed."""
+    """Send dead letters back to their source topics, once the cause is fixed."""
     from dataclasses import asdict
 
     from cifarctl.errors import SettingsError
@@ -72,7 +72,7 @@ def replay(
     from cifarctl.flows.dead_letters import replay as send_back
 
     if everything + bool(error) + bool(at) != 1:
-        raise SettingsError("which letters? one of --all, --class NAME and --at PARTITION:OFFSET")
+        raise SettingsError("choose the dead letters by exactly one of --all, --class NAME and --at PARTITION:OFFSET")
     choice = Choice(error=error, places=frozenset(map(_place, at)) if at else None)
     with run.signals() as stop:
         result = send_back(run.settings().kafka, choice, again=again, dry_run=dry_run, stop=stop)
@@ -80,10 +80,10 @@ def replay(
             run.output.warn(f"not sent: {problem}")
         if len(result.problems) > 20:
             run.output.warn(f"and {len(result.problems) - 20:,} more")
-        verb = "would be sent back" if dry_run else "sent back"
+        verb = "would be replayed" if dry_run else "replayed"
         run.output.result(
             asdict(result) | {"dry_run": dry_run},
-            f"{result.replayed:,} {verb}, {result.skipped:,} had been before, {result.failed:,} cannot be",
+            f"{result.replayed:,} {verb}, {result.skipped:,} skipped (replayed before), {result.failed:,} failed",
         )
 
 
@@ -92,5 +92,5 @@ def _place(text: str) -> tuple[int, int]:
 
     partition, colon, offset = text.partition(":")
     if not (colon and partition.isdecimal() and offset.isdecimal()):
-        raise SettingsError(f"--at {text}: expected PARTITION:OFFSET as `cifarctl dead-letters list` shows it, 0:17")
+        raise SettingsError(f"--at {text}: expected PARTITION:OFFSET from `cifarctl dead-letters list`, such as 0:17")
     return int(partition), int(offset)

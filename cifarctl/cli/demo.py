@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(run: Run) -> None:
-    """Show the whole loop in a few minutes: train, stream, drift, detect, relearn, promote, recover."""
+    """Demonstrate the whole loop in a few minutes: train, stream, drift, detect, retrain, promote, recover."""
     settings = run.settings()
     from cifarctl.events import DemoResult
     from cifarctl.flows.demo import demo as demo_flow

@@ -11,7 +11,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(run: Run) -> None:
-    """Check device, data, registry, broker and topics, and say what to do about each failure."""
+    """Check device, data, registry, broker and topics, and suggest a remedy for each failure."""
     settings = run.settings()
     from dataclasses import asdict
 

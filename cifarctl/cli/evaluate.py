@@ -63,28 +63,26 @@ def evaluate(
 
     if stream is not None:
         if min_accuracy is not None or confusion is not None:
-            raise SettingsError("--min-accuracy and --confusion are of the test images, not of --stream")
-        _over_a_stream(run, settings, version, stream, compare or DEFAULT, seeds or 1, images, rate, report)
+            raise SettingsError("--min-accuracy and --confusion cannot be combined with --stream: leave them out")
+        _evaluate_stream(run, settings, version, stream, compare or DEFAULT, seeds or 1, images, rate, report)
         return
     if any(option is not None for option in (compare, seeds, images, rate, report)):
-        raise SettingsError("--compare, --seeds, --images, --rate and --report need --stream")
+        raise SettingsError("--compare, --seeds, --images, --rate and --report require --stream")
     from cifarctl.flows.evaluate import evaluate_version
     from cifarctl.registry import Registry
     from cifarctl.ui.plots import draw_confusion
     from cifarctl.ui.tables import evaluation
 
     registry = Registry(settings.registry)
-    number = registry.resolve(version)  # before the images are loaded, which takes longer
+    number = registry.resolve(version)  # fails fast, before the images are loaded
     dataset, _ = load_data(run, settings.data)
     seen = registry.manifest(number).split.seen
     if "stream" in seen:
-        run.output.warn(
-            f"note: version {number} was trained on {', '.join(seen)} images; the test images are still new"
-        )
+        run.output.warn(f"note: version {number} was trained on {', '.join(seen)} images, but not on the test images")
     result = evaluate_version(registry, number, dataset)
     if confusion is not None:
         draw_confusion(result, confusion)
-        run.output.say(f"confusion matrix drawn in {confusion}")
+        run.output.say(f"confusion matrix written to {confusion}")
     run.output.result(result, evaluation(result))
     if min_accuracy is not None and result.accuracy < min_accuracy:
         raise QualityGateError(
@@ -92,7 +90,7 @@ def evaluate(
         )
 
 
-def _over_a_stream(
+def _evaluate_stream(
     run: Run,
     settings: "Settings",
     version: str,
@@ -106,7 +104,7 @@ def _over_a_stream(
     from cifarctl.data import Scenario
     from cifarctl.ui.report import require_page, write_report
 
-    scenario = Scenario.parse(stream)  # before anything is loaded
+    scenario = Scenario.parse(stream)  # fails fast, before anything is loaded
     if report is not None:
         require_page(report)
 
@@ -117,7 +115,7 @@ def _over_a_stream(
     from cifarctl.registry.loading import load
     from cifarctl.ui.contest import ContestView, contest_tables
 
-    threads.use(settings.online.threads)  # as the live learner; more of them spin where others work too
+    threads.use(settings.online.threads)  # as the live learner; more threads would busy-wait on shared cores
     memory.keep_freed()
     compared = list(dict.fromkeys(name.strip() for name in compare.split(",")))
     base = load(Registry(settings.registry), version)
@@ -137,7 +135,7 @@ def _over_a_stream(
             stop=stop,
         )
         result = run.output.drain(contest, ContestView())
-    if not isinstance(result, StreamResult):  # told to stop
+    if not isinstance(result, StreamResult):  # interrupted
         raise typer.Exit(INTERRUPTED)
     if report is not None:
         write_report(result, report)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 Version = Annotated[str, typer.Argument(help="A version number, an alias, or latest.")]
 Alias = Annotated[str, typer.Option(help="The alias to move.")]
-Why = Annotated[str, typer.Option(help="The reason, for the history.")]
+Why = Annotated[str, typer.Option(help="The reason to record in the history.")]
+DEFAULT_WHY = "manual"
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +50,7 @@ def list_versions(run: Run) -> None:
     for number in registry.numbers():
         try:
             manifests.append(registry.manifest(number))
-        except RegistryError as error:  # one damaged version must not hide the others
+        except RegistryError as error:  # a damaged version must not hide the others
             run.output.warn(f"not listed: {error}")
     for fault in registry.faults():
         run.output.warn(f"note: {fault}")
@@ -87,8 +88,8 @@ def compare(run: Run, first: Version, second: Version) -> None:
     run.output.result(result, comparison(result))
 
 
-def promote(run: Run, version: Version, alias: Alias = "production", why: Why = "by hand") -> None:
-    """Point an alias at a version after the version passes every load-time check."""
+def promote(run: Run, version: Version, alias: Alias = "production", why: Why = DEFAULT_WHY) -> None:
+    """Point an alias at a version, after the version has passed every load-time check."""
     from cifarctl.errors import AliasDamaged
     from cifarctl.registry.loading import load
 
@@ -98,31 +99,29 @@ def promote(run: Run, version: Version, alias: Alias = "production", why: Why = 
     with suppress(AliasDamaged):
         before = registry.alias(alias)
     moved = registry.promote(number, alias=alias, who="cli", why=why)
-    verb = "is" if before is not None and before.generation == moved.generation else "is now"
+    verb = "already is" if before is not None and before.generation == moved.generation else "is now"
     document = {"alias": moved.name, "version": moved.version, "generation": moved.generation}
-    run.output.result(
-        document, f"{moved.name} {verb} version {moved.version}{', as it was: nothing moved' if verb == 'is' else ''}"
-    )
+    run.output.result(document, f"{moved.name} {verb} version {moved.version}")
 
 
-def rollback(run: Run, alias: Alias = "production", why: Why = "by hand") -> None:
+def rollback(run: Run, alias: Alias = "production", why: Why = DEFAULT_WHY) -> None:
     """Move an alias back to its previous version; repeat to go further back."""
     moved = _open(run).rollback(alias=alias, who="cli", why=why)
     document = {"alias": moved.name, "version": moved.version, "generation": moved.generation}
-    run.output.result(document, f"{moved.name} is back at version {moved.version}")
+    run.output.result(document, f"{moved.name} rolled back to version {moved.version}")
 
 
 def remove_alias(
-    run: Run, alias: Annotated[str, typer.Argument(help="The alias to remove.")], why: Why = "by hand"
+    run: Run, alias: Annotated[str, typer.Argument(help="The alias to remove.")], why: Why = DEFAULT_WHY
 ) -> None:
-    """Remove an alias; the version stays."""
+    """Remove an alias; its version is kept."""
     removed = _open(run).remove_alias(alias, who="cli", why=why)
-    text = f"{alias} names nothing any more" if removed else f"{alias} names nothing: there was nothing to remove"
+    text = f"alias {alias} removed" if removed else f"there is no alias {alias}; nothing to remove"
     run.output.result({"alias": alias, "removed": removed}, text)
 
 
 def history(run: Run, alias: Annotated[str | None, typer.Option(help="Only moves of this alias.")] = None) -> None:
-    """Show every alias move (who, when, why) and every rejection by the gate."""
+    """Show all alias moves (who, when, why) and all rejections by the gate."""
     from cifarctl.ui.tables import history_table
 
     moves = _open(run).history(alias)
@@ -135,7 +134,7 @@ def gc(
         bool, typer.Option("--dry-run", help="Report what would be removed, and remove nothing.")
     ] = False,
 ) -> None:
-    """Remove old versions and leftovers of killed writers."""
+    """Remove old versions and partial files of killed writers."""
     from cifarctl.ui.tables import removed_table
 
     removed = _open(run).gc(dry_run=dry_run)
@@ -152,11 +151,11 @@ def verify(
         bool,
         typer.Option(
             "--repair",
-            help="Rebuild aliases from the history, and the history from aliases; what is replaced goes to damaged/.",
+            help="Rebuild aliases from the history, and the history from aliases; damaged files move to damaged/.",
         ),
     ] = False,
 ) -> None:
-    """Run every load-time check on versions, and compare aliases with the history."""
+    """Run all load-time checks on versions, and compare aliases with the history."""
     settings = run.settings()
     from cifarctl.errors import IntegrityError
     from cifarctl.registry import Registry
@@ -164,16 +163,16 @@ def verify(
     from cifarctl.ui.tables import verify_table
 
     registry = Registry(settings.registry)
-    healed = registry.repair() if repair else []
+    repaired = registry.repair() if repair else []
     numbers = [registry.resolve(version)] if version else registry.numbers()
     findings = inspect(registry, numbers, settings.data, everything=version is None)
     document = [
-        *({"version": None, "problem": fault.finding, "repaired": True} for fault in healed),
+        *({"version": None, "problem": fault.finding, "repaired": True} for fault in repaired),
         *findings,
     ]
     run.output.result(document, verify_table(document, registry.dir))
-    if bad := [finding["problem"] for finding in findings if finding["problem"]]:
-        raise IntegrityError("; ".join(bad))
+    if problems := [finding["problem"] for finding in findings if finding["problem"]]:
+        raise IntegrityError("; ".join(problems))
 
 
 def import_model(

@@ -19,22 +19,24 @@ def retrain(
     since: Annotated[
         str | None,
         typer.Option(
-            "--since", metavar="TIME", help="Start over with examples since this time: 2h, 2026-01-31T12:00 (local)."
+            "--since",
+            metavar="TIME",
+            help="Ignore saved progress; use labelled images since: 2h, 2026-01-31T12:00 (local).",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report the outcome without changing anything.")] = False,
 ) -> None:
-    """Train one challenger on the labelled examples since the last update and submit it to the gate."""
+    """Train one challenger on the labelled images since the last update, and submit it to the gate."""
     if follow and dry_run:
-        raise SettingsError("--follow and --dry-run exclude each other: leave one of them out")
+        raise SettingsError("--follow and --dry-run are mutually exclusive: leave one of them out")
     if follow and since is not None:
-        raise SettingsError("--follow and --since exclude each other: leave one of them out")
+        raise SettingsError("--follow and --since are mutually exclusive: leave one of them out")
     settings = run.settings()
     from cifarctl import times
     from cifarctl.stream import clients
 
     since_ms = None if since is None else times.parse(since, "--since")
-    clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
+    clients.check(settings.kafka)  # before the heavy imports, so that a missing broker is reported at once
 
     from cifarctl.errors import NotEnoughData, QualityGateError
     from cifarctl.events import RetrainResult
@@ -60,9 +62,9 @@ def retrain(
             for event in run.output.show(learned, RetrainView()):
                 if isinstance(event, RetrainResult):
                     result = event
-        except NotEnoughData as error:  # the result is told first: scripts read it
+        except NotEnoughData as error:  # raised after the result is printed, which scripts read
             failure = error
-        if result is None:  # told to stop before there was an outcome
+        if result is None:  # interrupted before there was an outcome
             raise typer.Exit(INTERRUPTED)
         run.output.result(result)
         if failure is not None:

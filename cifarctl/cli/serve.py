@@ -15,16 +15,18 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     run: Run,
-    online: Annotated[bool, typer.Option("--online", help="Also learn from labels, in a separate process.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also learn from labelled images, in a separate process.")
+    ] = False,
     max_messages: Annotated[int | None, typer.Option(min=1, help="Stop after this many inputs.")] = None,
     idle_timeout: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop after this many seconds with nothing left to read.")
+        float | None, typer.Option(min=0.0, help="Stop after this many seconds without a new message.")
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
             "--from",
-            metavar="PLACE",
+            metavar="POSITION",
             help="Move the group before reading: beginning, end, a time (2h, 2026-01-31T12:00), an offset, "
             "or PARTITION:OFFSET,...",
         ),
@@ -37,7 +39,7 @@ def serve(
         bool, typer.Option("--print", help="Print one line per image instead of the dashboard.")
     ] = False,
 ) -> None:
-    """Predict streamed images in real time.
+    """Predict the images of the stream in real time.
 
     \f
     Long because its signature is the list of its options.
@@ -47,13 +49,13 @@ def serve(
     from cifarctl.stream.positions import Start, move
 
     place = None if start is None else Start.parse(start)
-    clients.check(settings.kafka)  # before the heavy imports, so that an absent broker is told of at once
+    clients.check(settings.kafka)  # before the heavy imports, so that a missing broker is reported at once
     if place is not None:
         images = clients.Topics.of(settings.kafka.topic_prefix).images
         rights.ensure_topics(settings.kafka, {images: ["Read"]})
         offsets = move(settings.kafka, images, place)
         where = ", ".join(f"{number}: {offset:,}" for number, offset in sorted(offsets.items()))
-        run.output.say(f"group {settings.kafka.group_id} begins at {where}")
+        run.output.say(f"group {settings.kafka.group_id} starts at {where}")
     from cifarctl.events import ServeResult
     from cifarctl.flows.serve import LEARNER, ServeOptions
     from cifarctl.flows.serve import serve as serve_flow
@@ -64,7 +66,7 @@ def serve(
     from cifarctl.ui.serve import ServeView, serve_summary
 
     registry = Registry(settings.registry)
-    if online:  # a learner that cannot start would be tried again and again
+    if online:  # fail now: a learner process that cannot start would be restarted over and over
         require(settings.online.strategy)
         if (alias := registry.alias(settings.serve.alias)) is not None:
             require_judgeable(registry.manifest(alias.version), settings.online)

@@ -1,18 +1,18 @@
-"""Standard streams as strangers hand them over: closed, of a narrow encoding, or with a reader that goes away."""
+"""Robust standard streams: they may be closed, have a narrow encoding, or lose their reader."""
 
 import codecs
 import os
 import sys
 from typing import TextIO
 
-#: Our own signs, for streams that cannot write them. One character each: tables and dashboards keep their shape.
+#: ASCII replacements for our own symbols, one character each so that tables and dashboards keep their layout.
 PLAIN = str.maketrans("–→…×±█░▁▂▃▄▅▆▇", "->.x~#.__--==+")
 DEGRADE = "cifarctl.degrade"
 
 
 def prepare() -> None:
-    """Open what is closed, and let every stream write any text; once, before anything is written."""
-    _fill()
+    """Reopen closed streams and let every stream encode any text; call once, before any output."""
+    _reopen()
     codecs.register_error(DEGRADE, _degrade)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -20,7 +20,7 @@ def prepare() -> None:
 
 
 def abandon(stream: TextIO) -> None:
-    """Send to nowhere what `stream` still holds: its reader has gone, and the interpreter would complain at its end."""
+    """Redirect `stream` to the null device, as its reader has gone; the interpreter's flush at exit would fail."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(devnull, stream.fileno())
@@ -29,7 +29,7 @@ def abandon(stream: TextIO) -> None:
 
 
 def flush() -> OSError | None:
-    """Write out what is buffered; what prevented it, other than a reader that has gone."""
+    """Flush stdout and stderr; the error if that failed, other than by a reader that has gone."""
     failure = None
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -42,12 +42,12 @@ def flush() -> OSError | None:
 
 
 def lost(error: OSError) -> str:
-    """What to tell of output that did not arrive."""
-    return f"the output cannot be written: {error.strerror}"
+    """The error message for lost output."""
+    return f"cannot write the output: {error.strerror}"
 
 
-def _fill() -> None:
-    """Take the numbers 0 to 2 where they are free (``>&-``), or the next file that is opened would be written to."""
+def _reopen() -> None:
+    """Occupy file descriptors 0 to 2 if closed (``>&-``): the next opened file would get one, and receive output."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
@@ -57,7 +57,7 @@ def _fill() -> None:
 
 
 def _degrade(error: UnicodeError) -> tuple[str | bytes, int]:
-    """An error handler of `codecs`: our own signs become plain ones, other characters escapes."""
+    """A `codecs` error handler: our own symbols become ASCII ones, other characters become escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].translate(PLAIN)

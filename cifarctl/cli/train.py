@@ -11,7 +11,7 @@ from cifarctl.cli.data import load_data
 
 
 class Log(str, Enum):
-    """Whom figures are written for."""
+    """Formats of additional metrics."""
 
     tensorboard = "tensorboard"
 
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def train(
     run: Run,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of passes over the training images.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Architecture: net, net-bn, airbench, torchvision:NAME or your.module:NAME.")
     ] = None,
@@ -67,7 +67,7 @@ def train(
         require()
     launch = settings_module.Launch.present()
     if launch is not None and launch.rank:
-        run.output = Output(quiet=True)  # the first process tells
+        run.output = Output(quiet=True)  # only rank 0 prints
     memory.keep_freed()
     dataset, split = load_data(run, settings.data)
     with run.signals() as stop:
@@ -87,14 +87,14 @@ def train(
         if log is not None and (launch is None or not launch.rank):
             folder = settings.registry.dir / "tensorboard" / f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.train.seed}"
             stream = recorded(stream, folder)
-            run.output.say(f"for tensorboard --logdir {folder.parent}")
+            run.output.say(f"to see the metrics: tensorboard --logdir {folder.parent}")
         result = run.output.drain(stream, TrainView())
         if isinstance(result, TrainResult):
             run.output.result(result, train_summary(result))
-            if result.target_reached is False and launch is None:  # else torchrun would begin anew
+            if result.target_reached is False and launch is None:  # torchrun would restart a failed process
                 raise QualityGateError(
-                    f"after {result.epochs} epochs the validation images do not show train.target_accuracy = "
-                    f"{settings.train.target_accuracy:g}"
+                    f"validation accuracy is below train.target_accuracy = {settings.train.target_accuracy:g} "
+                    f"after {result.epochs} epochs"
                 )
         elif stop.is_set():
             raise typer.Exit(INTERRUPTED)

@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 def verify_stream(
     run: Run,
-    group: Annotated[str | None, typer.Option(help="Consumer group of serve; default kafka.group_id.")] = None,
+    group: Annotated[str | None, typer.Option(help="Consumer group of serve; default: kafka.group_id.")] = None,
 ) -> None:
     """Check that every input was answered exactly once and in order; exit with 6 if not."""
     kafka = run.settings({"kafka.group_id": group}).kafka

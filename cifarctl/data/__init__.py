@@ -1,4 +1,4 @@
-"""Images: where they come from, how they are split, augmented and made to drift."""
+"""Images: sources, the split, augmentation and drift scenarios."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random crops and mirror images, a batch at once."""
+"""Random crops and horizontal flips of a whole batch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 def augment(
     pixels: torch.Tensor, generator: torch.Generator, *, crop_padding: int, flip: bool | torch.Tensor
 ) -> torch.Tensor:
-    """Crop each image at random from itself with `crop_padding` reflected pixels around; mirror some of them.
+    """Pad each image by reflection, crop it at a random offset, and flip some images horizontally.
 
-    Cropping, reflection and mirroring are one gather by pixel index, so the padded batch is never built:
-    0.25 ms for 128 images of 32×32 on one core, where padding and slicing image by image took 0.6 ms.
+    One gather by pixel index does all of this, without building the padded batch: 0.25 ms for 128 images of 32×32 on
+    one core, where padding and slicing image by image took 0.6 ms.
 
     Args:
         pixels: (B, C, H, W), any dtype; it is not changed.
         generator: source of the offsets, on any device.
-        crop_padding: pixels of border, less than H and W; 0 leaves every image in place.
-        flip: mirror each image left to right with probability one half; or which are mirrored, (B,) bool.
+        crop_padding: padding in pixels, less than H and W; 0 = no crop.
+        flip: True flips each image with probability one half; a (B,) bool tensor says which images to flip.
 
     Returns:
         The augmented batch, (B, C, H, W) of the same dtype.

@@ -1,6 +1,6 @@
-"""CIFAR-10, read by torchvision's class.
+"""CIFAR-10, loaded and verified with torchvision.
 
-Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.
+Source: Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from cifarctl.errors import DataError
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # of each socket operation of the download
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-# Exceptions of fetching and unpacking; torchvision raises RuntimeError for a file that fails its md5.
+# Exceptions of download and extraction; torchvision raises RuntimeError for a wrong md5.
 _FAILURES = (
     OSError,
     RuntimeError,
@@ -38,37 +38,37 @@ _FAILURES = (
 
 
 def obtain(directory: Path, *, download: bool) -> str | None:
-    """See to it that ``cifar-10-batches-py`` is in `directory`: by itself, from its archive, or by download.
+    """Make ``cifar-10-batches-py`` available in `directory`: existing, from its archive, or by download.
 
     Returns:
-        None where it is there now (its files are checked by `load`), else the reason why it could not be had.
+        None if it is available (`load` checks its files), otherwise the reason why not.
 
     Raises:
         DataError: `directory` cannot be read, or its archive is altered or cannot be unpacked.
     """
     folder, archive = directory / FOLDER, directory / ARCHIVE
     try:
-        itself, ready, packed = (
+        is_folder_itself, ready, packed = (
             (directory / "data_batch_1").is_file(),
             _holds_files(folder),
             archive.is_file(),
         )
     except OSError as error:
         raise DataError(f"data.dir = {directory} cannot be read: {_line(error)}; check its permissions") from error
-    if itself:
-        raise DataError(f"data.dir = {directory} is {FOLDER} itself; set data.dir to the folder that holds it")
+    if is_folder_itself:
+        raise DataError(f"data.dir = {directory} is {FOLDER} itself; set data.dir to its parent folder")
     if ready:
         return None
     if packed:
         _unpack(archive, folder)
         return None
     if not download:
-        return f"{folder} is absent and data.download is off"
+        return f"{folder} does not exist and data.download is false"
     return _download(directory)
 
 
 def load(directory: Path) -> Dataset:
-    """Read ``cifar-10-batches-py`` in `directory`, each file checked against torchvision's md5 beforehand.
+    """Load ``cifar-10-batches-py`` in `directory`, after checking each file against torchvision's md5.
 
     Raises:
         DataError: a file is missing, altered or unreadable; the message names it.
@@ -77,7 +77,7 @@ def load(directory: Path) -> Dataset:
         train, classes = _half(directory, train=True)
         test, _ = _half(directory, train=False)
     except (OSError, RuntimeError) as error:
-        # Only now each file is checked by itself: that takes 0.4 s, which a good data set need not pay.
+        # Finding the faulty file takes 0.4 s, so it is done only after a failure.
         raise DataError(_culprit(directory) or f"{directory / FOLDER} cannot be read: {_line(error)}") from error
     return Dataset("cifar10", classes, train, test, notice=None)
 
@@ -85,15 +85,15 @@ def load(directory: Path) -> Dataset:
 def _half(directory: Path, *, train: bool) -> tuple[Images, tuple[str, ...]]:
     from torchvision.datasets import CIFAR10
 
-    # The constructor checks both halves; without the other's list each file is checked only once.
+    # The constructor verifies train and test files; clearing the other list avoids verifying each file twice.
     half = type("CIFAR10Half", (CIFAR10,), {"test_list" if train else "train_list": []})
     data = half(directory, train=train, download=False)
-    pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()  # torchvision turned (N,3,32,32) round
+    pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()  # torchvision has (N, 32, 32, 3)
     return Images(pixels, torch.tensor(data.targets, dtype=torch.int64)), tuple(data.classes)
 
 
 def _culprit(directory: Path) -> str | None:
-    """The message about the first file that is missing or differs from its md5."""
+    """The error message for the first file that is missing or differs from its md5; None if all are fine."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
@@ -113,7 +113,7 @@ def _culprit(directory: Path) -> str | None:
 
 
 def _download(directory: Path) -> str | None:
-    """Download by torchvision, which shows its progress on stderr; None, or the reason why that failed."""
+    """Download with torchvision, which shows progress on stderr; returns None, or the reason why it failed."""
     from torchvision.datasets import CIFAR10
 
     existed = directory.exists()
@@ -130,7 +130,7 @@ def _download(directory: Path) -> str | None:
         if not existed:
             with contextlib.suppress(OSError):
                 directory.rmdir()
-        return f"{directory / FOLDER} is absent and {CIFAR10.url} cannot be downloaded ({_line(error)})"
+        return f"{directory / FOLDER} does not exist and {CIFAR10.url} cannot be downloaded ({_line(error)})"
     return None
 
 
@@ -153,7 +153,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _staging(directory: Path) -> Iterator[Path]:
-    """A folder next to the final one, so that an interrupted download never looks like a data set."""
+    """A temporary folder next to the final one, so that an interrupted download never looks like a data set."""
     with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=directory) as name:
         yield Path(name)
 
@@ -162,7 +162,7 @@ def _move(source: Path, target: Path) -> None:
     try:
         source.replace(target)
     except OSError:
-        if not _holds_files(target):  # else another process was faster, and its files are as good
+        if not _holds_files(target):  # otherwise another process was faster
             raise
 
 
@@ -172,7 +172,7 @@ def _holds_files(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """torchvision opens its connections without a timeout; the process-wide default is the only way in."""
+    """Set the process-wide socket timeout, as torchvision takes none for its connections."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""The course of a stream: the order of its images, how drift changes them, and what happens to their labels."""
+"""The course of a stream: which image is at each position, how it looks, and when its label arrives."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cifarctl.data.types import Images
 class Passage:
     """Consecutive images of a stream.
 
-    `pixels` (B, 3, 32, 32) uint8 as they arrive; `concept` (B,) int64, the correct labels at that time; `given` (B,),
-    the labels that are sent, -1 for none; `late` (B,), by how many images each of them comes later than its own.
+    `pixels` (B, 3, 32, 32) uint8, drift applied; `concept` (B,) int64, the correct labels at these positions; `given`
+    (B,) int64, the labels sent, -1 for none; `late` (B,) int64, the delay of each label in images.
     """
 
     pixels: torch.Tensor
@@ -30,32 +30,31 @@ class Passage:
 
 
 class Course:
-    """Images in a seeded order, changed by a scenario. A stream longer than the images starts again.
+    """Images in a seeded order under a drift scenario. A stream longer than the images starts over.
 
-    Where the scenario asks for some classes more than for others, each position takes the next image of its class; a
-    class without images left starts again. `repeats_from` is the position of the first image that comes a second time,
-    None as long as that is not known.
+    If the scenario sets class frequencies, a class is drawn for each position and its next image is taken; a class
+    without images left starts over. `repeats_from` is the first position with a repeated image, None while unknown.
     """
 
     def __init__(self, images: Images, scenario: Scenario, seed: int, classes: int) -> None:
-        """Nothing is drawn yet; labels are 0 to `classes` - 1.
+        """Prepare the course; labels are 0 to `classes` - 1.
 
         Raises:
-            SettingsError: the scenario names a class that does not exist, or leaves no class to choose from.
+            SettingsError: the scenario names a class that does not exist, or leaves no class to draw from.
         """
         held = torch.bincount(images.labels, minlength=classes) > 0
         scenario.check(held)
         self._images, self._scenario, self._seed, self._held = images, scenario, seed, held
         self._generator = torch.Generator().manual_seed(seed)
         self._shuffled = torch.randperm(len(images), generator=self._generator)
-        self._chosen = array("q")  # the image of each position so far, where classes decide
+        self._chosen = array("q")  # the image at each position so far, if the scenario sets class frequencies
         self._queues: list[list[int]] = [self._of(label) for label in range(classes)]
         self.repeats_from: int | None = None if scenario.uses("prior", "classes") else len(images)
 
     def take(self, start: int, size: int) -> Passage:
-        """The images at positions `start`..`start + size - 1`; does not depend on how the stream is divided."""
+        """The images at positions `start`..`start + size - 1`; the result does not depend on the batch boundaries."""
         index = self._index(start, size)
-        # NumPy copies image by image; torch's indexing goes by the pixel, or sets up threads for a millisecond's work.
+        # NumPy's indexing copies whole images, which is faster than torch's here.
         pixels = torch.from_numpy(self._images.pixels.numpy()[index.numpy()])
         concept = self._scenario.concept(self._images.labels[index], start)
         return Passage(
@@ -73,7 +72,7 @@ class Course:
         return torch.tensor(self._chosen[start : start + size])
 
     def _choose(self, position: int) -> int:
-        """The next image: its class by the weights of this position, else by how many images each has left."""
+        """Draw the next image: its class by this position's weights, otherwise by the number of images left."""
         wanted = self._scenario.weights(position, len(self._held))
         if wanted is not None:
             chances = wanted * self._held
@@ -93,7 +92,7 @@ class Course:
             self._queues[label] = self._of(label)
 
     def _of(self, label: int) -> list[int]:
-        """The images of a class; popped from the end, so the first one is last."""
+        """Indices of a class's images in reverse order, as they are popped from the end."""
         order = self._shuffled.flip(0)
         index: list[int] = order[self._images.labels[order] == label].tolist()
         return index

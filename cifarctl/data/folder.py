@@ -1,4 +1,4 @@
-"""A data set of picture files: ``train/<class>/*.png`` and ``test/<class>/*.png``."""
+"""A data set of image files: ``train/<class>/*.png`` and ``test/<class>/*.png``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from cifarctl.errors import DataError
 SIDE = 32
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm"}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
-MAX_PIXELS = 50_000_000
-MANY = 20_000  # pictures; decoding as many is announced
-CHUNK = 256  # files in a task: with one file in each, handing over takes longer than decoding
+MAX_PIXELS = 50_000_000  # protects against decompression bombs; 150 MB per decoded image
+NOTICE_FILES = 20_000  # number of files from which decoding is announced, as it takes long
+CHUNK = 256  # files per task; with one file per task, scheduling costs more than decoding
 
 # Exceptions that Pillow raises for broken files.
 _FAILURES = (
@@ -35,14 +35,14 @@ _FAILURES = (
 
 
 def load(directory: Path, tell: Callable[[str], None] = lambda _: None) -> Dataset:
-    """All pictures below `directory`, converted to RGB and resized to 32×32 (antialiased), once: see `pixelcache`.
+    """Load all images below `directory`, converted to RGB and resized to 32×32 (antialiased); see `pixelcache`.
 
-    The classes are the folders of ``train``, sorted by name; ``test`` may lack some of them. Names that begin
-    with a dot and files without the suffix of a picture are ignored. Slow work is announced to `tell`.
+    The classes are the subfolders of ``train``, sorted by name; ``test`` may lack some of them. Names that start with a
+    dot and files without an image suffix are ignored. Long work is announced by `tell`.
 
     Raises:
-        DataError: ``train`` or ``test`` is absent, there are fewer than two classes, a class has no pictures or a name
-            that is not UTF-8, ``test`` has a class that ``train`` lacks, or a picture cannot be read or has more than
+        DataError: ``train`` or ``test`` is absent, there are fewer than two classes, a class has no images or a name
+            that is not UTF-8, ``test`` has a class that ``train`` lacks, or an image cannot be read or has more than
             50 million pixels.
     """
     train_folders = _class_folders(directory, "train")
@@ -60,7 +60,7 @@ def load(directory: Path, tell: Callable[[str], None] = lambda _: None) -> Datas
 
 
 def classes(directory: Path) -> tuple[str, ...] | None:
-    """The classes that `load` would find; None where there are none."""
+    """The classes that `load` would find; None if it would find none."""
     try:
         return tuple(_class_folders(directory, "train")) or None
     except DataError:
@@ -77,7 +77,7 @@ def _class_folders(directory: Path, part: str) -> dict[str, Path]:
     for name, entry in found.items():
         try:
             name.encode()
-        except UnicodeEncodeError:  # it could not be written into a manifest at the end of the training
+        except UnicodeEncodeError:  # fail now: the manifest, written after training, is UTF-8
             raise DataError(f"{entry}: the name of this class folder is not UTF-8; rename it") from None
     return found
 
@@ -95,7 +95,7 @@ def _read(folders: dict[str, Path], classes: tuple[str, ...], tell: Callable[[st
     for name, folder in folders.items():
         pictures = [entry for entry in _visible(folder) if entry.suffix.lower() in SUFFIXES]
         if not pictures:
-            raise DataError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}); add some or move it away")
+            raise DataError(f"{folder} contains no images ({', '.join(sorted(SUFFIXES))}); add some or move it away")
         paths += pictures
         labels += [classes.index(name)] * len(pictures)
     try:
@@ -106,18 +106,18 @@ def _read(folders: dict[str, Path], classes: tuple[str, ...], tell: Callable[[st
 
 
 def _decoded(paths: list[Path], tell: Callable[[str], None]) -> Iterator[np.ndarray]:
-    """All pictures, in blocks (up to 256, 3, 32, 32) uint8."""
-    if len(paths) >= MANY:
-        tell(f"decoding {len(paths):,} pictures, once for all commands unless they change")
+    """All images in blocks (up to 256, 3, 32, 32) uint8."""
+    if len(paths) >= NOTICE_FILES:
+        tell(f"decoding {len(paths):,} images; the result is cached until they change")
 
     def decode(start: int) -> np.ndarray:
         return np.stack([_decode(path) for path in paths[start : start + CHUNK]])
 
     workers = min(8, cpus.count())
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        # Pillow only warns between its limit and twice that; our own limit is lower, but it warns first.
+        # Pillow warns before our own, lower limit is checked; turn its warning into an error.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        waiting: deque[Future[np.ndarray]] = deque()  # a few, so that a slow reader does not pile up pictures
+        waiting: deque[Future[np.ndarray]] = deque()  # bounded, so that a slow consumer does not accumulate images
         for start in range(0, len(paths), CHUNK):
             waiting.append(pool.submit(decode, start))
             if len(waiting) > 2 * workers:
@@ -127,10 +127,10 @@ def _decoded(paths: list[Path], tell: Callable[[str], None]) -> Iterator[np.ndar
 
 
 def _decode(path: Path) -> np.ndarray:
-    """One picture as (3, 32, 32) uint8."""
+    """Decode one image, (3, 32, 32) uint8."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            # The header alone says how large it is: nothing has been decoded so far.
+            # The size is read from the header, before any decoding.
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{path} is {image.width}×{image.height}, more than {MAX_PIXELS:,} pixels; shrink or move it"
@@ -147,8 +147,8 @@ def _decode(path: Path) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip to white
+    if image.mode.startswith("I"):  # 16 bits per pixel; Pillow's conversion would clip them to white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB Pillow warns about some palettes
+        image = image.convert("RGBA")  # Pillow warns about some palettes if they are converted to RGB directly
     return image.convert("RGB")

@@ -1,7 +1,7 @@
-"""The operations of drift on images, a batch at a time.
+"""Drift operations on batches of images.
 
-Image corruptions as a test bed for models: Hendrycks and Dietterich, *Benchmarking Neural Network Robustness to Common
-Corruptions and Perturbations*, ICLR 2019.
+Source of the idea: Hendrycks and Dietterich, *Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations*, ICLR 2019.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-# (pixels (B, 3, H, W) uint8, strength, one generator an image) -> the same shape, uint8
+# (pixels (B, 3, H, W) uint8, strength, one generator per image) -> the same shape, uint8
 Apply: TypeAlias = Callable[[torch.Tensor, float, "list[torch.Generator]"], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strength:
-    """The number after an operation's name: `none` changes nothing, `low`..`high` is allowed.
+    """The strength of an operation: its `unit`, the allowed range `low`..`high`, and `none`, which has no effect.
 
-    An operation without a `unit` takes no number; a ramp then blends from the clean to the fully changed image.
+    An operation without a `unit` takes no strength; a ramp then blends from no effect to the full effect.
     """
 
     unit: str = ""
@@ -34,7 +34,7 @@ class Strength:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation(Strength):
-    """A change of images."""
+    """An operation on images; `random` ones use the generators."""
 
     apply: Apply
     random: bool = False
@@ -78,7 +78,7 @@ def _posterize(pixels: torch.Tensor, strength: float, _: list[torch.Generator]) 
 def _solarize(pixels: torch.Tensor, strength: float, _: list[torch.Generator]) -> torch.Tensor:
     from torchvision.transforms.v2 import functional
 
-    # torchvision inverts what reaches the threshold, white at 1 too.
+    # torchvision inverts values at or above the threshold, so at 1 it would still invert white.
     return pixels if strength == 1 else _tensor(functional.solarize(pixels, 255 * strength))
 
 
@@ -86,14 +86,14 @@ def _jpeg(pixels: torch.Tensor, strength: float, _: list[torch.Generator]) -> to
     from PIL import Image
 
     quality = round(strength)
-    if quality == 100:  # nearly nothing
+    if quality == 100:  # defined as no effect, although JPEG would still change some values
         return pixels
-    there_and_back = []
+    decoded = []
     for image in pixels.permute(0, 2, 3, 1).numpy():
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=quality)
-        there_and_back.append(np.asarray(Image.open(file)))
-    return torch.from_numpy(np.stack(there_and_back)).permute(0, 3, 1, 2)
+        decoded.append(np.asarray(Image.open(file)))
+    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
 
 
 def _rotate(pixels: torch.Tensor, strength: float, _: list[torch.Generator]) -> torch.Tensor:
@@ -113,9 +113,9 @@ def _pixelate(pixels: torch.Tensor, strength: float, _: list[torch.Generator]) -
 def _blur(pixels: torch.Tensor, strength: float, _: list[torch.Generator]) -> torch.Tensor:
     from torchvision.transforms.v2 import functional
 
-    if strength < 0.05:  # narrower than a pixel can show, and torchvision refuses zero
+    if strength < 0.05:  # no visible effect, and torchvision rejects 0
         return pixels
-    # Three sigmas either way, as far as reflection at the border allows.
+    # Three sigmas on either side, limited by the reflection padding.
     reach = min(int(3 * strength + 0.5) or 1, min(pixels.shape[-2:]) - 1)
     return _tensor(functional.gaussian_blur(pixels, [2 * reach + 1] * 2, [strength] * 2))
 
@@ -156,7 +156,7 @@ def _bytes(values: torch.Tensor) -> torch.Tensor:
 
 
 def _tensor(value: object) -> torch.Tensor:
-    """The result of untyped torchvision, typed."""
+    """Give a type to the result of untyped torchvision functions."""
     assert isinstance(value, torch.Tensor)
     return value
 
@@ -166,25 +166,25 @@ OPERATIONS: dict[str, Operation] = {
     "contrast": Operation(apply=_contrast, unit="factor", none=1, high=10),
     "brightness": Operation(apply=_brightness, unit="factor", none=1, high=10),
     "saturation": Operation(apply=_saturation, unit="factor", none=1, high=10),
-    "hue": Operation(apply=_hue, unit="share of the colour circle", low=-0.5, high=0.5),
-    "posterize": Operation(apply=_posterize, unit="bits a channel", none=8, low=1, high=8, whole=True),
+    "hue": Operation(apply=_hue, unit="fraction of the colour circle", low=-0.5, high=0.5),
+    "posterize": Operation(apply=_posterize, unit="bits per channel", none=8, low=1, high=8, whole=True),
     "solarize": Operation(apply=_solarize, unit="threshold on the 0–1 scale", none=1, high=1),
     "jpeg": Operation(apply=_jpeg, unit="quality", none=100, low=1, high=100, whole=True),
     "rotate": Operation(apply=_rotate, unit="degrees", low=-360, high=360),
     "pixelate": Operation(apply=_pixelate, unit="side in pixels", none=32, low=1, high=32, whole=True),
     "blur": Operation(apply=_blur, unit="sigma in pixels", high=10),
-    "occlude": Operation(apply=_occlude, unit="share of the side", high=1, random=True),
+    "occlude": Operation(apply=_occlude, unit="fraction of the side", high=1, random=True),
     "swap": Operation(apply=_swap),
     "invert": Operation(apply=_invert),
     "grayscale": Operation(apply=_grayscale),
 }
 
-#: Classes that are counted up after the name, as in ``classes:0+1+2``: those that appear, those that are exchanged.
+#: Operations that take a list of classes, as in ``classes:0+1+2``: the classes that appear, or that are exchanged.
 CLASSED = ("classes", "relabel")
-#: Operations that change labels, or the choice of images; of these only a share can ramp.
+#: Operations on labels and on class frequencies; only those with a fraction can ramp.
 LABEL_OPERATIONS: dict[str, Strength] = {
     "prior": Strength(unit="seed", high=1e9, whole=True),
-    "wrong": Strength(unit="share"),
+    "wrong": Strength(unit="fraction"),
     "late": Strength(unit="images", high=1e6, whole=True),
-    "labelled": Strength(unit="share", none=1),
+    "labelled": Strength(unit="fraction", none=1),
 }

@@ -1,7 +1,7 @@
-"""Decoded pictures in a file of the user's cache folder, mapped into memory: decoded once, never held as a whole.
+"""A cache of decoded images in the user's cache folder, memory-mapped so that they need not fit into memory.
 
-A file has 4096 bytes of header, JSON padded with blanks, and then all pixels. A file that is absent, damaged or cannot
-be written is not an error: the pictures are decoded again.
+A file has a header of 4096 bytes (JSON padded with spaces), followed by all pixels. A missing, damaged or unwritable
+cache is not an error: the images are decoded again.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ import platformdirs
 from filelock import FileLock
 from numpy.typing import NDArray
 
-HEADER = 4096  # bytes
-FORM = 1  # raised with every change of how pictures are decoded
-ROOM = 8 * 2**30  # bytes of all files; beyond these the least recently used ones are deleted, except for the last two
+HEADER = 4096
+FORMAT_VERSION = 1  # increase it with every change of the decoding
+MAX_BYTES = 8 * 2**30  # total size; beyond it the least recently used files are removed, but never the newest two
 
 Pixels = NDArray[np.uint8]
 
 
 def pixels(files: Sequence[Path], shape: tuple[int, ...], decoded: Callable[[], Iterable[Pixels]]) -> Pixels:
-    """The pixels (N, ...) of `files`, from the cache or else from `decoded`, which yields them block by block.
+    """The pixels (N, *shape) of `files`, from the cache or from `decoded`, which yields them in blocks.
 
-    They are decoded anew where the name, size or time of change of a file has changed. Exceptions of `decoded` pass
-    through. The result may be written to, which changes only the copy in memory. Of several processes one decodes.
+    A change of any file's path, size or timestamps invalidates the cache. Concurrent processes decode only once. The
+    result is writable (copy-on-write). Exceptions of `decoded` propagate.
 
     Raises:
-        OSError: one of the files is missing.
+        OSError: one of the files no longer exists.
     """
     whole = (len(files), *shape)
     fingerprint = _fingerprint(files, shape)
     folder = Path(platformdirs.user_cache_dir("cifarctl")) / "images"
     path = folder / f"{fingerprint[:32]}.pixels"
-    with suppress(OSError):  # the disk is full, or the folder cannot be written
+    with suppress(OSError):  # the disk is full, or the folder is not writable
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(folder / ".lock", mode=0o600):
             found = _read(path, whole, fingerprint)
@@ -50,11 +50,11 @@ def pixels(files: Sequence[Path], shape: tuple[int, ...], decoded: Callable[[], 
                 _prune(folder)
         if found is not None:
             return found
-    return _held(whole, decoded())
+    return _in_memory(whole, decoded())
 
 
 def _fingerprint(files: Sequence[Path], shape: tuple[int, ...]) -> str:
-    digest = hashlib.sha256(f"{FORM} {PIL.__version__} {shape}".encode())
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {PIL.__version__} {shape}".encode())
     for path in files:
         found = path.stat()
         times = f"{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}"
@@ -69,7 +69,7 @@ def _read(path: Path, whole: tuple[int, ...], fingerprint: str) -> Pixels | None
         mapped = np.memmap(path, np.uint8, "c", HEADER, whole)
         if header != {"files": fingerprint, "bytes": mapped.size, "sha256": _digest(mapped)}:
             return None
-    except (OSError, ValueError, RecursionError):  # deeply nested JSON raises the last of these
+    except (OSError, ValueError, RecursionError):  # RecursionError: deeply nested JSON
         return None
     with suppress(OSError):
         os.utime(path)
@@ -80,8 +80,8 @@ def _write(path: Path, fingerprint: str, blocks: Iterable[Pixels]) -> None:
     temporary = path.with_suffix(".part")
     digest, size = hashlib.sha256(), 0
     try:
-        temporary.touch(0o600)  # pictures of a private folder stay private
-        # Not through a mapping: a full disk would then kill the process.
+        temporary.touch(0o600)  # keeps images of a private folder private
+        # Written as a file: a write to a memory map would kill the process if the disk is full.
         with temporary.open("r+b") as file:
             file.truncate(HEADER)
             file.seek(HEADER)
@@ -97,7 +97,7 @@ def _write(path: Path, fingerprint: str, blocks: Iterable[Pixels]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _held(whole: tuple[int, ...], blocks: Iterable[Pixels]) -> Pixels:
+def _in_memory(whole: tuple[int, ...], blocks: Iterable[Pixels]) -> Pixels:
     held, place = np.empty(whole, np.uint8), 0
     for block in blocks:
         held[place : place + len(block)] = block
@@ -110,12 +110,12 @@ def _digest(array: Pixels) -> str:
 
 
 def _prune(folder: Path) -> None:
-    """Remove the files beyond ROOM, and those that killed writers have left; the caller holds the lock."""
+    """Remove files beyond `MAX_BYTES` and partial files of killed writers; the lock excludes other writers."""
     for left in folder.glob("*.part"):
         left.unlink(missing_ok=True)
     entries = [(entry.stat().st_mtime, entry.stat().st_size, entry) for entry in folder.glob("*.pixels")]
-    held = 0
+    total = 0
     for number, (_, size, path) in enumerate(sorted(entries, reverse=True)):
-        held += size
-        if number >= 2 and held > ROOM:
+        total += size
+        if number >= 2 and total > MAX_BYTES:
             path.unlink(missing_ok=True)

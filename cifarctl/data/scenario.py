@@ -1,13 +1,14 @@
-"""Drift scenarios: how the images of a stream, and their labels, change over its course.
+"""Drift scenarios: how the images and labels of a stream change over time.
 
-A scenario is text: ``operation[:strength]@start-end``, comma-separated, positions counted in images, ranges
-half-open; ``~`` before the start ramps the strength from none at the first image to full at the last.
-Outside every range the stream is clean; where ranges overlap, their operations apply in the order written.
+A scenario is a comma-separated list of ``operation[:strength]@start-end``. Positions are counted in images, and ranges
+are half-open. ``~`` before the start ramps the strength from no effect at the first image to full at the last. Outside
+all ranges the stream is clean. Overlapping operations apply in the order written.
 
     noise:0.12@1500-3500,swap@3500-5500,contrast:0.3@~6500-8500
 
-Labels change by ``classes:0+1+2`` (only these), ``prior:SEED`` (uneven class frequencies), ``relabel:3+5`` (exchanged),
-``wrong:0.2`` (share given wrong), ``late:500`` (images later) and ``labelled:0.1`` (share that gets a label at all).
+Operations on labels and class frequencies are ``classes:0+1+2`` (only these classes appear), ``prior:SEED`` (uneven
+class frequencies), ``relabel:3+5`` (the labels are exchanged), ``wrong:0.2`` (fraction of wrong labels), ``late:500``
+(delay of labels in images) and ``labelled:0.1`` (fraction of images with a label).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ PRESETS: dict[str, str] = {
     + f",occlude:0.4@8750-10000,labelled:0@0-{FOREVER}",
 }
 
-#: Uneven class frequencies are drawn from a symmetric Dirichlet distribution of this concentration.
+#: Concentration of the symmetric Dirichlet distribution of `prior`; 1 = all class frequencies equally likely.
 CONCENTRATION = 1.0
 
 _PIECE = re.compile(r"(?P<name>[a-z]+)(?::(?P<strength>[^@]*))?@(?P<ramp>~?)(?P<start>\d{1,18})-(?P<end>\d{1,18})")
@@ -79,13 +80,13 @@ class Range:
         return none + (self.strength - none) * (position - self.start) / max(1, self.end - 1 - self.start)
 
     def within(self, start: int, size: int) -> range:
-        """Those of the positions `start`..`start + size - 1` that lie in the range."""
+        """The positions among `start`..`start + size - 1` that lie in the range."""
         return range(max(start, self.start), min(start + size, self.end))
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A parsed scenario; `text` is what it was parsed from, with presets spelt out."""
+    """A parsed scenario; `text` is its source, with presets expanded."""
 
     text: str
     ranges: tuple[Range, ...]
@@ -95,17 +96,16 @@ class Scenario:
         """Parse a preset's name or the grammar of this module; empty text is the clean stream.
 
         Raises:
-            SettingsError: a piece is not understood; the message quotes it and says what is allowed.
+            SettingsError: a piece is invalid; the message quotes it and says what is allowed.
         """
         text = PRESETS.get(text.strip(), text).strip()
         pieces = text.split(",") if text else []
         return cls(text, tuple(_parse(piece.strip()) for piece in pieces))
 
     def apply(self, pixels: torch.Tensor, start: int, seed: int) -> torch.Tensor:
-        """The images at stream positions `start`..`start + B - 1` as the scenario shows them.
+        """Apply the scenario to the images at stream positions `start`..`start + B - 1`.
 
-        Randomness is drawn for each position by itself, so the result does not depend on how the stream is
-        cut into batches.
+        Each position has its own random seed, so the result does not depend on the batch boundaries.
 
         Args:
             pixels: (B, 3, 32, 32) uint8, clean; not changed.
@@ -113,7 +113,7 @@ class Scenario:
             seed: seed of the random operations.
 
         Returns:
-            (B, 3, 32, 32) uint8; `pixels` itself where nothing is active.
+            (B, 3, 32, 32) uint8; `pixels` itself if no operation is active.
         """
         drifted = pixels
         for number, piece in enumerate(self.ranges):
@@ -124,7 +124,7 @@ class Scenario:
                 drifted = pixels.clone()
             operation = OPERATIONS[piece.name]
             root = _root(seed, number)
-            # Along a ramp every image has a strength of its own, and torchvision takes one for a batch.
+            # On a ramp each image has its own strength, and torchvision takes one per batch.
             step = 1 if piece.ramp else len(within)
             for position in within[::step]:
                 where = slice(position - start, position - start + step)
@@ -134,7 +134,7 @@ class Scenario:
         return drifted
 
     def concept(self, labels: torch.Tensor, start: int) -> torch.Tensor:
-        """The correct labels at stream positions `start`..`start + B - 1`, given the images' labels (B,) int64."""
+        """The correct labels (B,) at stream positions `start`..`start + B - 1`, given the original ones (B,) int64."""
         right = labels
         for piece in self._pieces("relabel", start, len(labels)):
             within = piece.within(start, len(labels))
@@ -146,7 +146,7 @@ class Scenario:
         return right
 
     def given(self, concept: torch.Tensor, start: int, seed: int, classes: int) -> torch.Tensor:
-        """The labels that are given, (B,) int64, -1 for none, where `concept` would be right; cut as `apply`."""
+        """The labels sent, (B,) int64, -1 for none, if `concept` (B,) are the correct ones; seeded as in `apply`."""
         labels = concept
         for number, piece in enumerate(self.ranges):
             within = piece.within(start, len(concept))
@@ -165,7 +165,7 @@ class Scenario:
         return labels
 
     def late(self, start: int, size: int) -> torch.Tensor:
-        """How many images after its own each label comes, (size,) int64."""
+        """The delay of each label in images, (size,) int64."""
         delays = torch.zeros(size, dtype=torch.int64)
         for piece in self._pieces("late", start, size):
             for position in piece.within(start, size):
@@ -173,7 +173,7 @@ class Scenario:
         return delays
 
     def weights(self, position: int, classes: int) -> torch.Tensor | None:
-        """The frequencies (classes,) with which classes are to come at a position; None: as the images have them."""
+        """The class frequencies (classes,) float64 at a position, not normalised; None: those of the images."""
         wanted = None
         for piece in (*self._pieces("prior", position, 1), *self._pieces("classes", position, 1)):
             wanted = torch.ones(classes, dtype=torch.float64) if wanted is None else wanted
@@ -187,31 +187,31 @@ class Scenario:
 
     @property
     def latest(self) -> int:
-        """By how many images a label comes late at most."""
+        """The maximum delay of a label, in images."""
         return max((round(piece.strength) for piece in self.ranges if piece.name == "late"), default=0)
 
     def uses(self, *names: str) -> bool:
-        """Whether any of these operations occurs."""
+        """Whether the scenario contains any of these operations."""
         return any(piece.name in names for piece in self.ranges)
 
     def check(self, held: torch.Tensor) -> None:
-        """See that the scenario fits images of the classes of which `held` (classes,) bool says that there are any.
+        """Check the scenario against the classes; `held` (classes,) bool says which classes have images.
 
         Raises:
-            SettingsError: it names a class that there is not, or leaves none to choose from somewhere.
+            SettingsError: the scenario names a class that does not exist, or leaves no class to draw from.
         """
         classes = len(held)
         for piece in self.ranges:
             if piece.classes and max(piece.classes) >= classes:
                 raise SettingsError(
-                    f"drift {piece.label!r}: there is no class {max(piece.classes)}; there are 0 to {classes - 1}"
+                    f"drift {piece.label!r}: there is no class {max(piece.classes)}; use 0 to {classes - 1}"
                 )
         for position in (0, *self.boundaries()):
             weights = self.weights(position, classes)
             if weights is not None and not (weights * held).any():
                 raise SettingsError(
-                    f"drift: {self.active(position)} leaves no class to choose from at image {position}, since those "
-                    "ranges exclude each other or have no images"
+                    f"drift: {self.active(position)} leaves no class to draw from at image {position}; choose ranges "
+                    "that share at least one class with images"
                 )
 
     def _pieces(self, name: str, start: int, size: int) -> list[Range]:
@@ -223,12 +223,12 @@ class Scenario:
         return " + ".join(active) or "clean"
 
     def boundaries(self) -> tuple[int, ...]:
-        """Positions, ascending, at which a range begins or ends; the stream's beginning is none of them."""
+        """The positions where a range begins or ends, ascending, without 0."""
         return tuple(sorted({edge for piece in self.ranges for edge in (piece.start, piece.end)} - {0}))
 
 
 def _kind(name: str) -> Strength:
-    """The forms that may follow an operation's name."""
+    """The allowed strength of an operation."""
     return OPERATIONS.get(name) or LABEL_OPERATIONS.get(name) or Strength()
 
 
@@ -245,9 +245,9 @@ def _parse(piece: str) -> Range:
         )
     start, end = int(match["start"]), int(match["end"])
     if start >= end:
-        raise SettingsError(f"drift {piece!r}: the range {start}-{end} is empty; the end must be beyond the start")
+        raise SettingsError(f"drift {piece!r}: the range {start}-{end} is empty; its end must exceed its start")
     if match["ramp"] and name in (*CLASSED, "prior"):
-        raise SettingsError(f"drift {piece!r}: {name} cannot come by degrees; write it without ~")
+        raise SettingsError(f"drift {piece!r}: {name} cannot ramp; write it without ~")
     return Range(
         name=name,
         strength=1.0 if name in CLASSED else _strength(piece, name, match["strength"]),
@@ -264,7 +264,7 @@ def _classes(piece: str, name: str, text: str | None) -> tuple[int, ...]:
     chosen = tuple(map(int, text.split("+"))) if text and _CLASSES.fullmatch(text) else ()
     if len(chosen) < least or len(set(chosen)) < len(chosen):
         example = "relabel:3+5" if name == "relabel" else "classes:0+1+2"
-        raise SettingsError(f"drift {piece!r}: {name} needs different classes, by number: {example}@start-end")
+        raise SettingsError(f"drift {piece!r}: {name} needs distinct class numbers: {example}@start-end")
     return chosen
 
 
@@ -281,7 +281,7 @@ def _strength(piece: str, name: str, text: str | None) -> float:
         strength = float(text)
     except ValueError:
         strength = float("nan")
-    # Written so that not-a-number fails too.
+    # Phrased so that NaN fails too.
     if not kind.low <= strength <= kind.high or (kind.whole and strength % 1):
         raise SettingsError(f"drift {piece!r}: {name} cannot be {text} ({allowed})")
     return strength
@@ -295,11 +295,11 @@ def _uneven(seed: int, classes: int) -> torch.Tensor:
 
 
 def _root(seed: int, number: int) -> int:
-    """Where the seeds of one range's positions begin: two noises on one image must not be the same noise."""
+    """The first seed of a range's positions; it differs by range, so that two noises on one image differ."""
     digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "little")
 
 
 def _generators(root: int, positions: range) -> list[torch.Generator]:
-    # torch's Mersenne Twister takes 32 bits of its seed, so the positions are counted within those.
+    # torch's Mersenne Twister uses only 32 bits of the seed.
     return [torch.Generator().manual_seed((root + position) & 0xFFFFFFFF) for position in positions]

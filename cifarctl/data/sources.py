@@ -1,4 +1,4 @@
-"""The data set that the settings name."""
+"""Load the data set that the settings select."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ WARNING = "accuracies on them are not CIFAR-10's"
 
 
 def load(settings: DataSettings, tell: Callable[[str], None] = lambda _: None) -> Dataset:
-    """Load `settings.source`, downloading CIFAR-10 where that is needed and allowed.
+    """Load `settings.source`, downloading CIFAR-10 if necessary and allowed.
 
-    ``auto`` falls back on synthetic images only where CIFAR-10 is absent and cannot be downloaded. An altered copy is
-    an error: replacing it silently would hide that something is wrong with the disk. Slow work is announced to `tell`.
+    ``auto`` falls back to synthetic images only if CIFAR-10 is absent and cannot be downloaded. An altered copy is an
+    error, as a silent fallback would hide a fault of the disk. Long work is announced by `tell`.
 
     Raises:
         DataError: the images are absent, altered or unusable; the message names the file and the remedy.
     """
-    directory = settings.dir.absolute()  # so that errors name the folder that was looked in
+    directory = settings.dir.absolute()  # errors name the full path
     if settings.source == "folder":
         return folder.load(directory, tell)
     if settings.source == "synthetic":
-        return _synthetic(settings, f"the images are drawn by this program (data.source = synthetic): {WARNING}")
+        return _synthetic(settings, f"the images are synthetic (data.source = synthetic): {WARNING}")
     reason = cifar10.obtain(directory, download=settings.download)
     if reason is None:
         return cifar10.load(directory)
     if settings.source == "auto":
-        return _synthetic(settings, f"synthetic images are drawn instead of CIFAR-10, since {reason}: {WARNING}")
+        return _synthetic(settings, f"the images are synthetic instead of CIFAR-10, because {reason}: {WARNING}")
     raise DataError(
         f"{reason}; put {cifar10.FOLDER} into {directory}, or set data.dir (CIFARCTL_DATA__DIR) to a "
-        "folder that holds it, or use data.source=synthetic"
+        "folder that contains it, or use data.source=synthetic"
     )
 
 
 def classes(settings: DataSettings) -> tuple[str, ...] | None:
-    """The classes of the images that the settings name, without loading any; None where they cannot be known so."""
+    """The classes of the selected data set, without loading images; None if they cannot be determined."""
     if settings.source == "synthetic":
         return synthetic.CLASSES
     if settings.source == "folder":

@@ -1,4 +1,4 @@
-"""The one split of the training images that every command shares."""
+"""The split of the training images into train, validation and stream, which all commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS = ("train", "validation", "stream")
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the training images, int64 and ascending; `sha256` (hex) is over them and the seed."""
+    """Indices into the training images, int64 and ascending; `sha256` (hex) covers the indices and the seed."""
 
     train: torch.Tensor
     validation: torch.Tensor
@@ -25,11 +25,11 @@ class Split:
 
 
 def split(labels: torch.Tensor, shares: tuple[float, float, float], seed: int) -> Split:
-    """Divide the images with `labels` (N,) by `shares`, class by class, each part holding every class.
+    """Split the images with `labels` (N,) by `shares`, stratified by class; each part has images of every class.
 
-    The rounding is by largest remainder, so 5,000 images of a class at 0.7, 0.1, 0.2 become exactly
-    3,500, 500 and 1,000. The order within a class comes from raw PCG64 output (O'Neill 2014), whose stream
-    NumPy guarantees, so the same seed gives the same split on every platform and with every version.
+    Counts are rounded by the largest-remainder method, so 5,000 images of a class at 0.7, 0.1, 0.2 become exactly
+    3,500, 500 and 1,000. The order within a class comes from raw PCG64 output (O'Neill 2014), whose stream NumPy
+    guarantees: the same seed gives the same split on every platform and NumPy version.
 
     Raises:
         DataError: a class has fewer images than there are parts, or there are no images.
@@ -55,10 +55,10 @@ def split(labels: torch.Tensor, shares: tuple[float, float, float], seed: int) -
 
 
 def _counts(total: int, shares: tuple[float, float, float]) -> list[int]:
-    """`total` divided by `shares` with largest remainder, at least one each."""
+    """`total` split by `shares` with the largest-remainder method, at least one each."""
     quotas = [total * share / math.fsum(shares) for share in shares]
     counts = [math.floor(quota) for quota in quotas]
-    # Rounded, so that remainders that differ by floating-point noise only tie, and ties go to the first part.
+    # Rounded, so that remainders that differ only by floating-point noise tie; ties go to the first part.
     remainders = [round(quota - count, 6) for quota, count in zip(quotas, counts, strict=True)]
     by_remainder = sorted(range(len(counts)), key=lambda part: -remainders[part])
     for part in by_remainder[: total - sum(counts)]:

@@ -1,8 +1,8 @@
-"""Ten procedurally drawn classes, for trying things out where CIFAR-10 cannot be had.
+"""Ten procedurally drawn classes, for use without CIFAR-10.
 
-Each class is a shape or a texture at a random place, size, angle and pair of colours, behind clutter and
-noise. Foreground hues lean towards one per class, as skies lean blue behind aeroplanes, so that a drift
-of colours costs accuracy here as it does on photographs.
+Each class is a shape or texture with random position, size, angle and colours, behind clutter and noise. Foreground
+hues are correlated with the class, as blue is with aeroplanes, so that a drift of colours costs accuracy as it does on
+photographs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from cifarctl.data.types import Images
 
 SIDE = 32
-HUE_SPREAD = 0.08
-NOISE = 0.04
+HUE_SPREAD = 0.08  # standard deviation of a class's hue, in turns; more: colours reveal less of the class
+NOISE = 0.04  # standard deviation of pixel noise, on the 0–1 scale; more: a harder task
 
-# A shape takes coordinates u, v (n, 32, 32) in its own frame, where it spans about -1..1, and returns how far
-# inside a point is: above 0 is inside, in the same unit.
+# A shape takes coordinates u, v (n, 32, 32) in its own frame, where it spans about -1..1, and returns the signed
+# distance to its edge in the same unit, positive inside.
 Shape = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -56,7 +56,7 @@ def _dots(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return (torch.cos(5 * u) * torch.cos(5 * v) - 0.4) / 5
 
 
-# Name, shape, angle in degrees, whether it fills the picture. Stripes differ by their angle alone.
+# Name, shape, angle in degrees, whether it fills the image. The stripes differ only by their angle.
 _DRAWINGS: tuple[tuple[str, Shape, float, bool], ...] = (
     ("disc", _disc, 0, False),
     ("square", _square, 0, False),
@@ -74,10 +74,10 @@ CLASSES: tuple[str, ...] = tuple(name for name, *_ in _DRAWINGS)
 
 
 def draw(images: int, seed: int) -> Images:
-    """Draw `images` pictures, the classes in equal numbers (to within one) and in random order.
+    """Draw `images` images with equal class counts (to within one) in random order.
 
     Returns:
-        Pixels (images, 3, 32, 32) uint8 and labels; the same for the same arguments.
+        Pixels (images, 3, 32, 32) uint8 and labels (images,) int64; deterministic.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randperm(images, generator=generator) % len(CLASSES)
@@ -91,7 +91,7 @@ def draw(images: int, seed: int) -> Images:
 def _pictures(
     count: int, label: int, shape: Shape, angle: float, fills: bool, generator: torch.Generator
 ) -> torch.Tensor:
-    """`count` pictures of one class, (count, 3, 32, 32) uint8."""
+    """`count` images of one class, (count, 3, 32, 32) uint8."""
 
     def uniform(low: float, high: float) -> torch.Tensor:
         return low + (high - low) * torch.rand((count, 1, 1), generator=generator)
@@ -99,7 +99,7 @@ def _pictures(
     axis = torch.linspace(-1, 1, SIDE)
     y, x = axis.view(1, SIDE, 1), axis.view(1, 1, SIDE)
     mask = _inside(shape, x, y, uniform, angle, fills)
-    # Clutter in front: a bar at any angle, in a colour of its own, hides part of the picture.
+    # Clutter: a bar at a random angle and in a random colour hides part of the image.
     turn = uniform(0, torch.pi)
     across = x * torch.cos(turn) + y * torch.sin(turn) - uniform(-0.8, 0.8)
     bar = ((uniform(0.0, 0.12) - across.abs()) * SIDE / 2 + 0.5).clamp(0, 1)
@@ -124,7 +124,7 @@ def _inside(
     angle: float,
     fills: bool,
 ) -> torch.Tensor:
-    """The share of each pixel that the shape covers, (n, 32, 32), with soft edges one pixel wide."""
+    """The fraction of each pixel that the shape covers, (n, 32, 32); edges are one pixel wide."""
     reach = 1.0 if fills else 0.4
     turn = torch.deg2rad(angle + uniform(-18, 18))
     size = uniform(0.4, 0.9) if fills else uniform(0.45, 0.8)
@@ -135,7 +135,7 @@ def _inside(
 
 
 def _colour(hue: torch.Tensor, saturation: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """HSV (n, 1, 1), hue in turns, to RGB (n, 3, 1, 1)."""
+    """Convert HSV (n, 1, 1), hue in turns, to RGB (n, 3, 1, 1)."""
     channel = torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
     k = (channel + hue[:, None] * 6) % 6
     return value[:, None] * (1 - saturation[:, None] * torch.minimum(k, 4 - k).clamp(0, 1))

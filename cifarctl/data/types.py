@@ -1,4 +1,4 @@
-"""Images: uint8 tensors in memory, or mapped into it, that are indexed, never decoded twice."""
+"""Images as uint8 tensors, in memory or memory-mapped, decoded once and then indexed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Images:
 class Dataset:
     """A data set; `classes[label]` is the name of a label.
 
-    `notice` is a warning for the user, or None: for example that the images are synthetic, so that accuracies on them
-    are not CIFAR-10's.
+    `notice` is a warning for the user, if any: for example, that the images are synthetic and accuracies on them are
+    not CIFAR-10's.
     """
 
     name: str

@@ -1,7 +1,8 @@
-"""What the core loops yield: frozen facts, read alike by dashboards, log lines and JSON.
+"""Events that the core loops yield: frozen dataclasses, read by dashboards, log lines and JSON.
 
-A flow ends with its result, whose fields are the command's JSON document (times in seconds, accuracies 0-1,
-``None`` where nothing was labelled). Nothing here imports torch, so that a front end stays light.
+The last event of a flow is its result; its fields are the command's JSON document. Times are in seconds. Accuracies
+are fractions of 1, or ``None`` without labelled images. This package does not import torch, so that a front end
+starts quickly.
 """
 
 from cifarctl.events.demo import DemoEvent, DemoResult, DemoStage

@@ -1,4 +1,4 @@
-"""The whole loop at once."""
+"""Events of `demo`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cifarctl.events.train import TrainEvent
 
 @dataclass(frozen=True)
 class DemoStage:
-    """The demo enters a stage."""
+    """A stage of the demo begins."""
 
     number: int
     stages: int
@@ -19,9 +19,9 @@ class DemoStage:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """JSON of `demo`: accuracies before the drift, in its first 200 images, and over the last 1,000.
+    """JSON of `demo`: accuracies before the drift, on its first 200 images, and on the last 1,000 images.
 
-    `accuracy_left_alone` is what the first version gets on those last images.
+    `accuracy_left_alone` is the first version's accuracy on the same last 1,000 images.
     """
 
     data: str

@@ -1,4 +1,4 @@
-"""Checks of the surroundings."""
+"""Results of `doctor`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that `doctor` looked at; `finding` says what it found and, where it failed, what to do."""
+    """One check; `finding` is its result and, if the check failed, the remedy."""
 
     check: str
     ok: bool

@@ -1,4 +1,4 @@
-"""A version on the test images, two versions side by side, strategies on a stream."""
+"""Events of `eval`, `eval --stream` and `registry compare`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EvaluateResult:
 
 @dataclass(frozen=True)
 class Compared:
-    """A version's figures on the images of a Comparison; `metrics` are those of its manifest."""
+    """One version's metrics on the images of a Comparison; `metrics` are those in its manifest."""
 
     version: int
     model: str
@@ -33,7 +33,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """JSON of `registry compare`: two versions on the same `images`, some of which only one of them gets right."""
+    """JSON of `registry compare`: two versions evaluated on the same `images`.
+
+    `only_first_right` and `only_second_right` count the images that only one of the two classifies correctly;
+    `p_value` is that of the significance test on these counts.
+    """
 
     images: int
     versions: list[Compared]
@@ -44,7 +48,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ContestStarted:
-    """What will be compared on which stream; `rate` is in images a second, None: updates take no time."""
+    """A comparison of strategies on a stream begins; `rate` in images per second, None: updates take no stream time."""
 
     stream: str
     scenario: str
@@ -57,7 +61,7 @@ class ContestStarted:
 
 @dataclass(frozen=True)
 class ContestProgress:
-    """How far one strategy has come, and its accuracy so far."""
+    """Progress of one strategy: images evaluated and prequential accuracy so far."""
 
     strategy: str
     seed: int
@@ -67,10 +71,10 @@ class ContestProgress:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a stream in which nothing begins or ends.
+    """A part of a stream, images `start` to `end`, in which no drift begins or ends.
 
-    `recovered_after` is how many images it took until the last ones were within two points of the oracle's accuracy
-    in the phase; None where that never was, or no oracle ran.
+    `recovered_after` counts the images until the accuracy of the most recent ones came within two percentage points of
+    the oracle's accuracy in this phase; None if it never did, or if no oracle ran.
     """
 
     name: str
@@ -82,11 +86,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class StrategyResult:
-    """What came of one strategy on a stream.
+    """Result of one strategy on a stream.
 
-    `final` has the accuracy on test images of each concept after the stream; `detections` are positions, with the delay
-    after each change of the stream (None: not before the next one) and how many answer none; `seconds` is the
-    CPU time of learning; `curve` the accuracy of the last 200 images, every 25.
+    `final` is the accuracy after the stream on the test images, per concept. `detections` are the positions of drift
+    signals; `detection_delays` has the delay in images after each change of the stream (None: no signal before the
+    next change); `false_alarms` counts signals that follow no change. `seconds` is the CPU time of learning. `curve` is
+    the accuracy over the last 200 images, sampled every 25 images.
     """
 
     strategy: str
@@ -107,7 +112,7 @@ class StrategyResult:
 
 @dataclass(frozen=True)
 class StreamResult:
-    """JSON of `eval --stream`; `online_strategy` is what the learner made its challengers by."""
+    """JSON of `eval --stream`; `online_strategy` is the value of online.strategy."""
 
     stream: str
     scenario: str

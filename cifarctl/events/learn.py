@@ -1,4 +1,4 @@
-"""The learner."""
+"""Events of the learner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cifarctl.events.notice import Notice, Waiting
 
 @dataclass(frozen=True)
 class LearnerStarted:
-    """A learner works from `version`; its buffer holds `size` examples from an earlier run."""
+    """The learner starts from `version`; its replay buffer holds `size` images from an earlier run."""
 
     pid: int
     version: int
@@ -21,9 +21,10 @@ class LearnerStarted:
 
 @dataclass(frozen=True)
 class Shadow:
-    """A model that predicts beside the one that serves, and is judged against it on the same labelled images.
+    """A model that predicts in shadow and is compared with the champion on the same labelled images.
 
-    It is the challenger (`version` None) or the champion before; with `wanted` times the evidence it takes over.
+    It is the challenger (`version` None) or the previous champion. It replaces the champion when `evidence`, an
+    e-value, reaches `wanted`. `accuracy` is its own accuracy, `served` the champion's.
     """
 
     version: int | None
@@ -36,7 +37,7 @@ class Shadow:
 
 @dataclass(frozen=True)
 class ServedRecord:
-    """What users got of a version: `accuracy` of its answers to the last `labelled` images (500 at most)."""
+    """Accuracy of a version's published predictions over its last `labelled` images (at most 500)."""
 
     version: int
     labelled: int
@@ -45,10 +46,10 @@ class ServedRecord:
 
 @dataclass(frozen=True)
 class LearnerStatus:
-    """Where the learner stands; `accuracy` is prequential over the recent labelled images.
+    """State of the learner; `accuracy` is the prequential accuracy over recent labelled images.
 
-    `waiting` counts images whose label has not come yet, `labels_unmatched` labels whose image has not come; `served`
-    has the versions that have answered recently; `lag` counts messages still to be read (None: not known).
+    `waiting` counts images without a label so far, `labels_unmatched` labels without an image so far. `served` lists
+    the versions that made recent predictions. `lag` is the consumer lag in messages (None: unknown).
     """
 
     labelled: int
@@ -69,9 +70,10 @@ class LearnerStatus:
 
 @dataclass(frozen=True)
 class DriftDetected:
-    """Something has changed when `at` images had been seen; `since` images before that, by the detector's own estimate.
+    """A drift signal after `at` images; the detector estimates that the change began `since` images earlier.
 
-    The prequential error before and after it, None where no label tells.
+    `error_before` and `error_after` are the prequential errors around the change, None if it was detected without
+    labels.
     """
 
     at: int
@@ -83,7 +85,7 @@ class DriftDetected:
 
 @dataclass(frozen=True)
 class RateChanged:
-    """The learning rate of updates moved."""
+    """The learning rate of updates changed."""
 
     old: float
     new: float
@@ -92,7 +94,7 @@ class RateChanged:
 
 @dataclass(frozen=True)
 class RetrainStarted:
-    """A challenger is being trained."""
+    """The training of a challenger begins."""
 
     examples: int
     trigger: str
@@ -105,9 +107,9 @@ Outcome = Literal["promoted", "rejected", "not_enough_data"]
 
 @dataclass(frozen=True)
 class RetrainResult:
-    """JSON of `retrain`; `champion` and `challenger` hold version and accuracies.
+    """JSON of `retrain`; `champion` and `challenger` hold their version and accuracies.
 
-    `update`: the challenger is the next snapshot of a lineage that has already won its trial.
+    `update` is true if the challenger is the next snapshot of a lineage that has already won its trial.
     """
 
     outcome: Outcome
@@ -121,7 +123,7 @@ class RetrainResult:
 
 @dataclass(frozen=True)
 class RolledBack:
-    """The version promoted last did worse on the live stream than the one before, which serves again."""
+    """The alias moved back from `old` to the previous version `new`, which was better on the live stream."""
 
     old: int
     new: int
@@ -130,7 +132,7 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class ChampionChanged:
-    """Somebody else moved the alias; the learner starts from that version now."""
+    """Another process moved the alias; the learner continues from version `new`."""
 
     old: int
     new: int
@@ -138,7 +140,7 @@ class ChampionChanged:
 
 @dataclass(frozen=True)
 class LearnerDown:
-    """The learner process ended or hung; it is started again after `delay` seconds, with None not at all."""
+    """The learner process ended or hung; it restarts after `delay` seconds (None: it does not restart)."""
 
     reason: str
     restarts: int

@@ -1,4 +1,4 @@
-"""Facts that belong to no flow."""
+"""Events that any flow may yield."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that a person should know although the work goes on."""
+    """A message for the user; the work continues."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """The broker does not answer; the work resumes by itself."""
+    """The broker does not respond; the work resumes when it does."""
 
     reason: str

@@ -1,4 +1,4 @@
-"""The paced producer."""
+"""Events of `produce`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cifarctl.events.notice import Notice
 
 @dataclass(frozen=True)
 class ProduceStarted:
-    """What is sent where; `count` None = until stopped, `rate` 0 = full speed."""
+    """The producer starts; `count` None = until stopped, `rate` in messages per second, 0 = unlimited."""
 
     topic: str
     images: int
@@ -21,9 +21,9 @@ class ProduceStarted:
 
 @dataclass(frozen=True)
 class ProduceProgress:
-    """Acknowledged and failed images so far; `queued` still wait for their delivery report.
+    """Images acknowledged (`sent`) and `failed` so far; `queued` ones have no delivery report yet.
 
-    The same of delayed labels, of which `labels_waiting` are not due yet.
+    The `labels_...` fields count delayed labels; `labels_waiting` of them are not due yet.
     """
 
     sent: int
@@ -38,9 +38,10 @@ class ProduceProgress:
 
 @dataclass(frozen=True)
 class ProduceResult:
-    """JSON of `produce`: images, in seconds from the first to the acknowledgement of the last; then late labels.
+    """JSON of `produce`; `seconds` from sending the first image to the acknowledgement of the last.
 
-    `sent` are acknowledged, `failed` have not arrived; `unconfirmed` were given up on their way and may have arrived.
+    `sent` images are acknowledged; `failed` ones did not arrive; `unconfirmed` ones were abandoned without a delivery
+    report and may have arrived. The `labels_...` fields count delayed labels in the same way.
     """
 
     sent: int

@@ -1,4 +1,4 @@
-"""The stream predictor."""
+"""Events of `serve`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServeStarted:
-    """Loaded and subscribed."""
+    """The model is loaded and the images topic is subscribed."""
 
     topic: str
     group: str
@@ -27,16 +27,17 @@ class ServeStarted:
     threads: int
     delivery: str
     online: bool
-    canary: float = 0.0  # share of ids
+    canary: float = 0.0  # fraction of ids
 
 
 @dataclass(frozen=True)
 class BatchServed:
-    """What a version answered of a micro-batch, committed; arrays of (B,): `labels` -1 = unlabelled.
+    """A version's committed predictions of a micro-batch; all arrays (B,), `labels` -1 = unlabelled.
 
-    `latency_ms` is from produced to predicted by the clocks of two machines, so it may be negative or years; it is NaN
-    where an image has no timestamp. `seconds` passed from its reading to its handing over. `trial` numbers the canary's
-    trial that was on, 0 = none: the canary and the production version answer a part each.
+    `latency_ms` is the time from the image's timestamp to its prediction, measured by the clocks of two machines: it
+    may be negative or far too large, and is NaN for an image without a timestamp. `seconds` is the time from reading
+    the micro-batch to handing its predictions to the producer. `trial` is the number of the canary trial in progress
+    (0 = none), in which the canary and the production version each answer a part of the ids.
     """
 
     version: int
@@ -52,7 +53,7 @@ class BatchServed:
 
 @dataclass(frozen=True)
 class Assigned:
-    """The group has decided anew: the partitions of the images topic that this process reads."""
+    """After a rebalance: the partitions of the images topic that are assigned to this process."""
 
     partitions: tuple[int, ...]
     rebalances: int
@@ -60,10 +61,10 @@ class Assigned:
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """Where the stream stands: messages still to be read (None: not known) and answers not acknowledged yet.
+    """State of the stream: consumer `lag` in messages (None: unknown), `queue` of predictions not acknowledged yet.
 
-    `commits` counts those so far, `undone` the times that answers were given up and their images read again.
-    `labels_unmatched` counts labels of the labels topic that belong to no image answered by this process, so far.
+    `commits` counts commits so far, `undone` the times that predictions were discarded and their images read again.
+    `labels_unmatched` counts labels of the labels topic without an image that this process has answered, so far.
     """
 
     lag: int | None
@@ -76,9 +77,9 @@ class StreamStatus:
 
 @dataclass(frozen=True)
 class LabelsMatched:
-    """Labels that came later, or before, met the predictions of their images; arrays of (M,).
+    """Labels of the labels topic, joined with the predictions of their images; arrays (M,).
 
-    `versions` have predicted them, while the trials of these numbers were on.
+    `versions` made the predictions; `trials` are the numbers of the canary trials then in progress (0 = none).
     """
 
     ids: Sequence[str]
@@ -90,7 +91,7 @@ class LabelsMatched:
 
 @dataclass(frozen=True)
 class Swapped:
-    """The running predictor took another version, between two batches: an architecture, and what it is run by."""
+    """The running predictor switched versions between two batches; `model` is the new version's architecture."""
 
     old: int
     new: int
@@ -101,7 +102,10 @@ class Swapped:
 
 @dataclass(frozen=True)
 class SwapRefused:
-    """A version that the alias names failed its checks; the old one goes on, and instead of a `canary` none does."""
+    """The version that the alias names failed its checks.
+
+    The old version continues to serve; a refused `canary` leaves the stream without a canary.
+    """
 
     version: int
     reason: str
@@ -110,7 +114,7 @@ class SwapRefused:
 
 @dataclass(frozen=True)
 class CanaryMoved:
-    """Another version answers the canary's share of the ids; `old` None: the trial begins, `new` None: it is over."""
+    """The canary version changed; `old` None: the trial begins, `new` None: it ends."""
 
     old: int | None
     new: int | None
@@ -122,9 +126,9 @@ class CanaryMoved:
 class ServeResult:
     """JSON of `serve`; `seconds` from the first message read to the last one answered.
 
-    `model_versions` are those that production has named; `by_version` says of each version that has answered, canaries
-    too, how many images it `predicted`, how many of these are `labelled`, and its `accuracy` on them.
-    `latency_left_out` counts the images whose timestamps tell no latency; `labels_unmatched` is as in StreamStatus.
+    `model_versions` are the production versions in order. `by_version` has, for each version that answered (canaries
+    included), the images `predicted`, how many of them are `labelled`, and the `accuracy` on those.
+    `latency_left_out` counts images whose timestamp gives no usable latency; `labels_unmatched` as in StreamStatus.
     """
 
     predicted: int

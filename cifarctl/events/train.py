@@ -1,4 +1,4 @@
-"""Offline training."""
+"""Events of `train`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainStarted:
-    """The run's frame; `first_epoch` or `first_batch` is above 1 when a checkpoint is continued."""
+    """Training begins; `first_epoch` or `first_batch` is above 1 when it resumes from a checkpoint."""
 
     model: str
     parameters: int
@@ -31,7 +31,7 @@ class TrainStarted:
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where the run stands; `batch` of this epoch is done, `loss` is a running mean."""
+    """Progress after `batch` of `epoch`; `loss` is a running mean."""
 
     epoch: int
     batch: int
@@ -43,10 +43,10 @@ class TrainProgress:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is over and its checkpoint is on disk.
+    """An epoch is complete and its checkpoint is on disk.
 
-    `validation_accuracy_tta` is that of answers averaged over variants of an image, where those are what the model
-    answers and the epoch may be the last.
+    `validation_accuracy_tta` is the accuracy with test-time augmentation; it is measured if the model uses that and
+    the epoch may be the last.
     """
 
     epoch: int
@@ -59,7 +59,7 @@ class EpochDone:
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
-    """A test image (3, 32, 32) uint8 that a model got wrong, and how sure it was."""
+    """A misclassified test image, `pixels` (3, 32, 32) uint8, and the model's confidence in its prediction."""
 
     pixels: NDArray[np.uint8]
     label: int
@@ -69,9 +69,10 @@ class Mistake:
 
 @dataclass(frozen=True, eq=False)
 class TrainReport:
-    """What there is to draw of a training run: its epochs, and what its model does on the test images.
+    """The data for the plots of a training run: its epochs, and the model's results on the test images.
 
-    `confusion[i][j]` counts images of class i predicted as j; `mistakes` are those it was surest of, the surest first.
+    `confusion[i][j]` counts images of class i predicted as j; `mistakes` are the most confident ones, in descending
+    order of confidence.
     """
 
     epochs: Sequence[EpochDone]
@@ -85,8 +86,8 @@ class TrainReport:
 class TrainResult:
     """JSON of `train`.
 
-    Accuracies are those of the network alone; those with ``tta`` of its answers averaged over variants of an image,
-    where that is what the version gives.
+    The ``_tta`` accuracies are measured with test-time augmentation, and None if the version does not use it. The other
+    accuracies are measured without it.
     """
 
     version: int

@@ -1,4 +1,4 @@
-"""The proof that each input was answered once."""
+"""Events of `verify-stream`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class VerifyProgress:
-    """Records of a topic that have been read so far."""
+    """Number of records of a topic read so far."""
 
     topic: str
     read: int
@@ -15,13 +15,21 @@ class VerifyProgress:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """JSON of `verify-stream`: whether every input below the committed offsets was answered exactly once, in order.
+    """JSON of `verify-stream`: `exact` if every input below the committed offsets was answered exactly once, in order.
 
-    `examples` names a few of the places where that is not so, `notes` says what limits the comparison. Never exact:
-    `mismatched` answers, whose source offset holds another message; `aged_out_unread` messages; partitions whose
-    committed offset lies beyond the end (`beyond_end`) or is of another topic of that name (`other_topic`). No fault:
-    inputs `skipped` on purpose by `serve --from` or `unread` yet; answers to inputs that have `aged_out` or were
-    `compacted` away since; inputs whose answer may have been removed since, so that nothing is known (`unverifiable`).
+    `examples` lists a few violations; `notes` lists limits of the comparison. These counts make the result inexact:
+
+    - `missing` and `duplicated` inputs, answers `beyond` the committed offsets, answers `out_of_order`
+    - `mismatched` answers: their source offset holds a different message
+    - `aged_out_unread` messages: retention removed them before they were read
+    - partitions whose committed offset lies beyond their end (`beyond_end`) or belongs to a deleted topic of the same
+      name (`other_topic`)
+
+    These do not:
+
+    - inputs `skipped` by `serve --from`, and inputs still `unread`
+    - answers to inputs that retention (`aged_out`) or compaction (`compacted`) has removed since
+    - inputs whose answers retention or compaction may have removed (`unverifiable`)
     """
 
     topic: str

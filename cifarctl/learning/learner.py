@@ -38,7 +38,7 @@ from cifarctl.learning.state import LearnerState, Progress
 from cifarctl.learning.succession import Succession
 from cifarctl.learning.trial import Trial, Verdict
 from cifarctl.online.buffer import ReplayBuffer
-from cifarctl.online.concept import Sign
+from cifarctl.online.concept import DriftSignal
 from cifarctl.online.gate import Decision, Guard, Pairs
 from cifarctl.online.judgeable import require_judgeable
 from cifarctl.online.rate import AdaptiveRate
@@ -193,7 +193,7 @@ class Learner:
                 if updates and (trigger := self.due()) is not None:
                     yield from self.update(trigger)
 
-    def _look(self, sign: Sign | None, updates: bool) -> Iterator[events.LearnEvent]:
+    def _look(self, sign: DriftSignal | None, updates: bool) -> Iterator[events.LearnEvent]:
         """Decide what is due with the newest images."""
         if sign is not None and sign.began > self.observed.concept.began + GRID:  # else the errors have told already
             yield from self._test.notice_drift(sign, self.seen)

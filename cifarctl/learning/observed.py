@@ -9,7 +9,7 @@ import torch
 
 from cifarctl.data import Images
 from cifarctl.online.buffer import ReplayBuffer, Ring
-from cifarctl.online.concept import ARRIVED, FEWEST_LABELLED, Concept
+from cifarctl.online.concept import ARRIVED, MIN_LABELLED, Concept
 from cifarctl.online.inputs import InputMonitor
 from cifarctl.settings import OnlineSettings
 
@@ -53,7 +53,7 @@ class ObservedStream:
     @property
     def few_labels(self) -> bool:
         """Whether too few images of the present concept have labels to judge by."""
-        return self.concept.labelled < FEWEST_LABELLED
+        return self.concept.labelled < MIN_LABELLED
 
     def arrive(self, pixels: torch.Tensor) -> None:
         """Take in images (N, 3, 32, 32) uint8, whether their labels are known or not."""

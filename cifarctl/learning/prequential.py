@@ -15,7 +15,7 @@ from cifarctl import events
 from cifarctl.data import Images
 from cifarctl.learning.schedule import UpdateSchedule
 from cifarctl.learning.succession import Succession
-from cifarctl.online.concept import Sign
+from cifarctl.online.concept import DriftSignal
 from cifarctl.online.gate import Pairs
 from cifarctl.online.inputs import WINDOW
 from cifarctl.online.rate import AdaptiveRate
@@ -30,7 +30,7 @@ class PrequentialTest:
         self._trial, self._promotion = succession.trial, succession.promotion
         self._lineage, self._stream = succession.promotion.lineage, succession.promotion.stream
 
-    def arrive(self, pixels: torch.Tensor) -> Sign | None:
+    def arrive(self, pixels: torch.Tensor) -> DriftSignal | None:
         """Take in images (N, 3, 32, 32) uint8 without labels; the drift that they show, if any."""
         self._stream.arrive(pixels)
         judged = self._lineage.judged
@@ -67,7 +67,7 @@ class PrequentialTest:
             if (sign := concept.outcome(label, numbers[place], bool(champion[place]))) is not None:
                 yield from self.notice_drift(sign, self._stream.seen if late else numbers[place] + 1)
 
-    def notice_drift(self, sign: Sign, at: int) -> Iterator[events.LearnEvent]:
+    def notice_drift(self, sign: DriftSignal, at: int) -> Iterator[events.LearnEvent]:
         """Begin another concept, or take note that the present one was noticed once more."""
         before, after = sign.errors or self._stream.concept.error_rates(sign.began)
         another = self._stream.concept.renew(sign)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from cifarctl.learning.observed import ObservedStream
 from cifarctl.learning.state import Progress
-from cifarctl.online.concept import FEWEST_LABELLED
-from cifarctl.online.inputs import FEWEST
+from cifarctl.online.concept import MIN_LABELLED
+from cifarctl.online.inputs import MIN_IMAGES
 from cifarctl.settings import OnlineSettings
 
 QUICK_UPDATES = 4  # after a drift so many updates come twice as often, without labels four times
@@ -54,7 +54,7 @@ class UpdateSchedule:
         if fresh >= self._every(self._stream.concept.labelled):
             return f"{fresh} labelled images"
         waited_s = self._clock() - self._updated_at_s
-        if fresh >= FEWEST_LABELLED and waited_s >= settings.update_interval:
+        if fresh >= MIN_LABELLED and waited_s >= settings.update_interval:
             return f"{waited_s:.0f} s"
         return None
 
@@ -68,8 +68,8 @@ class UpdateSchedule:
         every = self._every(stream.seen - stream.concept.began)
         if (
             progress.behind
-            or min(self.fresh, stream.concept.labelled) >= FEWEST_LABELLED
-            or fresh < (max(FEWEST, every // 2) if progress.quick_updates else every)
+            or min(self.fresh, stream.concept.labelled) >= MIN_LABELLED
+            or fresh < (max(MIN_IMAGES, every // 2) if progress.quick_updates else every)
             or not (progress.quick_updates or stream.moved(stream.window()))
         ):
             return None

@@ -14,10 +14,10 @@ from cifarctl.learning.scored_model import ScoredModel
 from cifarctl.learning.state import Progress
 from cifarctl.models.preprocess import normalise
 from cifarctl.online import prior
+from cifarctl.online.appearance import Appearance, AppearanceTransfer
 from cifarctl.online.fit import sample
 from cifarctl.online.gate import Decision, Guard, Pairs, decide, follow, spend
-from cifarctl.online.inputs import FEWEST
-from cifarctl.online.lookalike import Appearance, Lookalike
+from cifarctl.online.inputs import MIN_IMAGES
 from cifarctl.settings import OnlineSettings
 
 JUDGED = 500  # recent labelled images by which it is judged whether inputs or class frequencies have moved
@@ -117,11 +117,11 @@ class Trial:
         """How champion and challenger are likely to do on the newest images, whose labels are not known."""
         stream, lineage, known = self._stream, self._lineage, self._known
         window, (mean, std) = stream.window().pixels, lineage.normalisation
-        if len(window) < FEWEST or not len(known):
+        if len(window) < MIN_IMAGES or not len(known):
             return Pairs()
         reference = sample(self._reference, STATISTICS, self._generator).pixels
         usual, present = (Appearance.of(normalise(pixels, mean, std)) for pixels in (reference, window))
-        alike = Lookalike(usual, present)(normalise(known.pixels, mean, std), self._generator)
+        alike = AppearanceTransfer(usual, present)(normalise(known.pixels, mean, std), self._generator)
         champion, other = (
             judged.likely(window, alike, known.labels, lineage.precision, follows=learned_at > stream.concept.began)
             for judged, learned_at in (

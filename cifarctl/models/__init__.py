@@ -1,6 +1,6 @@
-"""Architectures by name. A new one of ours joins by one file in ``architectures/`` with a ``build`` function.
+"""Architectures by name. To add one, put a module with a ``build`` function into ``architectures/``.
 
-Names with a colon are those of other packages: see ``foreign``.
+Names with a colon are of other packages: see ``foreign``.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from cifarctl.models import architectures, foreign, threads
 from cifarctl.models.averaged import Averaged
 from cifarctl.models.recipe import Recipe, Tta
 
-threads.use()  # every user of a model imports this first, and may choose another number later
+threads.use()  # a default for every user of this package; they may set another number afterwards
 
 
 def names() -> list[str]:
-    """Names of our own architectures: those of their modules, with hyphens."""
+    """Names of the built-in architectures: their modules' names, with hyphens."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(architectures.__path__))
 
 
 def recipe_of(name: str) -> Recipe:
-    """The recipe of an architecture; the general one for a name that does not exist.
+    """The training defaults of an architecture; general ones for an unknown name.
 
-    A large network from elsewhere takes smaller steps than our small ones.
+    Architectures of other packages are usually larger, so their learning rate is lower.
     """
     if ":" in name:
         return Recipe(learning_rate=2e-3)
@@ -37,26 +37,26 @@ def recipe_of(name: str) -> Recipe:
 
 
 def build(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """A freshly initialised model; its parameters take their values from torch's global generator.
+    """Build a model, initialised from torch's global generator.
 
-    Where `arguments` have ``tta`` its answers are averaged: see `Averaged`.
+    With ``tta`` among the `arguments`, the model uses test-time augmentation: see `Averaged`.
 
     Raises:
-        SettingsError: no architecture of that name, or it does not take these arguments.
+        SettingsError: there is no such architecture, or it does not take these arguments.
     """
     own = {key: value for key, value in arguments.items() if key != "tta"}
     network = foreign.build(name, own) if ":" in name else _build(name, own)
     if "tta" not in arguments:
         return network
     if arguments["tta"] not in get_args(Tta):
-        raise SettingsError(f"train.tta = {arguments['tta']}: there are {', '.join(get_args(Tta))}")
+        raise SettingsError(f"train.tta = {arguments['tta']}: use one of {', '.join(get_args(Tta))}")
     return Averaged(network, arguments["tta"])
 
 
 def core(name: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The core of an architecture: of a mixture its members' architecture, however many they are; else itself.
+    """The part of an architecture that determines its speed: a mixture's member, otherwise the architecture itself.
 
-    What runs one of two of the same core fastest is taken to run the other fastest.
+    Architectures with the same core are assumed to have the same fastest backend.
     """
     return (arguments["member"], arguments["arguments"]) if name == "mixture" else (name, arguments)
 
@@ -64,8 +64,8 @@ def core(name: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any
 def _build(name: str, arguments: dict[str, Any]) -> nn.Module:
     if name not in names():
         raise SettingsError(
-            f"train.model = {name}: no such architecture; there are {', '.join(names())}, torchvision:NAME "
-            "and your.module:NAME"
+            f"train.model = {name}: no such architecture; use one of {', '.join(names())}, torchvision:NAME "
+            "or your.module:NAME"
         )
     try:
         model: nn.Module = _module(name).build(**arguments)

@@ -1,4 +1,4 @@
-"""torch.compile for a run of training, where the run is long enough to earn back what compiling takes."""
+"""torch.compile for training, if the run is long enough to make up for the compilation time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from cifarctl.models import threads
 from cifarctl.models.backends import Unusable, failures
 from cifarctl.models.predictor import MEASURED, Precision, autocast, fastest
 
-COMPILING_S = 60.0  # that it takes, about
-HOPED_FOR = 0.2  # share of a run's seconds that it saves where it pays
-PAYS = 0.9  # of the eager step's seconds are the most that a compiled step may take
+# Rough values, chosen for `auto`; benchmarks/FINDINGS.md, "Training", has measurements.
+COMPILING_S = 60.0  # typical compilation time; higher: only longer runs try to compile
+EXPECTED_SAVING = 0.2  # fraction of a run's time that compiling may save; higher: shorter runs try it too
+MAX_STEP_RATIO = 0.9  # maximum time of a compiled step relative to an eager one; rejects gains within the noise
 
 Wanted = Literal["auto", "on", "off"]
 
@@ -23,14 +24,22 @@ Wanted = Literal["auto", "on", "off"]
 def compiled(
     wanted: Wanted, model: nn.Module, device: torch.device, precision: Precision, batch: int, steps: Mapping[int, int]
 ) -> nn.Module | None:
-    """`model`, which is about to be trained for so many `steps` of `batch` images of each side, compiled.
+    """`model` compiled for training, or None if that is not worthwhile.
 
-    None: not worth it. Auto compiles where a fifth of the run is longer than compiling takes, once for each side, and
-    a compiled step on the largest images then measures faster. The model's parameters and statistics and the random
-    generators are left as they were.
+    ``auto`` compiles if a fifth of the run exceeds the compilation time, which is due once per image size, and if a
+    compiled step on the largest images is measurably faster. The model's parameters and statistics and the random
+    generators are left unchanged.
+
+    Args:
+        wanted: the setting train.compile.
+        model: it is about to be trained.
+        device: where.
+        precision: of the forward pass.
+        batch: images per step.
+        steps: number of steps by side of the images, in pixels.
 
     Raises:
-        Unusable: it is wanted, or would be worth it, and fails here or makes gradients that are not finite.
+        Unusable: compiling is wanted or worthwhile, but fails or yields gradients that are not finite.
     """
     there = device.type in {"cpu", "cuda"}
     if wanted == "on" and not there:
@@ -42,27 +51,29 @@ def compiled(
         largest = max(steps)
         if wanted == "auto":
             step = _step(model, _pictures(few, largest, device), precision) * batch / few
-            whole = sum(count * (side / largest) ** 2 for side, count in steps.items())  # as much work as so many
-            if step * whole * HOPED_FOR < COMPILING_S * len(steps):
+            equivalent = sum(
+                count * (side / largest) ** 2 for side, count in steps.items()
+            )  # steps of the largest side
+            if step * equivalent * EXPECTED_SAVING < COMPILING_S * len(steps):
                 return None
         pictures = _pictures(batch, largest, device)
         with failures("torch.compile"):
             threads.bound_compilers()
-            quick = cast(nn.Module, torch.compile(model, dynamic=False))
-            finite = all(_finite_gradients(quick, _pictures(batch, side, device), precision) for side in steps)
-            step = _step(quick, pictures, precision)
+            fast = cast(nn.Module, torch.compile(model, dynamic=False))
+            finite = all(_finite_gradients(fast, _pictures(batch, side, device), precision) for side in steps)
+            step = _step(fast, pictures, precision)
         if not finite:
-            raise Unusable("torch.compile makes gradients that are not finite")
-        return quick if wanted == "on" or step < PAYS * _step(model, pictures, precision) else None
+            raise Unusable("torch.compile yields gradients that are not finite")
+        return fast if wanted == "on" or step < MAX_STEP_RATIO * _step(model, pictures, precision) else None
 
 
 def _step(model: nn.Module, images: torch.Tensor, precision: Precision) -> float:
-    """Seconds of the faster of two, after one to warm up, in which it is compiled."""
+    """Seconds of the faster of two training steps, after a warm-up step that compiles."""
     return fastest(model, images, precision, train=True, passes=2)
 
 
 def _finite_gradients(model: nn.Module, images: torch.Tensor, precision: Precision) -> bool:
-    """Whether those of a step are all finite."""
+    """Whether all gradients of a training step are finite."""
     with autocast(images.device, precision):
         logits = model(images)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -76,7 +87,7 @@ def _pictures(count: int, side: int, device: torch.device) -> torch.Tensor:
 
 @contextmanager
 def _left_alone(model: nn.Module) -> Iterator[None]:
-    """In training mode, in which a forward pass moves statistics."""
+    """Set training mode, and restore mode, buffers (batch-norm statistics) and random generators afterwards."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
     model.train()

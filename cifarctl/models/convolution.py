@@ -1,4 +1,4 @@
-"""A convolution whose weights have their gradient sooner where images are small, on a processor in bfloat16."""
+"""A convolution with a faster weight gradient for small images, on a CPU in bfloat16."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
-SMALL = 8  # pixels of a row up to which matrix products are faster
+MAX_WIDTH = 8  # image width in pixels up to which matrix products are faster: `python -m benchmarks.convolution`
 
 
 class Convolution(nn.Conv2d):
-    """3 × 3 with a border of zeros and no bias; the same function as of `Conv2d`, and the same gradients but rounding.
+    """A 3 × 3 convolution with zero padding and without bias, equal to `nn.Conv2d` up to rounding of the gradients.
 
-    oneDNN sums a weight's gradient over a row of pixels at a time. Where rows are short that leaves most of AMX idle,
-    the matrix unit of Intel's processors (figures: benchmarks/README.md). On an accelerator, in float32 and where
-    torch.compile does the work it is torch's own.
+    oneDNN computes the weight gradient one row of pixels at a time. With short rows, most of AMX (the matrix unit of
+    Intel CPUs) is idle; benchmarks/README.md has measurements. On an accelerator, in float32 and under torch.compile
+    this class uses torch's own gradient.
     """
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -27,7 +27,7 @@ class Convolution(nn.Conv2d):
         """(B, channels, H, W) to (B, filters, H, W)."""
         eager = images.device.type == "cpu" and not torch.compiler.is_compiling()
         trained = eager and torch.is_grad_enabled() and self.weight.requires_grad
-        if not trained or not torch.is_autocast_enabled("cpu") or images.shape[3] > SMALL:
+        if not trained or not torch.is_autocast_enabled("cpu") or images.shape[3] > MAX_WIDTH:
             return super().forward(images)
         dtype = torch.get_autocast_dtype("cpu")
         found: torch.Tensor = _Convolve.apply(images.to(dtype), self.weight.to(dtype))
@@ -50,11 +50,14 @@ class _Convolve(torch.autograd.Function):
 
 
 def weight_gradient(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """The gradient (O, I, 3, 3) of the weights of a 3 × 3 convolution with a border of zeros.
+    """The weight gradient (O, I, 3, 3) of a 3 × 3 convolution with zero padding.
 
-    From `images` (B, I, H, W) and the gradient (B, O, H, W) of what it made of them. All pixels one after another, each
-    row and each image followed by zeros, are a matrix; to move the images by a pixel or by a row is to begin it
-    somewhat earlier or later, so that each of the nine places of the weights takes one product of matrices.
+    All pixels of the batch in sequence, with zeros after each row and each image, form a matrix. Shifting the images by
+    a pixel or a row is then an offset into this matrix, so each of the nine kernel positions takes one matrix product.
+
+    Args:
+        images: the input (B, I, H, W).
+        gradient: of the output (B, O, H, W).
     """
     _, channels, _, width = images.shape
     row, margin = width + 1, width + 2
@@ -67,5 +70,5 @@ def weight_gradient(images: torch.Tensor, gradient: torch.Tensor) -> torch.Tenso
 
 
 def _in_a_row(images: torch.Tensor) -> torch.Tensor:
-    """(B * (H + 1) * (W + 1), C) of (B, C, H, W): zeros after each row, and a row of them after each image."""
+    """Pixels (B, C, H, W) in sequence, (B * (H + 1) * (W + 1), C): a zero after each row, a zero row per image."""
     return functional.pad(images.permute(0, 2, 3, 1), (0, 0, 0, 1, 0, 1)).flatten(0, 2)

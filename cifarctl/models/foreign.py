@@ -1,4 +1,4 @@
-"""Foreign architectures: torchvision's classifiers, and any function by its import path."""
+"""Architectures of other packages: torchvision's classifiers, and the user's own by import path."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch import nn
 from cifarctl.errors import SettingsError
 
 TORCHVISION = "torchvision"
-WITHOUT_AUXILIARY = {"googlenet", "inception_v3"}  # whose further outputs are for their own way of training
+WITHOUT_AUXILIARY = {"googlenet", "inception_v3"}  # their auxiliary outputs need a training loss of their own
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The architecture ``torchvision:NAME`` or ``package.module:NAME``, freshly initialised; `arguments`: ``classes``.
+    """Build ``torchvision:NAME`` or ``package.module:NAME``, freshly initialised; the only argument is ``classes``.
 
-    That of torchvision is made to fit images of 32 × 32: see `fit_stem`. One's own is called with ``classes`` alone and
-    must return a network from (B, 3, 32, 32) to logits (B, classes); its module is looked for as Python does, and in
-    the present folder.
+    A torchvision network is adapted to images of 32 × 32 pixels: see `fit_stem`. The user's own function or class is
+    called with ``classes`` and must return a network from (B, 3, 32, 32) to logits (B, classes). Its module is searched
+    for on Python's path and in the current folder.
 
     Raises:
-        SettingsError: there is no such architecture, or it is of no use for these images.
+        SettingsError: there is no such architecture, or it does not work with these images.
     """
-    if arguments.keys() != {"classes"}:  # a manifest from elsewhere must not call trusted code as it likes
-        raise SettingsError(f"train.model = {name}: it takes the number of classes, not {', '.join(arguments)}")
+    if arguments.keys() != {"classes"}:  # an untrusted manifest must not choose arguments for trusted code
+        raise SettingsError(f"train.model = {name}: its only argument is classes, not {', '.join(arguments)}")
     package, _, rest = name.partition(":")
     classes = arguments["classes"]
     try:
@@ -42,17 +42,17 @@ def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     except Exception as error:  # noqa: BLE001  another's code may raise anything
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise SettingsError(
-            f"train.model = {name}: of no use for images of 32 × 32: {what} ({type(error).__name__})"
+            f"train.model = {name}: does not work with images of 32 × 32: {what} ({type(error).__name__})"
         ) from None
     if shape != (2, classes):
         raise SettingsError(
-            f"train.model = {name}: for two images its answer has the shape {shape}, not {(2, classes)}"
+            f"train.model = {name}: its output for two images has the shape {shape}, not {(2, classes)}"
         )
     return model.train(training)
 
 
 def own_code(name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
-    """The import paths of people's own code that would be run to build this, members of a mixture included."""
+    """Import paths of the user's own code that building this architecture would run, mixture members included."""
     if ":" in name and not name.startswith(f"{TORCHVISION}:"):
         yield name
     if isinstance(member := arguments.get("member"), str):
@@ -61,10 +61,10 @@ def own_code(name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def fit_stem(model: nn.Module) -> None:
-    """Let a network that was made for 224 × 224 see 32 × 32, where it begins by halving them.
+    """Adapt a network made for 224 × 224 images to 32 × 32, if its first convolution has stride 2.
 
-    The first convolution keeps the size, a wide one becomes 3 × 3, and pooling before the second one goes: the stem
-    that He et al. 2016, Deep Residual Learning for Image Recognition, section 4.2, use on CIFAR-10.
+    The first convolution gets stride 1 and, if wider, a 3 × 3 kernel; max-pooling right after it is removed. Source: He
+    et al. 2016, Deep Residual Learning for Image Recognition, section 4.2 (their stem for CIFAR-10).
     """
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.MaxPool2d))]
     name, first = layers[0]
@@ -86,8 +86,8 @@ def _of_torchvision(name: str, classes: int) -> nn.Module:
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        near = difflib.get_close_matches(name, known) or [f"{len(known)} others, such as resnet18"]
-        raise SettingsError(f"train.model = {TORCHVISION}:{name}: no such architecture; there are {', '.join(near)}")
+        near = ", ".join(difflib.get_close_matches(name, known) or ["resnet18"])
+        raise SettingsError(f"train.model = {TORCHVISION}:{name}: no such architecture; there are for example {near}")
     options: dict[str, Any] = {"image_size": 32} if name.startswith("vit_") else {}
     if name in WITHOUT_AUXILIARY:
         options |= {"aux_logits": False, "init_weights": True}

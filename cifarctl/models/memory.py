@@ -1,4 +1,4 @@
-"""Memory that every training step allocates and frees again."""
+"""Tune the C library's allocator for training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ M_MMAP_MAX = -4
 
 
 def keep_freed() -> None:
-    """Make this process keep the memory that it frees; for processes that do little else than train.
+    """Keep freed memory in this process instead of returning it to the kernel; for processes that mainly train.
 
-    glibc returns large blocks to the kernel, which clears every page again when the next step touches it: 10 to 30 % of
-    a training step's time on a CPU. See mallopt(3). With another C library nothing changes.
+    glibc returns large blocks to the kernel, which clears every page again when the next step touches it. That takes 10
+    to 30 % of a training step's time on a CPU (benchmarks/FINDINGS.md). See mallopt(3). With another C library this
+    does nothing.
     """
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""The optimisers of offline training, AdamW and Muon, with their learning-rate schedules."""
+"""Optimisers and learning-rate schedules of offline training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch import nn
 
 from cifarctl.models.recipe import Recipe
 
-WARM_UP = 0.25  # share of the steps in which the learning rate rises
-MUON_RATE = 0.24  # at which the next two are what they are; another rate changes them as well
-SGD_RATE = 0.053  # an image, of what is no filter, where Muon is for the filters, ...
+WARM_UP = 0.25  # fraction of the steps in which the one-cycle learning rate rises; hand-chosen, longer: more stable
+# The others follow airbench (Jordan 2024, arXiv 2404.00498) and its Muon variant.
+MUON_RATE = 0.24  # Muon's learning rate for which the next two are tuned; they scale with it
+SGD_RATE = 0.053  # learning rate per image of parameters that are not filters, ...
 HEAD_RATE = 0.67  # ... and of the last layer
 SGD_MOMENTUM = 0.85
 MUON_MOMENTUM = 0.6
 MUON_STEPS = 3  # of the Newton-Schulz iteration
-WHITENED = 3 / 8  # share of the steps after which the bias of a whitened input stays as it is
+WHITENING_BIAS = 3 / 8  # fraction of the steps after which the bias of the whitening layer is frozen
 
 
 def one_cycle(step: int, steps: int, peak: float) -> float:
-    """The learning rate of `step` of `steps`: a cosine rise to `peak`, then a cosine fall to nearly zero.
+    """The one-cycle learning rate at `step` of `steps`: a cosine rise to `peak`, then a cosine fall to nearly zero.
 
-    Smith and Topin 2018, Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates.
+    Source: Smith and Topin 2018, Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates.
     """
     rise = max(1.0, WARM_UP * steps)
     low, part = (peak / 25, step / rise) if step < rise else (peak / 1e4, (steps - step) / max(1.0, steps - rise))
@@ -32,12 +33,12 @@ def one_cycle(step: int, steps: int, peak: float) -> float:
 
 
 class Optimiser:
-    """AdamW for all weights; or Muon for the filters of convolutions, with SGD for the rest.
+    """AdamW for all parameters; or Muon for convolution filters and SGD for the rest.
 
-    Muon: Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks. A filter bank is the matrix of
-    its filters, each a row, and is kept at the norm that it would have if each filter's were 1. What SGD changes has
-    rates for the sum of the losses of a batch (Jordan 2024, arXiv 2404.00498), so for their mean `batch_size` times as
-    much.
+    Muon treats a filter bank as a matrix with one filter per row, rescaled before each step so that the root mean
+    square norm of the filters is 1. The SGD rates are for the sum of a batch's losses, as in Jordan 2024 (arXiv
+    2404.00498); as the loss here is a mean, they are multiplied by `batch_size`. Source of Muon: Jordan et al. 2024,
+    Muon: An optimizer for hidden layers in neural networks.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, batch_size: int) -> None:
@@ -57,7 +58,7 @@ class Optimiser:
             if parameter.ndim != 4:
                 rate = (HEAD_RATE if parameter.ndim == 2 else SGD_RATE) * batch_size
                 rate *= recipe.learning_rate / MUON_RATE
-                until = WHITENED if "whiten" in name.split(".") else 1.0
+                until = WHITENING_BIAS if "whiten" in name.split(".") else 1.0
                 groups.append(_group([parameter], rate, recipe.weight_decay / rate, until))
         self._parts = [
             torch.optim.Muon(
@@ -67,7 +68,7 @@ class Optimiser:
         ]
 
     def step(self, step: int, steps: int) -> float:
-        """Update the weights from their gradients, in `step` of `steps` of a cycle; returns the learning rate."""
+        """Update the parameters from their gradients at `step` of `steps`; returns the learning rate."""
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = group["peak"] * self._share(step, steps, group["until"])
@@ -78,17 +79,17 @@ class Optimiser:
         for part in self._parts:
             part.step()
         for matrix in self._matrices:
-            matrix.grad = None  # or the filters' would be kept as long
+            matrix.grad = None  # it would keep the filters' gradients in memory
         return self._peak * self._share(step, steps, 1.0)
 
     def _share(self, step: int, steps: int, until: float) -> float:
-        """Of the peak of the learning rate."""
+        """The learning rate as a fraction of its peak."""
         if self._one_cycle:
             return one_cycle(step, steps, 1.0)
         return max(0.0, 1 - step / (steps * until))
 
     def dump(self) -> dict[str, torch.Tensor]:
-        """The state of the optimiser, as tensors by name."""
+        """The optimiser's state tensors."""
         return {
             f"{number}.{name}": value
             for number, (_, state) in enumerate(self._states())
@@ -96,17 +97,17 @@ class Optimiser:
         }
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Restore a state that `dump` returned."""
+        """Restore a dump."""
         states = list(self._states())
         for key, value in tensors.items():
             number, name = key.split(".", 1)
             like, state = states[int(number)]
-            # A fused optimiser walks through memory: moments must lie in it as their parameter does.
-            laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.to(like.device)
-            state[name] = laid
+            # Fused optimisers need state tensors with the memory layout of their parameter.
+            restored = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.to(like.device)
+            state[name] = restored
 
     def _states(self) -> Iterator[tuple[nn.Parameter, dict[str, torch.Tensor]]]:
-        """Each parameter that is changed, and what is remembered of it."""
+        """Each optimised parameter and its state."""
         for part in self._parts:
             for group in part.param_groups:
                 for parameter in group["params"]:
@@ -114,10 +115,10 @@ class Optimiser:
 
 
 def _group(parameters: Iterable[nn.Parameter], peak: float, weight_decay: float, until: float = 1.0) -> dict[str, Any]:
-    """Parameters whose learning rate has its `peak`, and has fallen to nothing when `until` of all steps are made."""
+    """A parameter group whose learning rate falls from `peak` to 0 at the fraction `until` of the steps."""
     return {"params": list(parameters), "lr": peak, "peak": peak, "weight_decay": weight_decay, "until": until}
 
 
 def _rows(filters: torch.Tensor) -> torch.Tensor:
-    """A filter bank (filters, channels, H, W), channels last, as a matrix: a row a filter, the same memory."""
+    """A view of a channels-last filter bank (filters, channels, H, W) as a matrix with one filter per row."""
     return filters.permute(0, 2, 3, 1).view(len(filters), -1)

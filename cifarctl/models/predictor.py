@@ -1,4 +1,4 @@
-"""Inference: a model with its normalisation behind one call, in the arithmetic that is faster here."""
+"""Inference: a model with its normalisation, and the choice of device and precision."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cifarctl.models.preprocess import Channels, normalise
 Precision = Literal["bfloat16", "float32"]
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
-PASSES = 4
-MEASURED = 32  # images of such a pass at most
+PASSES = 4  # timed passes per measurement; the fastest counts
+MEASURED = 32  # maximum images per timed pass on a CPU; larger batches give the same ranking
 
 
 def choose_device(name: str, setting: str) -> torch.device:
-    """The device that `setting` names; auto = cuda, then mps, then cpu.
+    """The device `name`, the value of `setting`; auto = the accelerator if there is one, otherwise the CPU.
 
     Raises:
-        SettingsError: torch does not know the device or it is not there.
+        SettingsError: torch does not know the device, or it is not available.
     """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -52,11 +52,11 @@ def choose_precision(
     *,
     train: bool,
 ) -> Precision:
-    """`wanted`, or for auto the faster of the two by a short measurement on random images.
+    """`wanted`, or for auto the faster precision in a short measurement on random images.
 
-    On one thread, so that other work on the machine does not decide. bfloat16 must win by a fifth: on processors
-    without bfloat16 instructions it is emulated, ten times as slow, and more images would tell nothing new. The
-    model's parameters, the random generators and the number of threads are left as they were.
+    The measurement uses one thread, so that other work on the machine affects it less. bfloat16 must be faster by a
+    fifth, as timings are noisy; without bfloat16 instructions it is emulated and ten times slower. The model's
+    parameters, the random generators and the number of threads are left unchanged.
     """
     if wanted != "auto":
         return wanted
@@ -64,7 +64,7 @@ def choose_precision(
         count = min(batch, MEASURED) if device.type == "cpu" else batch
         images = torch.rand(count, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     was_training, threads = model.training, torch.get_num_threads()
-    model.eval()  # a forward pass in training mode would move batch-norm statistics
+    model.eval()  # a forward pass in training mode would update batch-norm statistics
     torch.set_num_threads(1)
     try:
         seconds = {precision: fastest(model, images, precision, train=train) for precision in PRECISIONS}
@@ -77,7 +77,7 @@ def choose_precision(
 def fastest(
     model: nn.Module, images: torch.Tensor, precision: Precision, *, train: bool, passes: int = PASSES
 ) -> float:
-    """Seconds of the fastest of a few passes over normalised `images`, forward and, with `train`, back."""
+    """Seconds of the fastest of `passes` passes over normalised `images`, with `train` forward and backward."""
     times = []
     for _ in range(passes + 1):  # the first is a warm-up
         start = time.perf_counter()
@@ -93,7 +93,7 @@ def fastest(
 
 
 class Predictor:
-    """Class probabilities of uint8 images; owns the model it is given."""
+    """Predicts class probabilities of uint8 images. It takes ownership of the model, which it moves to the device."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Predictor:
         self._mean, self._std = mean, std
 
     def using(self, precision: Precision) -> Predictor:
-        """The same model in another arithmetic."""
+        """The same model in another precision."""
         return Predictor(
             self.model, self._mean, self._std, device=self.device, precision=precision, batch_size=self.batch_size
         )

@@ -1,4 +1,4 @@
-"""From stored pixels to what a network reads, and from its answer to probabilities."""
+"""Convert pixels to network inputs, and logits to probabilities."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def normalise(pixels: torch.Tensor, mean: Channels, std: Channels) -> torch.Tens
     """
     scale, shift = (constant.to(pixels.device) for constant in _constants(mean, std))
     images = torch.empty(pixels.shape, device=pixels.device, memory_format=torch.channels_last)
-    # On the CPU one pass over memory converts, computes and reorders, in half the time of three steps;
-    # not every other backend mixes types in one operation.
+    # On the CPU one operation converts, scales and reorders in half the time of three. Other devices may not support
+    # mixed types in one operation.
     values = pixels if pixels.device.type == "cpu" else pixels.float()
     return torch.addcmul(shift, values, scale, out=images)
 
@@ -28,9 +28,9 @@ def recolour(images: torch.Tensor, matrix: torch.Tensor, shift: torch.Tensor) ->
 
 
 class Whole(nn.Module):
-    """A network with what comes before and after it: pixels (B, 3, 32, 32) uint8 in, probabilities (B, classes) out.
+    """A network with normalisation and softmax: from pixels (B, 3, 32, 32) uint8 to probabilities (B, classes).
 
-    What compilers and exporters are given, so that they fold the normalisation into the graph.
+    Exporters get this module, so that the normalisation is part of the graph.
     """
 
     scale: torch.Tensor
@@ -43,13 +43,13 @@ class Whole(nn.Module):
             self.register_buffer(name, constant)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Probabilities in float32, whatever the network computes in."""
+        """Probabilities in float32, in any precision of the network."""
         logits: torch.Tensor = self.model(pixels.float() * self.scale + self.shift)
         return logits.float().softmax(dim=1)
 
 
 def _constants(mean: Channels, std: Channels) -> tuple[torch.Tensor, torch.Tensor]:
-    """The factor for pixels, and the term that is added then, each (1, 3, 1, 1) float32."""
+    """Scale and shift of normalisation, (1, 3, 1, 1) float32 each: ``pixels * scale + shift``."""
     scale = [1 / (255 * deviation) for deviation in std]
     shift = [-centre / deviation for centre, deviation in zip(mean, std, strict=True)]
     return torch.tensor(scale).view(1, 3, 1, 1), torch.tensor(shift).view(1, 3, 1, 1)

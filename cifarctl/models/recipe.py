@@ -1,4 +1,4 @@
-"""How an architecture is trained, unless the settings say otherwise."""
+"""Training defaults of an architecture."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ Tta: TypeAlias = Literal["none", "flip", "flip-shift"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The training of an architecture; settings of the same names override most of it.
+    """Training defaults of an architecture; settings of the same name override them.
 
-    With ``adamw`` the learning rate rises and falls within a cycle, with ``muon`` it falls linearly from its peak.
-
-    Attributes:
-        cycle: epochs of the first cycle on the way to a target accuracy.
-        early_side: side (pixels) of the images in the first half of each cycle on the way to a target accuracy.
-        arguments: arguments of `build` besides the number of classes, which the manifest keeps.
+    With ``adamw`` the learning rate follows one cycle; with ``muon`` it falls linearly. If there is a target accuracy,
+    `cycle` is the length of the first learning-rate cycle in epochs, and `early_side` is the image side in pixels in
+    the first half of each cycle. `arguments` are passed to `build` in addition to the number of classes, and are saved
+    in the manifest.
     """
 
     optimiser: Literal["adamw", "muon"] = "adamw"

@@ -1,9 +1,9 @@
-"""Keep the libraries that run networks from reporting home; to be called before any of them is imported.
+"""Disable the telemetry of inference libraries; call this before importing any of them.
 
-Where nothing is done ONNX Runtime writes an id and a queue of events to ``~/.cache/Microsoft/DeveloperTools`` and sends
-them to Microsoft, and OpenVINO writes an id to ``~/intel`` and sends events to Google Analytics, both by their mere
-import. ONNX Runtime obeys an environment variable, which child processes inherit. OpenVINO has a switch for each user
-alone (``opt_in_out``, a file in the home folder); it does without the package that sends where that is not installed.
+By default, importing ONNX Runtime writes an id and a queue of events to ``~/.cache/Microsoft/DeveloperTools`` and sends
+them to Microsoft. Importing OpenVINO writes an id to ``~/intel`` and sends events to Google Analytics. ONNX Runtime
+obeys an environment variable, which child processes inherit. OpenVINO has only a per-user switch (``opt_in_out``, a
+file in the home folder), but works without its telemetry package, so this module hides that package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VARIABLES = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def switch_off() -> None:
-    """Doing it again changes nothing. A sender that this process has imported before, for itself, is left alone."""
+    """Disable telemetry; idempotent. A telemetry package that was imported before is left alone."""
     os.environ.update(VARIABLES)
     if SENDER not in sys.modules:
         sys.modules[SENDER] = None  # type: ignore[assignment]  # its import fails, as if it were not installed

@@ -1,4 +1,4 @@
-"""The number of threads that torch computes with."""
+"""Set the number of torch's threads."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from cifarctl import cpus
 
 
 def use(wanted: int = 0) -> int:
-    """Let torch compute with `wanted` threads, 0 = its own choice, at most `cpus.count`; returns the number.
+    """Let torch use `wanted` threads and return their number; 0 = torch's default, limited to `cpus.count`.
 
-    What it likes is a thread for each physical core of the machine, or what OMP_NUM_THREADS says.
+    Torch's default is OMP_NUM_THREADS, or one thread per physical core.
     """
     threads = wanted or min(torch.get_num_threads(), cpus.count())
     torch.set_num_threads(threads)
-    with suppress(RuntimeError):  # it is settled once a process: at the first call, or by the first work
+    with suppress(RuntimeError):  # it can be set only once per process, before any work
         torch.set_num_interop_threads(threads)
     return threads
 
 
 def bound_compilers() -> None:
-    """Let torch.compile start no more compilers at a time than there are CPUs; it knows affinity, but no quota."""
+    """Limit torch.compile's parallel compilers to the available CPUs; it respects affinity, but not cgroup quotas."""
     from torch._inductor import config  # slow to import
 
     config.compile_threads = min(config.compile_threads or 1, cpus.count())

@@ -1,1 +1,1 @@
-"""Learning from the labels that arrive: buffer, drift detection, strategies, gate."""
+"""Algorithms of online learning: replay buffer, drift detection, strategies, gate."""

@@ -1,4 +1,4 @@
-"""The replay buffer: a bounded memory of labelled stream images in preallocated arrays."""
+"""The replay buffer: a bounded store of labelled stream images in preallocated tensors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from cifarctl.data import Images
 
 SHAPE = (3, 32, 32)
-HORIZON = 50_000  # ids remembered, so that an image delivered twice is learned from once
+HORIZON = 50_000  # ids remembered to reject duplicate deliveries; more costs memory and checkpoint size
 
 
 class Ring:
-    """The newest `capacity` images, oldest first out."""
+    """A ring buffer of the newest `capacity` images."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -27,7 +27,7 @@ class Ring:
         return min(self.added, self.capacity)
 
     def add(self, pixels: torch.Tensor, label: int) -> tuple[torch.Tensor, int] | None:
-        """Put in one image (3, 32, 32); what it displaced, if anything."""
+        """Add one image (3, 32, 32); returns the image and label that it displaced, if any."""
         slot = self.added % self.capacity
         displaced = None
         if self.added >= self.capacity:
@@ -37,13 +37,13 @@ class Ring:
         return displaced
 
     def newest(self, count: int) -> Images:
-        """The last `count` images (fewer where it holds fewer), oldest first."""
+        """The newest `count` images, or all if there are fewer, oldest first."""
         count = min(count, len(self))
         index = torch.arange(self.added - count, self.added) % self.capacity
         return Images(self.pixels[index], self.labels[index])
 
     def restore(self, images: Images, added: int) -> None:
-        """Fill with the newest images of a checkpoint, `added` ones in all having passed through."""
+        """Load the newest `images` from a checkpoint; `added` is the total number ever added."""
         self.added = added - len(images)
         for pixels, label in zip(images.pixels, images.labels.tolist(), strict=True):
             slot = self.added % self.capacity
@@ -52,11 +52,12 @@ class Ring:
 
 
 class Reservoir:
-    """A class-balanced sample of all that was offered.
+    """A class-balanced sample of all images offered (class-balancing reservoir sampling).
 
-    Chrysakis and Moens 2020, Online Continual Learning from Imbalanced Data: while there is room all is kept;
-    then an image of a class that is not the largest displaces one of the largest, and an image of a class that
-    once was the largest takes a random place of its own class with the chance of reservoir sampling.
+    Source: Chrysakis and Moens 2020, Online Continual Learning from Imbalanced Data. Until the reservoir is full, every
+    image is kept. After that, an image whose class was never the largest displaces a random image of the largest
+    class. An image of another class replaces a random image of its own class with the probability of reservoir
+    sampling.
     """
 
     def __init__(self, capacity: int, classes: int, generator: torch.Generator) -> None:
@@ -79,7 +80,7 @@ class Reservoir:
             self.pixels[slot], self.labels[slot] = pixels, label
 
     def images(self) -> Images:
-        """All that is held."""
+        """All images in the reservoir."""
         return Images(self.pixels[: self.size], self.labels[: self.size])
 
     def _slot(self, label: int) -> int | None:
@@ -103,11 +104,11 @@ class Reservoir:
 
 
 class ReplayBuffer:
-    """Recent window, class-balanced reservoir of what has left it, and a held-out part for the gate.
+    """A recent window, a class-balanced reservoir of images that left the window, and held-out images for the gate.
 
-    `capacity` bounds window and reservoir together, half each. Every `holdout_every`-th image goes to the
-    held-out ring and is never trained on. An id within the last 50,000 is refused. Memory: 3,080 bytes an image,
-    all taken at the start.
+    Window and reservoir get half of `capacity` each. Every `holdout_every`-th image goes to the held-out ring and is
+    never trained on. Ids among the last 50,000 are rejected as duplicates. Memory: 3,080 bytes per image, allocated at
+    the start.
     """
 
     def __init__(
@@ -130,25 +131,25 @@ class ReplayBuffer:
         self._ids: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
-        """Images that may be trained on; never more than `capacity`."""
+        """Number of images available for training, at most `capacity`."""
         return len(self.recent) + len(self.reservoir)
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Ids of the images that would not be taken again, oldest first."""
+        """Ids that would be rejected as duplicates, oldest first."""
         return tuple(self._ids)
 
     def unseen(self, ids: Sequence[str]) -> list[int]:
-        """Places of the ids that are new, each id once; the others are counted as duplicates."""
+        """Indices of new ids, each id once; all others are counted as duplicates."""
         first = {image_id: place for place, image_id in reversed(list(enumerate(ids))) if image_id not in self._ids}
         self.duplicates += len(ids) - len(first)
         return sorted(first.values())
 
     def add(self, image_id: str, pixels: torch.Tensor, label: int) -> bool:
-        """Keep one labelled image (3, 32, 32) uint8; False where its id was seen before.
+        """Add one labelled image (3, 32, 32) uint8; returns False if its id is a duplicate.
 
         Raises:
-            ValueError: the label is no class.
+            ValueError: the label is not a class.
         """
         if not 0 <= label < self.classes:
             raise ValueError(f"label {label} is not one of {self.classes} classes")
@@ -166,12 +167,12 @@ class ReplayBuffer:
         return True
 
     def class_counts(self) -> tuple[int, ...]:
-        """Images held of each class."""
+        """Number of images available for training per class."""
         labels = torch.cat([self.recent.newest(len(self.recent)).labels, self.reservoir.images().labels])
         return tuple(torch.bincount(labels, minlength=self.classes).tolist())
 
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and JSON-able state from which `load` makes the same buffer again."""
+        """Tensors and JSON-serialisable state from which `load` restores the buffer."""
         recent, kept, held = (
             self.recent.newest(len(self.recent)),
             self.reservoir.images(),
@@ -197,7 +198,7 @@ class ReplayBuffer:
         return tensors, state
 
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Take over a dump of a buffer of the same sizes."""
+        """Restore the dump of a buffer with the same sizes."""
         self.recent.restore(Images(tensors["recent.pixels"], tensors["recent.labels"]), state["recent_added"])
         self.holdout.restore(Images(tensors["holdout.pixels"], tensors["holdout.labels"]), state["holdout_added"])
         self.reservoir.size = len(tensors["reservoir.labels"])

@@ -1,4 +1,4 @@
-"""A change of colours in front of a network that stays as it is: twelve parameters, which little suffices to learn."""
+"""A colour transform in front of a frozen network: twelve parameters, which few labelled images suffice to fit."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from torch.nn import functional
 from cifarctl.models.predictor import Precision, autocast
 from cifarctl.models.preprocess import recolour
 
-SMALLEST = 0.2  # a colour that has all but gone is not blown up further than 1 / SMALLEST times by the inverse
-STEPS = 25
-RATE = 0.05
-BATCH = 64
-SCREENED = 96  # images on which starting points are tried
+# Hand-chosen, without a recorded ablation; each line says what the value trades off.
+MIN_SINGULAR_VALUE = 0.2  # the inverse amplifies a colour at most five times; smaller: follows more, amplifies noise
+STEPS = 25  # Adam steps of a fit; more: a closer fit, a longer update
+LEARNING_RATE = 0.05  # of Adam, falling to zero; entries of the matrix are of the order of 1
+BATCH_SIZE = 64  # images per step; more: less noise, a longer update
+SCREENING_IMAGES = 96  # newest images on which the starting points are compared; more: surer, slower
 
 
 @dataclass(frozen=True)
 class Colour:
-    """``matrix @ pixel + shift`` for normalised pixels; matrix (3, 3), shift (3,), float32."""
+    """An affine transform ``matrix @ pixel + shift`` of normalised colours; matrix (3, 3), shift (3,), float32."""
 
     matrix: torch.Tensor
     shift: torch.Tensor
 
     @classmethod
     def none(cls) -> Colour:
-        """Leaves every colour as it is."""
+        """The identity."""
         return cls(torch.eye(3), torch.zeros(3))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W) with changed colours."""
+        """The transformed images, (B, 3, H, W)."""
         return recolour(images, self.matrix, self.shift)
 
     def inverse(self) -> Colour:
-        """The way back, as far as there is one."""
+        """The inverse transform, with singular values below `MIN_SINGULAR_VALUE` raised to it."""
         left, values, right = torch.linalg.svd(self.matrix)
-        back = right.T @ torch.diag(1 / values.clamp(min=SMALLEST)) @ left.T
+        back = right.T @ torch.diag(1 / values.clamp(min=MIN_SINGULAR_VALUE)) @ left.T
         return Colour(back, -back @ self.shift)
 
 
@@ -53,28 +54,40 @@ def fit_colour(
     on_step: Callable[[], None] = lambda: None,
     precision: Precision = "float32",
 ) -> tuple[Colour, float]:
-    """The change of colours with which `network` does best on labelled images, and by how many nats a label it helps.
+    """Fit the colour transform that minimises `network`'s cross-entropy on labelled images.
 
-    Starts from the best of: none at all, what is `known`, and the changes that give the stream's colours the mean and
-    covariance that the `reference` images (M, 3, H, W) have, which principal axes tell but for the sign of each: all
-    eight. The network is left as it is, all images are normalised.
+    The fit starts from the best of: the identity, the `known` transform, and the eight transforms of `match_moments`.
+    The network is not changed.
+
+    Args:
+        network: from normalised images to logits.
+        images: (N, 3, H, W), normalised, newest last.
+        labels: (N,) int64.
+        reference: (M, 3, H, W), normalised images that the network was trained on.
+        known: the transform of an earlier fit.
+        generator: source of the batches.
+        on_step: called before each step.
+        precision: of the forward pass.
+
+    Returns:
+        The transform, and by how many nats per label it lowers the cross-entropy of the newest images.
     """
     was = [parameter.requires_grad for parameter in network.parameters()]
     network.requires_grad_(False)
     try:
-        first, first_labels = images[-SCREENED:], labels[-SCREENED:]
-        starts = [Colour.none(), *([] if known is None else [known]), *alike(images, reference)]
+        first, first_labels = images[-SCREENING_IMAGES:], labels[-SCREENING_IMAGES:]
+        starts = [Colour.none(), *([] if known is None else [known]), *match_moments(images, reference)]
         losses = [_loss(network, start, first, first_labels, precision) for start in starts]
         best = starts[losses.index(min(losses))]
         matrix, shift = nn.Parameter(best.matrix.clone()), nn.Parameter(best.shift.clone())
-        optimiser = torch.optim.Adam([matrix, shift], lr=RATE)
+        optimiser = torch.optim.Adam([matrix, shift], lr=LEARNING_RATE)
         for step in range(STEPS):
             on_step()
-            optimiser.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-            index = torch.randint(len(labels), (min(BATCH, len(labels)),), generator=generator)
-            shown = Colour(matrix, shift)(images[index])
-            with autocast(shown.device, precision):
-                logits = network(shown)
+            optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / STEPS)
+            index = torch.randint(len(labels), (min(BATCH_SIZE, len(labels)),), generator=generator)
+            transformed = Colour(matrix, shift)(images[index])
+            with autocast(transformed.device, precision):
+                logits = network(transformed)
             loss = functional.cross_entropy(logits.float(), labels[index])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -86,21 +99,22 @@ def fit_colour(
     return fitted, losses[0] - _loss(network, fitted, first, first_labels, precision)
 
 
-def alike(images: torch.Tensor, reference: torch.Tensor) -> list[Colour]:
-    """Changes of colour to the `reference`'s mean and covariance: its principal axes for theirs, either way round.
+def match_moments(images: torch.Tensor, reference: torch.Tensor) -> list[Colour]:
+    """The eight colour transforms that give `images` the mean and covariance of the `reference` images' colours.
 
-    Both (N, 3, H, W), normalised; eight changes, one for each choice of signs.
+    They map principal axes to principal axes. Moments do not determine the sign of an axis, hence eight of them. Both
+    inputs are (N, 3, H, W), normalised.
     """
-    (mean, spread, axes), (wanted, onto, theirs) = _moments(images), _moments(reference)
+    (mean, deviation, axes), (target_mean, target_deviation, target_axes) = _moments(images), _moments(reference)
     found = []
     for signs in itertools.product((1.0, -1.0), repeat=3):
-        matrix = theirs @ torch.diag(torch.tensor(signs) * onto / spread) @ axes.T
-        found.append(Colour(matrix, wanted - matrix @ mean))
+        matrix = target_axes @ torch.diag(torch.tensor(signs) * target_deviation / deviation) @ axes.T
+        found.append(Colour(matrix, target_mean - matrix @ mean))
     return found
 
 
 def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean (3,) of the colours, their deviations (3,) along their principal axes, and these as columns (3, 3)."""
+    """Mean colour (3,), standard deviations (3,) along the principal axes, and these axes as columns (3, 3)."""
     pixels = images.permute(1, 0, 2, 3).reshape(3, -1)
     values, vectors = torch.linalg.eigh(torch.cov(pixels))
     return pixels.mean(dim=1), values.clamp(min=1e-4).sqrt(), vectors
@@ -110,7 +124,7 @@ def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 def _loss(
     network: nn.Module, colour: Colour, images: torch.Tensor, labels: torch.Tensor, precision: Precision
 ) -> float:
-    shown = colour(images)
-    with autocast(shown.device, precision):
-        logits = network(shown)
+    transformed = colour(images)
+    with autocast(transformed.device, precision):
+        logits = network(transformed)
     return float(functional.cross_entropy(logits.float(), labels))

@@ -1,4 +1,4 @@
-"""What the stream shows at present: since when, and what tells that it has become something else."""
+"""The current concept of the stream, and the detectors of its end."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import torch
 from cifarctl.online.drift import MEMORY, ClassMonitor, Detection, ErrorMonitor, Name
 from cifarctl.online.inputs import Movement, features
 
-RECENT_OUTCOMES = 500  # labelled images over which the prequential accuracy is told
-SAME_DRIFT = 100  # images between two drifts at least: less, and it is the same one, noticed twice
-ARRIVED = 250  # newest images among which labels are looked for
-FEWEST_LABELLED = 32  # of these, or of a concept, without which labels tell too little
+# Hand-chosen; each line says what the value trades off.
+RECENT_OUTCOMES = 500  # labelled images of the prequential accuracy; more: less noise, a slower response
+MIN_GAP = 100  # minimum images between two drifts; signals closer together count as the same drift
+ARRIVED = 250  # newest images, labelled or not, kept for unlabelled estimates; more: surer, but older images
+MIN_LABELLED = 32  # labelled ones among these, or since the drift, below which labels count as scarce
 
 
 @dataclass(frozen=True)
-class Sign:
-    """A detector says that another concept has begun, with the image of that number.
+class DriftSignal:
+    """A detector's signal that a new concept began with image number `began`.
 
-    The error before and after it, None where it is not the errors that have told.
+    `errors` are the error rates before and after it; None if the detector does not monitor errors.
     """
 
     detector: str
@@ -31,18 +32,18 @@ class Sign:
 
 
 class Concept:
-    """The present concept, and the detectors that look for its end.
+    """The current concept, and the detectors that monitor the stream for its end.
 
-    Images are numbered as they arrive. The prequential error of the champion is watched, over all classes and of each;
-    the images themselves; and, where labels are missing, the champion's confidence.
+    Images are numbered in the order of arrival. The detectors monitor the champion's prequential error, over all
+    classes and per class; statistics of the images; and, if labels are scarce, the champion's confidence.
     """
 
     def __init__(self, detector: Name, classes: Sequence[str], seed: int) -> None:
         self._detector, self._classes = detector, classes
         self.began = 0  # number of its first image
-        self.labelled = 0  # labelled images of it
-        self.outcomes: deque[bool] = deque(maxlen=RECENT_OUTCOMES)  # whether the champion was right, the newest last
-        self._numbers: deque[int] = deque(maxlen=MEMORY)  # of the newest labelled images of a concept that was present
+        self.labelled = 0  # number of its labelled images
+        self.outcomes: deque[bool] = deque(maxlen=RECENT_OUTCOMES)  # whether the champion was right, newest last
+        self._numbers: deque[int] = deque(maxlen=MEMORY)  # of the newest labelled images
         self._movement = Movement()  # of the inputs
         self._confidence = Movement(columns=1)
         self._errors = ErrorMonitor(detector, seed)
@@ -50,56 +51,56 @@ class Concept:
 
     def images(
         self, pixels: torch.Tensor, seen: int, confidence: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Sign | None:
-        """Take in images (N, 3, 32, 32) uint8, after which so many have been `seen`.
+    ) -> DriftSignal | None:
+        """Monitor images (N, 3, 32, 32) uint8; `seen` counts all images up to and including these.
 
-        `confidence` tells the champion's of such images, (N, 1); it is asked where too few of the newest have labels.
+        `confidence` computes the champion's confidence (N, 1) on them; it is called only if labels are scarce.
         """
         detector, since = "inputs", self._movement.update(features(pixels))
-        if since is None and sum(number >= seen - ARRIVED for number in self._numbers) < FEWEST_LABELLED:
+        if since is None and sum(number >= seen - ARRIVED for number in self._numbers) < MIN_LABELLED:
             detector, since = "confidence", self._confidence.update(confidence(pixels))
-        return None if since is None else Sign(detector, seen - since)
+        return None if since is None else DriftSignal(detector, seen - since)
 
-    def outcome(self, label: int, number: int, right: bool) -> Sign | None:
-        """Take in whether the champion was right about an image of the present concept."""
+    def outcome(self, label: int, number: int, right: bool) -> DriftSignal | None:
+        """Monitor whether the champion was `right` about the image with this label and number."""
         self.labelled += 1
         self._numbers.append(number)
         self.outcomes.append(right)
         detection, of_class = self._errors.update(not right), self._by_class.update(label, number, not right)
         if detection is not None:
-            return Sign(self._detector, self._numbers[-detection.since], _errors(detection))
+            return DriftSignal(self._detector, self._numbers[-detection.since], _errors(detection))
         if of_class is not None:
             began, detection = of_class
-            return Sign(f"{self._detector}, {self._classes[label]}", began, _errors(detection))
+            return DriftSignal(f"{self._detector}, {self._classes[label]}", began, _errors(detection))
         return None
 
-    def renew(self, sign: Sign) -> bool:
-        """Begin another concept; False where that is the present one, noticed once more."""
-        self._by_class.reset()  # what has changed is known now
-        if abs(sign.began - self.began) <= SAME_DRIFT and self.began > 0:
+    def renew(self, signal: DriftSignal) -> bool:
+        """Begin a new concept; returns False if `signal` is a repeated one of the current concept's beginning."""
+        self._by_class.reset()  # the per-class detectors would signal the same drift again
+        if abs(signal.began - self.began) <= MIN_GAP and self.began > 0:
             return False
-        self.began, self.labelled = sign.began, self._since(sign.began)
+        self.began, self.labelled = signal.began, self._since(signal.began)
         return True
 
     def error_rates(self, began: int) -> tuple[float | None, float | None]:
-        """The prequential error before and after the image of that number, None of no labelled images."""
+        """The error rates before image number `began`, and from it on; None without labelled images."""
         wrong = [not right for right in self.outcomes]
         split = max(0, len(wrong) - self._since(began))
         before, after = (sum(part) / len(part) if part else None for part in (wrong[:split], wrong[split:]))
         return before, after
 
     def another_champion(self) -> None:
-        """Another version predicts, whose confidence is another."""
+        """The champion is another version: its confidence has another distribution."""
         self._confidence.reset()
 
     def another_lineage(self) -> None:
-        """Another lineage predicts, whose errors have another mean as well."""
+        """The champion is of another lineage: its confidence and its error rate differ."""
         self._confidence.reset()
         self._errors.reset()
         self._by_class.reset()
 
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and JSON-able state."""
+        """Tensors and JSON-serialisable state."""
         by_class, class_numbers = self._by_class.dump()
         tensors = {f"errors/{label}": outcomes for label, outcomes in enumerate(by_class)}
         tensors |= {"errors": self._errors.dump(), "movement": self._movement.dump()}
@@ -112,14 +113,14 @@ class Concept:
         }
 
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Take over what a dump says of the stream, whoever has predicted it."""
+        """Restore the part of a dump that is about the stream; valid for any champion."""
         self.began, self.labelled = state["began"], state["labelled"]
         self.outcomes.extend(state["outcomes"])
         self._numbers.extend(state["numbers"])
         self._movement.load(tensors["movement"])
 
     def load_champion(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Take over what a dump says of the champion, where that is the same."""
+        """Restore the part of a dump that is about the champion; valid for the same champion only."""
         self._errors.load(tensors["errors"])
         self._confidence.load(tensors["confidence"])
         by_class = [tensors[f"errors/{label}"] for label in range(len(self._classes))]

@@ -1,4 +1,4 @@
-"""Concept-drift detection on the prequential error, by river's detectors."""
+"""Concept-drift detection on the prequential error with river's detectors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from river import drift
 from river.base import DriftDetector
 from river.drift import binary
 
-MEMORY = 1000  # outcomes among which the beginning of a drift is looked for
-LONGEST = 50_000  # outcomes after which a detector begins anew
-FEWEST = 10  # outcomes on either side of it
+# Hand-chosen; each line says what the value trades off.
+MEMORY = 1000  # outcomes searched for the beginning of a drift; a drift cannot be dated further back
+MAX_OUTCOMES = 50_000  # outcomes after which a detector is reset; bounds the size of a checkpoint
+MIN_SEGMENT = 10  # minimum outcomes on either side of a change point; fewer: error rates of a few outcomes
 
 Name = Literal["adwin", "hddm-w", "page-hinkley", "kswin"]
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A rise of the error: found after `at` labelled images, begun about `since` images before that."""
+    """A rise of the error rate, detected after `at` labelled images, estimated to begin `since` images earlier."""
 
     at: int
     since: int
@@ -33,25 +34,29 @@ class Detection:
 
 
 class ErrorMonitor:
-    """Feeds 0 (right) or 1 (wrong) to a river detector and reports the rises only.
+    """Feeds outcomes, 0 (right) or 1 (wrong), to a river detector, and reports rises of the error rate only.
 
-    ADWIN: Bifet and Gavaldà 2007, Learning from Time-Changing Data with Adaptive Windowing. Page-Hinkley: Page 1954,
-    Continuous Inspection Schemes. KSWIN: Raab et al. 2020, Reactive Soft Prototype Computing for Concept Drift Streams.
-    HDDM_W: Frías-Blanco et al. 2015, Online and Non-Parametric Drift Detection Methods Based on Hoeffding's Bounds.
+    Sources: Bifet and Gavaldà 2007, Learning from Time-Changing Data with Adaptive Windowing (ADWIN); Page 1954,
+    Continuous Inspection Schemes (Page-Hinkley); Raab et al. 2020, Reactive Soft Prototype Computing for Concept Drift
+    Streams (KSWIN); Frías-Blanco et al. 2015, Online and Non-Parametric Drift Detection Methods Based on Hoeffding's
+    Bounds (HDDM_W).
     """
 
     def __init__(self, name: Name, seed: int = 0, *, tests: int = 1) -> None:
-        """One of so many `tests` that share the error allowed to one (Page-Hinkley knows none, and is as it is)."""
+        """Divide the detector's significance level by `tests`, the number of monitors that run in parallel.
+
+        This is the Bonferroni correction. Page-Hinkley has no significance level and ignores it.
+        """
         self._make = partial(_make, name, seed, tests)
         self._count = 0
         self.reset()
 
     def update(self, wrong: bool) -> Detection | None:
-        """Take the outcome of one labelled image; a Detection where the error has risen."""
+        """Process the outcome of one labelled image; returns a Detection if the error rate has risen."""
         self._count += 1
         self._errors.append(wrong)
         self._all.append(wrong)
-        if len(self._all) > LONGEST:  # in so long a calm little is lost by it, and a checkpoint must not grow for ever
+        if len(self._all) > MAX_OUTCOMES:
             self.reset()
         self._detector.update(float(wrong))
         if not self._detector.drift_detected:
@@ -60,22 +65,22 @@ class ErrorMonitor:
         errors = np.array(self._errors, dtype=np.float64)
         before, after = float(errors[:split].mean()), float(errors[split:].mean())
         self.reset()
-        if after <= before:  # the error fell: good news is no drift
+        if after <= before:  # the error rate fell
             return None
         return Detection(self._count, len(errors) - split, before, after)
 
     def reset(self) -> None:
-        """Begin anew, as after the predictor was exchanged: its error has another mean."""
+        """Discard all outcomes, as after a change of predictor, whose error rate differs."""
         self._detector = self._make()
         self._errors: deque[bool] = deque(maxlen=MEMORY)
         self._all = bytearray()
 
     def dump(self) -> torch.Tensor:
-        """All outcomes since the last reset, (N,) uint8, and before them their total number in eight bytes."""
+        """Bytes (8 + N,) uint8: the total number of outcomes ever (little-endian), then those since the last reset."""
         return torch.frombuffer(bytearray(self._count.to_bytes(8, "little")) + self._all, dtype=torch.uint8).clone()
 
     def load(self, dumped: torch.Tensor) -> None:
-        """Take over a dump: a detector is what it has been shown."""
+        """Restore a dump by replaying its outcomes, as river's detectors have no state to save."""
         content = bytes(dumped.tolist())
         self.reset()
         for wrong in content[8:]:
@@ -84,44 +89,44 @@ class ErrorMonitor:
 
 
 class ClassMonitor:
-    """The error of each class by itself: what goes wrong with one of many is a small part of the whole."""
+    """Monitors the error rate of each class: a drift of one class hardly changes the total error rate."""
 
     def __init__(self, name: Name, classes: int, seed: int = 0) -> None:
         self._monitors = [ErrorMonitor(name, seed, tests=classes) for _ in range(classes)]
         self._numbers: list[deque[int]] = [deque(maxlen=MEMORY) for _ in range(classes)]
 
     def update(self, label: int, number: int, wrong: bool) -> tuple[int, Detection] | None:
-        """Take the outcome of the image of that number; a Detection, and the number of the image that it began with."""
+        """Process the outcome of image `number`; returns the number of a drift's first image, and the Detection."""
         self._numbers[label].append(number)
         detection = self._monitors[label].update(wrong)
         return None if detection is None else (self._numbers[label][-detection.since], detection)
 
     def reset(self) -> None:
-        """Begin anew, as after a drift: what has changed is known by now."""
+        """Discard all outcomes, as after a drift."""
         for monitor, numbers in zip(self._monitors, self._numbers, strict=True):
             monitor.reset()
             numbers.clear()
 
     def dump(self) -> tuple[list[torch.Tensor], list[list[int]]]:
-        """The monitors' dumps and the numbers of their newest images, class by class."""
+        """The monitors' dumps and the numbers of their newest images, one per class."""
         return [monitor.dump() for monitor in self._monitors], [list(numbers) for numbers in self._numbers]
 
     def load(self, dumped: Sequence[torch.Tensor], numbers: Sequence[Sequence[int]]) -> None:
-        """Take over a dump."""
+        """Restore a dump."""
         self.reset()
-        for monitor, kept, outcomes, of in zip(self._monitors, self._numbers, dumped, numbers, strict=True):
+        for monitor, own, outcomes, restored in zip(self._monitors, self._numbers, dumped, numbers, strict=True):
             monitor.load(outcomes)
-            kept.extend(of)
+            own.extend(restored)
 
 
 def change_point(errors: Sequence[bool] | deque[bool]) -> int:
-    """The most likely index at which the error rate of a sequence of at least two outcomes changed.
+    """The maximum-likelihood index at which the error rate of a sequence of at least two outcomes changed.
 
-    Maximum likelihood of two Bernoulli segments: Hinkley and Hinkley 1970, Inference about the Change-Point in a
-    Sequence of Binomial Variables.
+    The model is two Bernoulli segments. Source: Hinkley and Hinkley 1970, Inference about the Change-Point in a
+    Sequence of Binomial Variables, Biometrika 57.
     """
     total = np.cumsum(np.array(errors, dtype=np.float64))
-    margin = min(FEWEST, len(total) // 2)
+    margin = min(MIN_SEGMENT, len(total) // 2)
     index = np.arange(margin, len(total) - margin + 1)
     index = index[(index > 0) & (index < len(total))]
     left = total[index - 1]
@@ -136,6 +141,8 @@ def _log_likelihood(wrong: NDArray[np.float64], of: NDArray[np.int64]) -> NDArra
 
 
 def _make(name: Name, seed: int, tests: int) -> DriftDetector:
+    # ADWIN: river's default delta, checked every 8 outcomes (river's default: 32) for a shorter delay. The other levels
+    # and Page-Hinkley's threshold are hand-chosen: lower ones mean fewer false alarms and a longer delay.
     if name == "adwin":
         return drift.ADWIN(delta=0.002 / tests, clock=8)  # type: ignore[no-untyped-call]
     if name == "hddm-w":

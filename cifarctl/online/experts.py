@@ -1,4 +1,4 @@
-"""Weights of experts that follow whichever is best at present."""
+"""Fixed Share: weights of experts that track the currently best one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 
 class FixedShare:
-    """Weights that rise with the probability an expert gave to what came, and never die.
+    """Expert weights under the Fixed Share algorithm with logarithmic loss.
 
-    Herbster and Warmuth 1998, Tracking the Best Expert (Machine Learning 32): after each outcome weights are multiplied
-    by the probability that the expert gave it, to the power `eta`, and then every expert gives the share `alpha` of its
-    weight to all. For `eta` <= 1 the loss of the mixture of their probabilities (minus the logarithm of what it gave to
-    the outcome) is bounded: see `bound`.
+    Each outcome multiplies an expert's weight by the probability that the expert assigned to it, to the power `eta`.
+    Then every expert distributes the fraction `alpha` of its weight equally among all, so that no weight vanishes. For
+    `eta` <= 1 the logarithmic loss of the mixture is bounded: see `bound`. Source: Herbster and Warmuth 1998, Tracking
+    the Best Expert (Machine Learning 32).
     """
 
     def __init__(self, names: Sequence[str], eta: float, alpha: float) -> None:
@@ -22,32 +22,32 @@ class FixedShare:
         self.weights = dict.fromkeys(names, 1 / len(names))
 
     def add(self, name: str) -> None:
-        """Let one more expert in, with the share that every other gives away at each outcome."""
+        """Add an expert with weight `alpha`; the other weights shrink in proportion."""
         share = self.alpha
         self.weights = {other: weight * (1 - share) for other, weight in self.weights.items()} | {name: share}
 
     def remove(self, name: str) -> None:
-        """Take an expert out; the others keep their proportions."""
+        """Remove an expert; the other weights grow in proportion."""
         del self.weights[name]
         total = sum(self.weights.values())
         self.weights = {other: weight / total for other, weight in self.weights.items()}
 
     def restart(self, weights: dict[str, float]) -> None:
-        """Begin anew with these weights, all together 1, but for the share that every expert gives to all."""
+        """Set the weights to `weights`, which sum to 1, followed by one share step; missing experts have weight 0."""
         share = self.alpha / len(self.weights)
         self.weights = {name: (1 - self.alpha) * weights.get(name, 0.0) + share for name in self.weights}
 
     def update(self, given: dict[str, float]) -> None:
-        """Take in one outcome: the probability that each expert gave to it."""
+        """Update the weights with one outcome; `given` is the probability that each expert assigned to it."""
         grown = {name: weight * max(given[name], 1e-6) ** self.eta for name, weight in self.weights.items()}
         total, share = sum(grown.values()), self.alpha / len(grown)
         self.weights = {name: (1 - self.alpha) * weight / total + share for name, weight in grown.items()}
 
     def bound(self, outcomes: int, switches: int) -> float:
-        """Nats by which the mixture's loss over `outcomes` may exceed that of the best sequence of experts.
+        """Upper bound in nats on the mixture's excess loss over the best sequence of experts.
 
-        Of all sequences that change the expert at most `switches` times, whatever the outcomes are, while no expert is
-        added or removed and none gives less than 1e-6 to what comes.
+        The bound covers `outcomes` outcomes and all sequences with at most `switches` changes of expert. It holds for
+        any outcomes, if no expert is added or removed and none assigns less than 1e-6 to an outcome.
         """
         experts = len(self.weights)
         stay = math.log(1 / (1 - self.alpha + self.alpha / experts))
@@ -55,5 +55,5 @@ class FixedShare:
         return (math.log(experts) + switches * move + max(0, outcomes - 1 - switches) * stay) / self.eta
 
     def vector(self, names: Sequence[str]) -> torch.Tensor:
-        """The weights of `names`, in that order, (N,) float32."""
+        """The weights of `names` in that order, (N,) float32."""
         return torch.tensor([self.weights[name] for name in names])

@@ -1,4 +1,4 @@
-"""What strategies learn from, and the training loop that they share."""
+"""The input of an update, and the training loop that strategies share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from cifarctl.models.preprocess import Channels, normalise
 
 @dataclass(frozen=True)
 class Lesson:
-    """Everything that an update may read; the images that the gate decides by are not among it.
+    """Everything that an update may use; it contains none of the images that the gate evaluates on.
 
-    `recent` is what has arrived since the last drift (at most the window), oldest first; `new` what has arrived since
-    the last lesson; `reservoir` the sample of the stream before; `reference` a sample of the images that the first
-    model was trained on; `arrived` (N, 3, 32, 32) uint8 the newest images since the last drift, labelled or not.
-    `apart` is for judging, never for training: images like the reference that no model has been trained on.
-    `drifted`: it is the first lesson since a drift. `moved`: `arrived` is known to look otherwise than the images that
-    validate. `scarce`: too few of the images since the drift have labels to judge by.
+    - `recent`: labelled images since the last drift (at most the recent window), oldest first
+    - `new`: labelled images since the last lesson
+    - `reservoir`: a sample of older labelled stream images
+    - `reference`: a sample of the first model's training images
+    - `arrived`: (N, 3, 32, 32) uint8, the newest images since the last drift, labelled or not
+    - `apart`: labelled images of the reference's distribution that no model was trained on; for estimates, never for
+      training
+    - `drifted`: this is the first lesson since a drift
+    - `moved`: the distribution of `arrived` is known to differ from the validation images'
+    - `scarce`: there are too few labelled images since the drift for an evaluation
     """
 
     recent: Images
@@ -43,23 +47,23 @@ class Lesson:
     learning_rate: float
     precision: Precision
     generator: torch.Generator
-    on_step: Callable[[], None]  # called before every step; whatever it raises ends the update
+    on_step: Callable[[], None]  # called before every step; an exception from it ends the update
 
     def present(self, images: Images) -> torch.Tensor:
-        """Images as a network in training sees them: cropped and mirrored at random, normalised."""
+        """Augmented and normalised images, (N, 3, 32, 32) float32: random crops and horizontal flips."""
         pixels = augment(images.pixels, self.generator, crop_padding=2, flip=True)
         return normalise(pixels, self.mean, self.std)
 
 
 def sample(images: Images, count: int, generator: torch.Generator) -> Images:
-    """`count` images drawn with replacement; none from none."""
+    """`count` images drawn with replacement; none if `images` is empty."""
     if not len(images):
         return images
     return images.take(torch.randint(len(images), (count,), generator=generator))
 
 
 def join(*parts: Images) -> Images:
-    """All the images of all parts."""
+    """The images of all parts, concatenated."""
     return Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
 
 
@@ -69,10 +73,13 @@ def fit(
     draw: Callable[[], tuple[torch.Tensor, torch.Tensor]],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = functional.cross_entropy,
 ) -> nn.Module:
-    """A copy of `model` after `lesson.steps` AdamW steps on batches from `draw`, the rate falling to zero.
+    """A copy of `model` after `lesson.steps` AdamW steps, with the learning rate falling linearly to zero.
 
-    `draw` gives normalised images (B, 3, 32, 32) and labels (B,); `loss` takes logits (B, classes) float32 and these
-    labels. What layers such as dropout draw follows the lesson's generator, too.
+    Args:
+        model: it is not changed.
+        lesson: steps, learning rate, precision and generator; the generator also seeds layers such as dropout.
+        draw: returns a batch of normalised images (B, 3, 32, 32) and labels (B,).
+        loss: a scalar of logits (B, classes) float32 and labels (B,).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(lesson.generator))
@@ -101,7 +108,7 @@ def _fitted(
 
 
 def _seed(generator: torch.Generator) -> int:
-    """A seed that the state of `generator` determines, which stays as it is."""
+    """A seed derived from the state of `generator`, without advancing it."""
     copied = torch.Generator()
     copied.set_state(generator.get_state())
     return int(torch.randint(2**62, (1,), generator=copied))

@@ -1,4 +1,4 @@
-"""Have the inputs themselves moved? From what they were just now, or from the validation images; without labels."""
+"""Detect drift of the inputs without labels, against earlier images or against a reference set."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from scipy import stats
 
 from cifarctl.data import Images
 
-ALPHA = 1e-3  # of a false alarm, over all features together
-FEWEST = 50  # images below which nothing is said
-WINDOW = 100  # newest images that are compared with those before them
-KEPT = 500  # images that are compared, in all
-EVERY = 25  # images from one look to the next
-CHANGE_ALPHA = 1e-4  # of a false alarm at one look, over all columns together
-FEATURES = 9
+# Hand-chosen; each line says what the value trades off.
+ALPHA = 1e-3  # false-alarm probability of one comparison with the reference; lower: a longer delay
+MIN_IMAGES = 50  # minimum images for a comparison; fewer would have little power
+WINDOW = 100  # newest images, compared with the earlier ones; more: finds smaller drifts, later
+HISTORY = 500  # newest and earlier images together; more: finds smaller drifts, costs time
+INTERVAL = 25  # images between two comparisons; fewer: a shorter delay, more CPU time
+CHANGE_ALPHA = 1e-4  # false-alarm probability of one comparison; low, as there are many per stream
+FEATURES = 9  # columns of `features`
 
 
 def features(pixels: torch.Tensor) -> torch.Tensor:
-    """Nine summary statistics of each image (N, 3, 32, 32) uint8: (N, 9) float32.
+    """Nine summary statistics (N, 9) float32 of images (N, 3, 32, 32) uint8.
 
-    Mean and deviation of each channel, the two differences between neighbouring channels' means, and the mean step
-    between neighbouring pixels, which noise raises and blur lowers.
+    They are the mean and standard deviation of each channel, the differences red - green and green - blue of the means,
+    and the mean absolute difference of horizontal neighbours, which noise raises and blur lowers.
     """
     scaled = pixels.float() / 255
     means, deviations = scaled.mean(dim=(2, 3)), scaled.std(dim=(2, 3))
@@ -32,10 +33,11 @@ def features(pixels: torch.Tensor) -> torch.Tensor:
 
 
 class Movement:
-    """Notices that what is told of the images of a stream is otherwise than of those just before.
+    """Detects a change in the distribution of per-image statistics along a stream.
 
-    Every few images the newest ones are compared with those before them by two-sample Kolmogorov-Smirnov tests, one a
-    column (Rabanser et al. 2019, Failing Loudly; windows as in KSWIN: Raab et al. 2020).
+    Every `INTERVAL` images the newest `WINDOW` ones are compared with those before them, by one two-sample
+    Kolmogorov-Smirnov test per column with the Bonferroni correction. Sources: Rabanser et al. 2019, Failing Loudly;
+    windows as in KSWIN, Raab et al. 2020.
     """
 
     def __init__(self, columns: int = FEATURES) -> None:
@@ -43,29 +45,29 @@ class Movement:
         self._seen = torch.empty(0, columns)
         self._count = 0
 
-    def update(self, told: torch.Tensor) -> int | None:
-        """Take in what is told of images (N, columns); about how many of the newest are of another kind, or None."""
+    def update(self, values: torch.Tensor) -> int | None:
+        """Process statistics (N, columns); returns how many of the newest images follow a change, or None."""
         found, taken = None, 0
-        while taken < len(told):
-            part = told[taken : taken + EVERY - self._count % EVERY]
-            self._seen = torch.cat([self._seen, part])[-KEPT:]
+        while taken < len(values):
+            part = values[taken : taken + INTERVAL - self._count % INTERVAL]
+            self._seen = torch.cat([self._seen, part])[-HISTORY:]
             self._count += len(part)
             taken += len(part)
-            if self._count % EVERY == 0 and len(self._seen) >= 2 * WINDOW and (since := self._look()) is not None:
-                found = since + len(told) - taken
+            if self._count % INTERVAL == 0 and len(self._seen) >= 2 * WINDOW and (since := self._look()) is not None:
+                found = since + len(values) - taken
         return found
 
     def reset(self) -> None:
-        """Begin anew, as after what tells of images was exchanged."""
+        """Discard all statistics, as when their source (the champion) has changed."""
         self._seen = torch.empty(0, self._columns)
         self._count = 0
 
     def dump(self) -> torch.Tensor:
-        """What it compares (N, columns), and in a last row how many images it has taken in."""
-        return torch.cat([self._seen, torch.full((1, self._columns), float(self._count % EVERY))])
+        """The statistics (N + 1, columns); the last row holds the number of images since the last comparison."""
+        return torch.cat([self._seen, torch.full((1, self._columns), float(self._count % INTERVAL))])
 
     def load(self, dumped: torch.Tensor) -> None:
-        """Take over a dump."""
+        """Restore a dump."""
         self._seen, self._count = dumped[:-1].clone(), int(dumped[-1, 0])
 
     def _look(self) -> int | None:
@@ -80,10 +82,10 @@ class Movement:
 
 
 class InputMonitor:
-    """Compares images with a reference set by two-sample Kolmogorov-Smirnov tests, one a feature.
+    """Compares images with a reference set by one two-sample Kolmogorov-Smirnov test per feature.
 
-    Rabanser et al. 2019, Failing Loudly: univariate tests with the Bonferroni correction detect shifts of the inputs
-    about as well as multivariate ones.
+    Univariate tests with the Bonferroni correction detect input shift about as well as multivariate ones. Source:
+    Rabanser et al. 2019, Failing Loudly.
     """
 
     def __init__(self, reference: Images) -> None:
@@ -94,15 +96,15 @@ class InputMonitor:
         return features(self._reference_images.pixels)
 
     def moved(self, images: Images) -> bool:
-        """Whether `images` are differently distributed than the reference; False for fewer than 50."""
-        if len(images) < FEWEST:
+        """Whether the distribution of `images` differs from the reference; False for fewer than 50 images."""
+        if len(images) < MIN_IMAGES:
             return False
         p_values = _compare(features(images.pixels), self._reference)
         return bool(min(p_values) < ALPHA / len(p_values))
 
 
 def _compare(some: torch.Tensor, others: torch.Tensor) -> list[float]:
-    """P-values of the test that two sets (N, F), (M, F) are of one distribution, one a column."""
+    """P-values (one per column) of the null hypothesis that two sets (N, F), (M, F) have the same distribution."""
     return [
         float(stats.ks_2samp(some[:, column].numpy(), others[:, column].numpy()).pvalue)
         for column in range(some.shape[1])
@@ -110,7 +112,7 @@ def _compare(some: torch.Tensor, others: torch.Tensor) -> list[float]:
 
 
 def _split(values: torch.Tensor) -> int:
-    """Where the mean of the values (N,) most likely changed: the split whose two sides differ most."""
+    """The least-squares change point of the mean of `values` (N,): the index of the first value after it."""
     total = values.double().cumsum(0)
     left = torch.arange(1, len(values))
     right = len(values) - left

@@ -1,4 +1,4 @@
-"""What may be learned from: a version whose successors can be judged."""
+"""Check that a version's successors can be evaluated on images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from cifarctl.settings import OnlineSettings
 
 
 def require_judgeable(manifest: Manifest, settings: OnlineSettings) -> None:
-    """Refuse a version of ``train --full``, which knows the images by heart that its successors are judged by.
+    """Refuse a version of ``train --full``: it was trained on the images that the gate evaluates its successors on.
 
-    Of what was imported nobody can tell what it has seen, and what a learner has made comes of a version that it was
-    allowed to learn from.
+    Imported versions pass, as their training images are unknown. So do a learner's versions, whose first ancestor
+    passed this check.
 
     Raises:
-        DataError: it is one, and `settings` do not allow that.
+        DataError: the version is one of ``train --full``, and online.allow_full is false.
     """
     if manifest.origin == "train" and "validation" in manifest.split.seen and not settings.allow_full:
         raise DataError(
-            f"version {manifest.version} was trained on {', '.join(manifest.split.seen)} images, so nothing is left to "
-            "judge by what is learned from it; `cifarctl train --promote` without --full makes one to learn from "
-            "(online.allow_full = true learns from this one)"
+            f"version {manifest.version} was trained on {', '.join(manifest.split.seen)} images, so no images are left "
+            "to evaluate its successors on; train another one by `cifarctl train --promote` without --full, or set "
+            "online.allow_full = true to start from this one"
         )

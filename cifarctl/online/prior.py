@@ -1,23 +1,23 @@
-"""How often the classes come at present, from what a model says, without labels."""
+"""Estimate the current class frequencies without labels."""
 
 from __future__ import annotations
 
 import torch
 
-ROUNDS = 50
-IMAGINED = 5.0  # images of each class that are imagined beforehand: few images tell little
+ITERATIONS = 50  # of expectation maximisation; hand-chosen, more: closer to convergence, slower
+PSEUDO_COUNT = 5.0  # virtual images per class, as a prior; hand-chosen, more: less noise from few images, more bias
 
 
 def estimate(probabilities: torch.Tensor) -> torch.Tensor:
-    """Class frequencies (classes,) that explain the probabilities (N, classes) of a model that knew equal ones.
+    """The class frequencies (classes,) most likely to give the predicted probabilities (N, classes).
 
-    Expectation maximisation of Saerens et al. 2002, Adjusting the Outputs of a Classifier to New a Priori
-    Probabilities. No labels are read: they may be wrong on purpose.
+    The model must have been trained on equal class frequencies. Labels are not used, as they may be poisoned. Source:
+    Saerens et al. 2002, Adjusting the Outputs of a Classifier to New a Priori Probabilities (expectation maximisation).
     """
     count, classes = probabilities.shape
     frequencies = torch.full((classes,), 1 / classes)
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         weighed = probabilities * frequencies
         expected = (weighed / weighed.sum(dim=1, keepdim=True)).sum(dim=0)
-        frequencies = (expected + IMAGINED) / (count + IMAGINED * classes)
+        frequencies = (expected + PSEUDO_COUNT) / (count + PSEUDO_COUNT * classes)
     return frequencies

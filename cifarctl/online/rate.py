@@ -1,18 +1,17 @@
-"""The adaptive learning rate of online updates: up at once after drift, down by steps in calm."""
+"""The adaptive learning rate of updates: maximum after a drift, then decaying."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-DECAY = 0.7
+DECAY = 0.7  # factor per update without drift; hand-chosen, lower: forgets less, adapts more slowly later
 
 
 @dataclass
 class AdaptiveRate:
-    """A rate between `lowest` and `highest`: fast while the concept moves, careful while it stays.
+    """A learning rate between `lowest` and `highest` that follows drift signals instead of a fixed schedule.
 
-    The idea of Kuncheva and Plumpton 2008, Adaptive Learning Rate for Online Linear Discriminant Classifiers:
-    the rate follows the error, not the clock.
+    Source of the idea: Kuncheva and Plumpton 2008, Adaptive Learning Rate for Online Linear Discriminant Classifiers.
     """
 
     base: float
@@ -25,11 +24,11 @@ class AdaptiveRate:
         self.value = self.value or self.base
 
     def drift(self) -> bool:
-        """The concept moved: the highest rate. Whether that is a change."""
+        """Set the highest rate after a drift; returns whether the rate changed."""
         return self._set(self.highest)
 
     def calm(self) -> bool:
-        """No drift for a while: one step towards the lowest rate."""
+        """Decay the rate by one step, as no drift was detected; returns whether the rate changed."""
         return self._set(max(self.lowest, self.value * DECAY))
 
     def _set(self, value: float) -> bool:

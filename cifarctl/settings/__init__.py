@@ -1,4 +1,4 @@
-"""All settings of cifarctl: one frozen model, a section for each component.
+"""All settings of cifarctl: one frozen model with a section per component.
 
 Sources, strongest first: command-line options and ``--set``, environment (``CIFARCTL_KAFKA__TOPIC_PREFIX``),
 ``.env``, ``cifarctl.toml``, default. This is the only package that reads the environment.
@@ -13,6 +13,7 @@ from cifarctl.settings.model import Settings
 from cifarctl.settings.secrets import MASK
 from cifarctl.settings.stream import KafkaSettings, ProduceSettings, ServeSettings
 from cifarctl.settings.tables import env_example, reference
+from cifarctl.settings.terminal import terminal_environment
 from cifarctl.settings.types import Channels, Deviation, Shares, at_home
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "load",
     "parse_assignment",
     "reference",
+    "terminal_environment",
 ]

@@ -39,7 +39,7 @@ def declared() -> Iterator[Setting]:
 
 
 def section_of(name: str) -> type[Section]:
-    """The model of the section of that name."""
+    """The settings class of the section with that name."""
     annotation = Settings.model_fields[name].annotation
     assert isinstance(annotation, type)
     assert issubclass(annotation, Section)
@@ -47,12 +47,12 @@ def section_of(name: str) -> type[Section]:
 
 
 def summary(section: str) -> str:
-    """The first line of what is said of a section."""
+    """The first line of a section's docstring."""
     return (section_of(section).__doc__ or "").splitlines()[0]
 
 
 def as_text(value: Any) -> str:
-    """A value as one would write it into the environment."""
+    """A value in the form that an environment variable takes."""
     if value is None:
         return ""
     if isinstance(value, tuple | dict | bool):

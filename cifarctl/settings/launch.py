@@ -1,4 +1,4 @@
-"""What torchrun says of a process."""
+"""The environment that torchrun gives to the processes it starts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Launch:
-    """What torchrun says to a process that it starts: its place among `size` of them, of which run, started how often.
+    """The rank of this process among `size` processes, the id of their run, and how often torchrun restarted it.
 
-    Each node counts its `restarts` for itself, and those for other reasons than a failure not at all; `run` is the same
-    for all, but ``none`` where nobody has chosen it.
+    Each node has its own `restarts` counter, which counts restarts after a failure only. All processes share the id
+    `run`; it is ``none`` unless torchrun was started with ``--rdzv-id``.
     """
 
     rank: int
@@ -22,7 +22,7 @@ class Launch:
 
     @classmethod
     def present(cls) -> Launch | None:
-        """That of this process; None where torchrun has not started it."""
+        """Read it from the environment; None if torchrun did not start this process."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return None
         return cls(

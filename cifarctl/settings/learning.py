@@ -1,4 +1,4 @@
-"""Online learning, and where versions are kept."""
+"""Settings of online learning and of the model registry."""
 
 from __future__ import annotations
 
@@ -11,88 +11,94 @@ from cifarctl.settings.types import Fraction, Location, PositiveFloat, PositiveI
 
 
 class OnlineSettings(Section):
-    """The learner."""
+    """Online learning."""
 
     strategy: str = Field(
         "mixture",
-        description="how the learner learns: mixture, replay, er-ace, der++, finetune, or that of another package",
+        description="online-learning strategy: mixture, replay, er-ace, der++, finetune, or a plug-in's name",
     )
-    update_every: PositiveInt = Field(125, description="labelled images between two updates")
-    update_interval: Seconds = Field(300.0, description="seconds between two updates; whichever comes first")
-    min_examples: PositiveInt = Field(200, description="fewest labelled images to learn from")
-    buffer_size: Annotated[int, Field(ge=10)] = Field(4000, description="labelled images kept to learn from")
+    update_every: PositiveInt = Field(125, description="update after this many labelled images")
+    update_interval: Seconds = Field(300.0, description="update after this many seconds, if that comes first")
+    min_examples: PositiveInt = Field(200, description="minimum number of labelled images before an update")
+    buffer_size: Annotated[int, Field(ge=10)] = Field(4000, description="replay buffer capacity, in images")
     holdout_every: Annotated[int, Field(ge=2)] = Field(
-        10, description="every k-th labelled image is never trained on, only judged by"
+        10, description="hold out every k-th labelled image for evaluation; it is never trained on"
     )
-    holdout_size: PositiveInt = Field(400, description="most recent held-out images that are kept")
-    reference_size: PositiveInt = Field(20_000, description="training images kept beside the stream's, for replay")
-    steps: PositiveInt = Field(20, description="optimiser steps of one update")
-    batch_size: PositiveInt = Field(128, description="images a step of an update")
+    holdout_size: PositiveInt = Field(400, description="number of recent held-out images to keep")
+    reference_size: PositiveInt = Field(20_000, description="number of training images to replay next to the stream's")
+    steps: PositiveInt = Field(20, description="optimiser steps per update")
+    batch_size: PositiveInt = Field(128, description="batch size of an update")
     learning_rate: PositiveFloat = Field(2e-3, description="base learning rate of updates (AdamW)")
-    learning_rate_max: PositiveFloat = Field(4e-3, description="highest learning rate, after a drift")
-    learning_rate_min: PositiveFloat = Field(5e-4, description="lowest learning rate, in long calm")
+    learning_rate_max: PositiveFloat = Field(4e-3, description="maximum learning rate, used after a drift")
+    learning_rate_min: PositiveFloat = Field(
+        5e-4, description="minimum learning rate, reached when no drift occurs for long"
+    )
     detector: Literal["adwin", "hddm-w", "page-hinkley", "kswin"] = Field(
-        "adwin", description="river drift detector on the prequential error"
+        "adwin", description="drift detector (from river) that monitors the prequential error"
     )
     gate_alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.1, description="chance that challengers which are no better are ever promoted, all of them together"
+        0.1, description="maximum probability of ever promoting a challenger that is no better, over all trials"
     )
     validation_tolerance: Fraction = Field(
         0.03,
-        description="fall of validation accuracy below the first version's that the gate lets pass; any, while the "
-        "inputs have moved away from the validation images",
+        description="maximum drop of validation accuracy below the first version's that the gate accepts; no limit "
+        "while the input distribution differs from the validation images",
     )
-    validation_size: PositiveInt = Field(1500, description="validation images that the gate looks at")
+    validation_size: PositiveInt = Field(1500, description="number of validation images that the gate evaluates on")
     follow_relabelling: bool = Field(
-        False, description="follow labels that change over unmoved images, which look the same as poisoned ones"
+        False, description="learn from labels that change while the images do not; poisoned labels look the same"
     )
     allow_full: bool = Field(
-        False, description="learn from a version of train --full, which knows the images that it is judged by"
+        False,
+        description="let the learner start from a version of train --full, which was trained on the gate's images",
     )
     label_wait: Seconds = Field(
-        600.0, description="seconds that an image waits for its label on the labels topic, or a label for its image"
+        600.0,
+        description="maximum seconds that an image waits for its label on the labels topic, or a label for its image",
     )
     label_wait_mb: PositiveInt = Field(
-        64, description="MiB of memory for images that wait for their labels; beyond that the oldest go to the disk"
+        64, description="memory limit for images that wait for their labels, in MiB; the oldest then go to disk"
     )
     label_wait_disk_mb: Annotated[int, Field(ge=0)] = Field(
         1024,
-        description="MiB of disk for those that do not fit into memory; beyond that the oldest are given up; 0 = none",
+        description="disk limit for images that wait for their labels, in MiB; then the oldest are dropped; 0 = none",
     )
     watch: Annotated[int, Field(ge=0)] = Field(
         500,
-        description="labelled images after a promotion during which the version before may take over again",
+        description="labelled images after a promotion during which it may be rolled back; 0 = no rollback",
     )
-    threads: PositiveInt = Field(1, description="CPU threads of the learner")
+    threads: PositiveInt = Field(1, description="CPU threads for the learner")
     cpu_budget: PositiveFloat | None = Field(
-        None, description="most of a core that the learner may use, 0.5 = half of one; default: its threads'"
+        None, description="CPU limit of the learner, in cores; 0.5 = half a core; default: online.threads"
     )
-    niceness: Annotated[int, Field(ge=0, le=19)] = Field(10, description="lower priority of the learner process")
-    heartbeat_timeout: Seconds = Field(60.0, description="seconds of silence after which a learner is restarted")
-    seed: int = Field(0, ge=0, description="seed of the learner")
+    niceness: Annotated[int, Field(ge=0, le=19)] = Field(
+        10, description="nice value of the learner process; higher = lower priority"
+    )
+    heartbeat_timeout: Seconds = Field(60.0, description="restart a learner that has been silent for this many seconds")
+    seed: int = Field(0, ge=0, description="seed for the learner")
 
 
 class RegistrySettings(Section):
     """The model registry that every command shares."""
 
-    dir: Location = Field(Path("registry"), description="folder of versions, aliases and history")
-    keep: PositiveInt = Field(20, description="newest versions that gc keeps")
+    dir: Location = Field(Path("registry"), description="folder for versions, aliases and history")
+    keep: PositiveInt = Field(20, description="number of newest versions that gc keeps")
     keep_hours: Annotated[float, Field(ge=0)] = Field(
-        24.0, description="gc keeps what an alias named, or a learner wrote, within so many hours"
+        24.0, description="gc also keeps versions that an alias named, or a learner wrote, within this many hours"
     )
     trusted_models: str = Field(
         "",
-        description="architectures of your own whose code may be run to load a version: package.module:NAME, "
+        description="your own architectures whose code may run when a version is loaded: package.module:NAME, "
         "comma-separated",
     )
-    max_model_mb: PositiveInt = Field(512, description="largest model file that is loaded, in MiB")
-    lock_timeout: Seconds = Field(30.0, description="seconds to wait for another writer of the registry")
+    max_model_mb: PositiveInt = Field(512, description="maximum size of a model file, in MiB")
+    lock_timeout: Seconds = Field(30.0, description="maximum seconds to wait for the registry's lock")
 
     @property
     def trusted(self) -> list[str]:
-        """`trusted_models`, one by one."""
+        """`trusted_models` as a list."""
         return [path.strip() for path in self.trusted_models.split(",") if path.strip()]
 
     def trusting(self, *models: str) -> RegistrySettings:
-        """The same for somebody who has named these architectures himself."""
+        """These settings with `models` trusted too: the user has named them on the command line."""
         return self.model_copy(update={"trusted_models": ",".join([*self.trusted, *models])})

@@ -1,4 +1,4 @@
-"""From all sources to the effective settings, and where each value came from."""
+"""Merge all sources into the effective settings, and tell the source of each value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cifarctl.settings.types import TEXT
 
 @dataclass(frozen=True)
 class Effective:
-    """One setting as it stands: its value (masked where secret) and where that came from."""
+    """The effective value of one setting, masked if secret, and its source."""
 
     setting: Setting
     value: str
@@ -39,7 +39,7 @@ def load(overrides: Mapping[str, Any] | None = None) -> Settings:
     try:
         return Settings(**nested(given))
     except ValidationError as error:
-        # A union reports each of its members: those that differ in the type alone are told once.
+        # pydantic reports an error for each member of a union; keep one per setting.
         wrong = {dotted(item["loc"]): _describe(dict(item), found) for item in reversed(error.errors())}
         raise SettingsError("; ".join(reversed(wrong.values()))) from None
 
@@ -58,7 +58,7 @@ def parse_assignment(text: str) -> tuple[str, str]:
     """Split the ``section.key=value`` of ``--set``.
 
     Raises:
-        SettingsError: the text has another form, or tells a secret.
+        SettingsError: the text has another form, or sets a secret.
     """
     name, equals, value = text.partition("=")
     if not equals or name.count(".") < 1:

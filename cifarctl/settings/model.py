@@ -19,7 +19,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
-        extra="ignore",  # another program's names in .env are none of our business; ours are checked below
+        extra="ignore",  # .env may hold variables of other programs; `names.refuse_unknown` checks ours
         env_prefix=PREFIX,
         env_nested_delimiter=NESTED,
         env_ignore_empty=True,

@@ -1,4 +1,4 @@
-"""Names that are no settings, and which were meant."""
+"""Errors for unknown setting names, with a suggestion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refuse_unknown(source: str, values: Mapping[str, Any]) -> None:
             if isinstance(options, Mapping):
                 keys += [f"options.{key}" for key in options]
             for key in keys:
-                if not encodable(key):  # pydantic cannot say so
+                if not encodable(key):  # pydantic fails to report such a key
                     raise unknown(f"{section}.{key}", source)
             continue
         name = f"{section}.{keys[0]}" if keys else section
@@ -33,7 +33,7 @@ def refuse_unknown(source: str, values: Mapping[str, Any]) -> None:
 
 
 def unknown(name: str, source: str, otherwise: str = "`cifarctl config` lists all") -> SettingsError:
-    """That there is no such setting, and which one was meant, as one writes it in that source."""
+    """The error for an unknown setting; it suggests the likely one in the spelling of `source`."""
     meant = likely_meant(name)
     if meant is None:
         hint = otherwise
@@ -46,10 +46,10 @@ def unknown(name: str, source: str, otherwise: str = "`cifarctl config` lists al
 
 
 def likely_meant(name: str) -> str | None:
-    """The setting that somebody who wrote `name` most likely meant; its section may be misspelt or missing."""
+    """The setting that `name` most likely means; the section may be misspelt or missing."""
     known = [setting.name for setting in declared()]
     section, dot, key = name.partition(".")
-    if not dot:  # one underscore in the place of two, or the key alone
+    if not dot:  # one underscore instead of two, or the key alone
         divided = [one for one in known if one.replace(".", "_") == name or one.partition(".")[2] == name]
         if divided:
             return divided[0]

@@ -1,4 +1,4 @@
-"""Which values are secret, and how they are shown."""
+"""Recognise secret values and mask them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cifarctl.settings.declared import as_text
 
 MASK = "********"
 SECRET_WORDS = ("password", "passphrase", "secret", "token", "ssl.key", "private.key", "jaas", "oauthbearer.config")
-PLACES = ("location", "file", "url", "endpoint")  # names of where a secret is, or is had, end so
+PLACES = ("location", "file", "url", "endpoint")  # a name with this ending says where the secret is; it is not secret
 
 
 def shown(name: str, value: Any) -> str:
-    """`value` for people: secrets masked, also those that travel among kafka.options."""
+    """`value` as text with secrets masked, those in kafka.options included."""
     if isinstance(value, dict):
         return json.dumps({key: shown(key, item) for key, item in value.items()})
     secret = isinstance(value, SecretStr) or is_secret(name)
@@ -23,7 +23,7 @@ def shown(name: str, value: Any) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a setting or an option of this name holds a secret."""
+    """Whether a setting or librdkafka option with this name holds a secret."""
     return speaks_of_secrets(name) and not name.endswith(PLACES)
 
 

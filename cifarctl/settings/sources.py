@@ -1,4 +1,4 @@
-"""What each source says: options, environment, .env, cifarctl.toml."""
+"""Read the sources of settings: options, environment, .env, cifarctl.toml."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cifarctl.settings.secrets import MASK, speaks_of_secrets
 
 
 def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"a.b": 1}`` to ``{"a": {"b": 1}}``; what follows a dictionary's name is one key of it."""
+    """Turn ``{"a.b": 1}`` into ``{"a": {"b": 1}}``; after ``kafka.options.`` the rest is one key, dots included."""
     nested: dict[str, Any] = {}
     for name, value in overrides.items():
         section, _, key = name.partition(".")
@@ -33,7 +33,11 @@ def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_sources(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What each source says, strongest first."""
+    """The values that each source sets, strongest source first.
+
+    Raises:
+        SettingsError: a source cannot be parsed, or a value should be JSON and is not.
+    """
     readers: dict[str, Callable[[], dict[str, Any]]] = {
         "option": lambda: nested(overrides),
         "environment": lambda: variables("environment", os.environ, EnvSettingsSource),
@@ -44,13 +48,13 @@ def read_sources(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for source, read in readers.items():
         try:
             found[source] = read()
-        except (SourceError, ValueError, OSError) as error:  # a section that is no JSON, a file that is no TOML
+        except (SourceError, ValueError, OSError) as error:  # a section is not JSON, a file is not TOML
             raise SettingsError(f"{source} cannot be read: {error}") from None
     return found
 
 
 def _dotenv() -> dict[str, str | None]:
-    """The variables of .env; a line that is none is an error, not a warning in passing."""
+    """The variables of .env; a malformed line is an error (python-dotenv would only log it)."""
     if not Path(DOTENV_FILE).is_file():
         return {}
     with Path(DOTENV_FILE).open() as file:
@@ -61,7 +65,7 @@ def _dotenv() -> dict[str, str | None]:
 
 
 def variables(source: str, variables: Mapping[str, str | None], reader: type[EnvSettingsSource]) -> dict[str, Any]:
-    """What environment variables of ours say, misspelt ones included."""
+    """The values that variables with our prefix set, misspelt names included."""
     values = {name.upper(): value for name, value in variables.items()}
     for setting in declared():
         if value := values.get(setting.environment):
@@ -70,10 +74,10 @@ def variables(source: str, variables: Mapping[str, str | None], reader: type[Env
 
 
 def decoded(name: str, value: Any, source: str) -> Any:
-    """`value`, read as JSON where it is the text of a list or a dictionary.
+    """`value`, parsed as JSON if the setting is a list or a dictionary and the value is text.
 
     Raises:
-        SettingsError: it is no JSON.
+        SettingsError: the text is not valid JSON.
     """
     example = next((s.default for s in declared() if s.name == name and isinstance(s.default, tuple | dict)), None)
     if example is None or not isinstance(value, str):
@@ -91,7 +95,7 @@ def _known_sections(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def misspelt(variables: Mapping[str, str | None]) -> dict[str, Any]:
-    """Variables with our prefix that belong to no section, by their names without it: misspelt, most likely."""
+    """Variables with our prefix but no known section, keyed by the name without the prefix: probably misspelt."""
     found: dict[str, Any] = {}
     for name, value in variables.items():
         section, _, key = name[len(PREFIX) :].lower().partition(NESTED)

@@ -1,4 +1,4 @@
-"""Texts that are generated from the model."""
+"""Texts generated from the declared settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cifarctl.settings.declared import as_text, declared, summary
 
 def env_example() -> str:
     """The text of .env.example: every setting, commented out, at its default."""
-    lines = ["# Every setting of cifarctl at its default. Copy to .env and uncomment what you change.", ""]
+    lines = ["# Every setting of cifarctl at its default. Copy to .env and uncomment the ones you change.", ""]
     section = ""
     for setting in declared():
         head = setting.name.partition(".")[0]

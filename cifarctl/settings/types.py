@@ -1,4 +1,4 @@
-"""The kinds of values that settings have."""
+"""Value types of settings, with their validators."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 TEXT = "should be text in UTF-8"
-MOST_MS = 10**9  # 11 days; librdkafka counts milliseconds in 32 bits
-MOST_SESSION_MS = 3_600_000  # librdkafka takes no longer session.timeout.ms
+MAX_MS = 10**9  # 11 days; librdkafka counts milliseconds in 32 bits
+MAX_SESSION_MS = 3_600_000  # librdkafka's maximum of session.timeout.ms
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 PositiveInt: TypeAlias = Annotated[int, Field(ge=1)]
 PositiveFloat: TypeAlias = Annotated[float, Field(gt=0)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=1e9)]
-"""A time to wait. Clocks, locks and the Kafka client reckon with what a number of theirs holds; 30 years fit."""
+"""A duration. 10**9 seconds (30 years) stay in the range of all clocks, locks and the Kafka client."""
 Channels: TypeAlias = tuple[float, float, float]
 
 
-def _spread(deviation: Channels) -> Channels:
+def _positive(deviation: Channels) -> Channels:
     if min(deviation) <= 0:
         raise ValueError("every channel's standard deviation must be greater than 0")
     return deviation
 
 
-def _whole(shares: Channels) -> Channels:
+def _add_up(shares: Channels) -> Channels:
     if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError("the three shares must be greater than 0 and add up to 1")
     return shares
 
 
 def at_home(path: Path) -> Path:
-    """`path` with a leading ``~`` or ``~user`` replaced by the home folder, as a shell does where it sees one.
+    """`path` with a leading ``~`` or ``~user`` expanded to the home folder.
 
     Raises:
-        ValueError: there is no such user.
+        ValueError: the user is unknown.
     """
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ValueError(f"there is no home folder of {path.parts[0]}; write the path out") from None
+        raise ValueError(f"there is no home folder for {path.parts[0]}; write the full path") from None
 
 
 def at_home_among(options: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
-    """Kafka options with ``~`` replaced in those that name a path."""
+    """librdkafka options with ``~`` expanded in those that are paths."""
     for name, value in options.items():
         if isinstance(value, str) and not encodable(value):
             raise ValueError(f"{name} {TEXT}")
@@ -52,30 +52,34 @@ def at_home_among(options: dict[str, str | int | float | bool]) -> dict[str, str
 
 
 def _names_path(option: str) -> bool:
-    """Whether the librdkafka option of this name is a path."""
+    """Whether the librdkafka option with this name is a path."""
     return option.endswith((".location", ".path", ".paths", ".keytab"))
 
 
 def encodable(text: str) -> bool:
-    """Whether it is text: Python keeps bytes of arguments and of the environment that are no UTF-8 as surrogates."""
+    """Whether `text` is free of the surrogates by which Python represents argument bytes that are not UTF-8."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def of_text(path: Path | None) -> Path | None:
-    """`path`, which the Kafka client takes only as text."""
+    """`path`, if it is UTF-8 text.
+
+    Raises:
+        ValueError: it is not; the Kafka client accepts no other path.
+    """
     if path is not None and not encodable(str(path)):
-        raise ValueError(f"{TEXT}, as the Kafka client takes no other")
+        raise ValueError(f"{TEXT}: the Kafka client accepts no other paths")
     return path
 
 
 Location: TypeAlias = Annotated[Path, AfterValidator(at_home)]
-"""Every setting that is a path."""
-Shares: TypeAlias = Annotated[Channels, AfterValidator(_whole)]
-Deviation: TypeAlias = Annotated[Channels, AfterValidator(_spread)]
+"""The type of every setting that is a path."""
+Shares: TypeAlias = Annotated[Channels, AfterValidator(_add_up)]
+Deviation: TypeAlias = Annotated[Channels, AfterValidator(_positive)]
 
 
 class Section(BaseModel):
-    """A group of settings; frozen, and closed so that a misspelt name is an error."""
+    """A group of settings: frozen; an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 

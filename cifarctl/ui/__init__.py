@@ -1,1 +1,1 @@
-"""What people see: views turn the events of the core loops into panels and lines."""
+"""Terminal output: views turn the events of the core loops into dashboards and log lines."""

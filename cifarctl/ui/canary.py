@@ -1,4 +1,4 @@
-"""The canary's part of a dashboard: its record, and that of production over the same time."""
+"""The canary's part of a dashboard: its results next to production's over the same time."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from cifarctl.ui.widgets import percent
 
 
 def canary_rows(tally: Tally, production: int, share: float) -> list[tuple[str, RenderableType]]:
-    """A row for each of the two; without a canary all that the production version has answered."""
+    """One row each for production and canary; without a canary, production's row covers all its predictions."""
     trial, version = tally.trial, tally.canary
     if trial is not None and version is not None:
-        beside, canary = trial.production, Text(f"version {version}    {_record(trial.canary)}")
+        score, canary = trial.production, Text(f"version {version}    {_record(trial.canary)}")
     else:
-        beside = tally.scores.get(production, Score())
-        last = f"{percent(share)} of the ids are for the next one" if trial is None else f"the last {_both(trial)}"
+        score = tally.scores.get(production, Score())
+        last = f"the next one gets {percent(share)} of ids" if trial is None else f"the last one had {_both(trial)}"
         canary = Text(f"none; {last}", style="dim")
-    return [("production", f"version {production}    {_record(beside)}"), ("canary", canary)]
+    return [("production", f"version {production}    {_record(score)}"), ("canary", canary)]
 
 
 def canary_line(event: events.CanaryMoved, tally: Tally, share: float) -> str:
-    """What a log says when a canary begins, changes or ends."""
+    """The log line when a canary begins, changes or ends."""
     if event.old is None or tally.trial is None:
-        return f"canary: version {event.new} answers {percent(share)} of the ids beside version {event.production}"
+        return f"canary: version {event.new} answers {percent(share)} of ids, version {event.production} the others"
     if event.new is not None:
         return f"canary: version {event.new} (was {event.old}), {_both(tally.trial)}"
     end = "promoted" if event.old == event.production else "withdrawn"
@@ -37,7 +37,5 @@ def _record(score: Score) -> str:
 
 
 def _both(trial: Trial) -> str:
-    """Accuracy and labelled images of each, in a few words: a row or a log line must hold it."""
-    return " against ".join(
-        f"{percent(score.accuracy)} of {score.labelled:,}" for score in (trial.canary, trial.production)
-    )
+    """Accuracy and number of labelled images of both, short enough for a dashboard row."""
+    return " vs ".join(f"{percent(score.accuracy)} of {score.labelled:,}" for score in (trial.canary, trial.production))

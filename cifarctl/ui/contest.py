@@ -16,7 +16,7 @@ LOG_INTERVAL_S = 10.0
 
 
 class ContestView:
-    """Which strategy is at which image, and what came of those before it."""
+    """Progress of the strategy that runs, and the results of those that have finished."""
 
     def __init__(self) -> None:
         self.started: events.ContestStarted | None = None
@@ -26,7 +26,7 @@ class ContestView:
         self._log = Every(LOG_INTERVAL_S)
 
     def update(self, event: events.ContestEvent) -> None:
-        """Take in what happened."""
+        """Update the state from an event."""
         if isinstance(event, events.ContestStarted):
             self.started = event
         elif isinstance(event, events.ContestProgress):
@@ -35,7 +35,7 @@ class ContestView:
             self.done.append(event)
 
     def render(self) -> RenderableType:
-        """The panel."""
+        """The current dashboard."""
         start, now = self.started, self.progress
         if start is None:
             return frame("cifarctl eval --stream", Text("loading images …"))
@@ -57,7 +57,7 @@ class ContestView:
         return frame("cifarctl eval --stream", facts(rows), subtitle=duration(time.monotonic() - self._began))
 
     def lines(self, event: events.ContestEvent) -> Iterable[str]:
-        """A line at the start, a strategy, and now and then one in between."""
+        """A line at the start, one per strategy, and one every ten seconds."""
         if isinstance(event, events.ContestStarted):
             yield (
                 f"version {event.version} on {event.stream}: {event.images:,} images, "
@@ -73,10 +73,10 @@ class ContestView:
 
 
 def contest_tables(result: events.StreamResult) -> RenderableType:
-    """What the strategies reached, and where; means over the seeds, with the spread where there are several."""
+    """Results of the strategies: in total, by phase, by concept; with several seeds, mean ± standard deviation."""
     groups = _by_strategy(result.results)
     several = any(len(group) > 1 for group in groups.values())
-    total = _table("strategy", "prequential", "recovered", "updates", "promoted", "back", "CPU")
+    total = _table("strategy", "prequential", "recovered", "updates", "promoted", "rolled back", "CPU")
     for name, group in groups.items():
         total.row(
             name,
@@ -108,7 +108,7 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
             for group in groups.values()
         ]
         final.row(concept, *cells)
-    parts += [Text("after the stream, on test images"), final]
+    parts += [Text("accuracy on test images after the stream, by concept"), final]
     return Group(*parts)
 
 
@@ -142,4 +142,4 @@ def _thin(curve: Sequence[float], points: int = 40) -> list[float]:
 
 
 def _pace(rate: float | None) -> str:
-    return "" if rate is None else f", {rate:g} a second"
+    return "" if rate is None else f", {rate:g} images/s"

@@ -1,4 +1,4 @@
-"""The demo's dashboard: the stage, then the dashboard of what is at work."""
+"""The demo's dashboard: the stage, then the dashboard of training or serving."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRAINING = (events.TrainStarted, events.TrainProgress, events.EpochDone, events.
 
 
 class DemoView:
-    """Stage line on top, training or serving below."""
+    """The stage at the top, the dashboard of training or serving below it."""
 
     def __init__(self) -> None:
         self.stage: events.DemoStage | None = None
@@ -25,7 +25,7 @@ class DemoView:
         self.serve = ServeView()
 
     def update(self, event: events.DemoEvent) -> None:
-        """Take in what happened."""
+        """Update the state from an event."""
         if isinstance(event, events.DemoStage):
             self.stage = event
         elif isinstance(event, TRAINING):
@@ -35,7 +35,7 @@ class DemoView:
             self.serve.update(event)
 
     def render(self) -> RenderableType:
-        """The panel."""
+        """The current dashboard."""
         if self.stage is None:
             return Text("loading images …")
         number = f" {self.stage.number}/{self.stage.stages} "
@@ -45,7 +45,7 @@ class DemoView:
         return Group(head, self.serve.render())
 
     def lines(self, event: events.DemoEvent) -> Iterable[str]:
-        """The stages, and the lines of what is at work."""
+        """A line per stage, and the log lines of training and serving."""
         if isinstance(event, events.DemoStage):
             yield f"--- {event.number}/{event.stages} {event.title}"
         elif isinstance(event, TRAINING):
@@ -56,7 +56,7 @@ class DemoView:
 
 
 def demo_summary(result: events.DemoResult) -> str:
-    """What was seen, and how to do each part by hand."""
+    """The results, and the commands that run each part separately."""
     versions = " → ".join(map(str, result.model_versions))
     return f"""
   {result.images:,} {result.data} images in {result.seconds:.0f} s, drift: {result.drift}
@@ -64,15 +64,15 @@ def demo_summary(result: events.DemoResult) -> str:
   accuracy before the drift               {percent(result.accuracy_clean)}
   first 200 images after it               {percent(result.accuracy_after_drift)}
   last 1,000 images, learning online      {percent(result.accuracy_at_end)}
-  the same images, model left alone       {percent(result.accuracy_left_alone)}
+  the same images, model not updated      {percent(result.accuracy_left_alone)}
   challengers trained / promoted          {result.retrains} / {result.promotions}   (versions {versions})
 
-  Each part by hand, each in a terminal of its own:
+  To run each part yourself, use one terminal per command:
     cifarctl broker
     cifarctl train --epochs 10
     cifarctl serve --online
     cifarctl produce --rate 50 --drift {result.drift}@1500-6500
 
-  What the learner decided here:
+  To see the learner's decisions:
     cifarctl registry history --set registry.dir={result.registry}
 """

@@ -15,7 +15,7 @@ from cifarctl.ui.widgets import Log, bar, duration, facts, frame, percent
 
 
 class LearnPanel:
-    """Buffer, drift state, learning rate, next and last update."""
+    """The learner's rows: buffer, drift, served accuracy, shadow, next and last update."""
 
     def __init__(self) -> None:
         self.status: events.LearnerStatus | None = None
@@ -39,7 +39,7 @@ class LearnPanel:
             self.down, self.retraining = event, None
 
     def rows(self) -> list[tuple[str, RenderableType]]:
-        """What there is to say, in at most seven rows."""
+        """The current rows, at most seven."""
         now = self.status
         if self.down is not None:
             return [("learner", Text(_down_text(self.down), style="bold red"))]
@@ -47,13 +47,13 @@ class LearnPanel:
             return [("learner", Text("starting …", style="dim"))]
         fill = now.size / now.capacity
         counts = now.class_counts
-        balance = f"  {min(counts)}–{max(counts)} a class" if counts else ""
+        balance = f"  {min(counts)}–{max(counts)} per class" if counts else ""
         rows: list[tuple[str, RenderableType]] = [
             (
                 "buffer",
                 Text.assemble(f"{now.size:,} / {now.capacity:,}  ", bar(fill, 16), f" {fill:.0%}{balance}"),
             ),
-            ("waiting", f"{now.waiting:,} images for their labels{_strays(now)}"),
+            ("waiting", f"{now.waiting:,} images for their labels{_unmatched(now)}"),
             ("drift", self._drift_text(now)),
             ("served", served_text(now.served)),
             ("shadow", _shadow_text(now.shadow)),
@@ -67,11 +67,11 @@ class LearnPanel:
 
     def _drift_text(self, now: events.LearnerStatus) -> Text:
         if self.drift is None:
-            return Text("none seen", style="green")
+            return Text("none detected", style="green")
         seen = f"{_errors(self.drift)}at image {self.drift.at:,}"
         if now.drift == "drift":
             return Text(f"DRIFT  {seen}", style="bold red")
-        return Text.assemble(("calm", "green"), f"  last: {seen}")
+        return Text.assemble(("no drift", "green"), f"  last: {seen}")
 
     def _last_text(self) -> Text:
         if self.last is None:
@@ -81,33 +81,33 @@ class LearnPanel:
         return Text.assemble((ago, "dim"), (outcome(self.last), style))
 
 
-def _strays(now: events.LearnerStatus) -> str:
+def _unmatched(now: events.LearnerStatus) -> str:
     return f"    {now.labels_unmatched:,} labels match no image" if now.labels_unmatched else ""
 
 
 def served_text(served: Iterable[events.ServedRecord]) -> str:
-    """The accuracy of what users got, by version, the newest first."""
-    told = [
+    """The accuracy of published predictions by version, newest version first."""
+    parts = [
         f"version {record.version} {percent(record.accuracy)} of {record.labelled:,}"
         for record in sorted(served, key=lambda record: -record.version)
     ]
-    return "    ".join(told) or "no labelled answers yet"
+    return "    ".join(parts) or "no labelled predictions yet"
 
 
 def _shadow_text(shadow: events.Shadow | None) -> Text:
     if shadow is None:
         return Text("none", style="dim")
-    who = "the challenger" if shadow.version is None else f"version {shadow.version}"
+    who = "challenger" if shadow.version is None else f"version {shadow.version}"
     if not shadow.images:
-        return Text(f"{who}, of no images yet")
+        return Text(f"{who}, no labelled images yet")
     return Text(
-        f"{who} {percent(shadow.accuracy)} against {percent(shadow.served)} served, of {shadow.images:,} images; "
-        f"evidence {shadow.evidence:.1f} of {shadow.wanted:.0f}"
+        f"{who} {percent(shadow.accuracy)} vs champion {percent(shadow.served)} on {shadow.images:,} images; "
+        f"e-value {shadow.evidence:.1f} of {shadow.wanted:.0f}"
     )
 
 
 def outcome(result: events.RetrainResult) -> str:
-    """One line on what came of an update, what decided first."""
+    """The result of an update in one line, with the deciding reason first."""
     what = result.outcome.replace("_", " ")
     if result.outcome == "promoted":
         what = f"{'updated to' if result.update else 'promoted'} version {result.challenger['version']}"
@@ -122,17 +122,17 @@ def _errors(drift: events.DriftDetected) -> str:
 
 def _down_text(down: events.LearnerDown) -> str:
     if down.delay is None:
-        return f"{down.reason}; it is not started again"
-    return f"{down.reason}; starts again in {down.delay:.0f} s (restart {down.restarts})"
+        return f"{down.reason}; no further restart"
+    return f"{down.reason}; restarting in {down.delay:.0f} s (restart {down.restarts})"
 
 
 def learn_line(event: events.ServeEvent) -> str | None:
-    """What a log says of a learner's event."""
+    """The log line of a learner's event; None if it has none."""
     if isinstance(event, events.LearnerStarted):
         return f"learner started from version {event.version} ({event.strategy}, buffer {event.size}/{event.capacity})"
     if isinstance(event, events.DriftDetected):
         seen = f"{_errors(event)}detected by {event.detector} at image {event.at:,}"
-        return f"drift: {seen}, begun about {event.since} images before"
+        return f"drift: {seen}, began about {event.since} images earlier"
     if isinstance(event, events.RateChanged):
         return f"learning rate {event.old:.1e} → {event.new:.1e}: {event.reason}"
     if isinstance(event, events.RetrainStarted):
@@ -162,14 +162,14 @@ class RetrainView:
         self._began = time.monotonic()
 
     def update(self, event: events.LearnEvent) -> None:
-        """Take in what happened."""
+        """Update the state from an event."""
         self.panel.update(event)
         line = learn_line(event)
         if line is not None:
             self._log.add(line)
 
     def render(self) -> RenderableType:
-        """The panel."""
+        """The current dashboard."""
         rows = self.panel.rows()
         status = self.panel.status
         if status is not None:
@@ -185,7 +185,7 @@ class RetrainView:
         )
 
     def lines(self, event: events.LearnEvent) -> Iterable[str]:
-        """Every decision, and where the learner stands, as `Pulse` has it."""
+        """A line for every decision, and status lines as often as `Pulse` allows."""
         line = learn_line(event)
         if line is not None:
             yield line
@@ -198,13 +198,13 @@ class RetrainView:
 
 
 def _figures(status: events.LearnerStatus) -> tuple[object, ...]:
-    """What is worth another line when it changes."""
+    """The values whose change is worth another status line."""
     return status.labelled, status.size, status.waiting, status.labels_unmatched, status.lag, status.served
 
 
 def _waiting(status: events.LearnerStatus) -> str:
-    """What the learner has still to read, and which halves wait for the other one."""
+    """Consumer lag, images that wait for labels and labels without an image; ends with a separator."""
     lag = "" if status.lag is None else f"lag {status.lag:,}  "
-    images = f"{status.waiting:,} images wait for labels  " if status.waiting else ""
+    images = f"{status.waiting:,} images waiting for labels  " if status.waiting else ""
     labels = f"{status.labels_unmatched:,} labels match no image  " if status.labels_unmatched else ""
     return lag + images + labels

@@ -1,10 +1,8 @@
-"""Where a command's words go: a live dashboard, plain lines, JSON, or nothing."""
+"""Output of a command: a live dashboard, log lines, JSON, or nothing."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -15,41 +13,35 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from cifarctl.events import Event, Notice
+from cifarctl.settings import terminal_environment
 from cifarctl.ui.text import printable
 
 EventT = TypeVar("EventT", bound=Event)
 EventIn = TypeVar("EventIn", bound=Event, contravariant=True)
 
-#: Where the environment names less, it counts as none: in fewer columns nothing can be read.
-LEAST = {"COLUMNS": 20, "LINES": 1}
-REFRESH = 8  # a second; more is not seen, and costs the predictor its time
+REFRESH_PER_SECOND = 8  # faster is not visible, and takes CPU time from the predictor
 
 
 class View(Protocol[EventIn]):
-    """A reader of one flow's events."""
+    """A dashboard and log of one flow's events."""
 
     def update(self, event: EventIn) -> None:
-        """Take in what happened."""
+        """Update the state from an event."""
 
     def render(self) -> RenderableType:
-        """The dashboard as things stand."""
+        """The current dashboard."""
 
     def lines(self, event: EventIn) -> Iterable[str]:
-        """What a log says of the event, after `update`."""
+        """The log lines of an event; called after `update`."""
 
 
 def console(*, stderr: bool) -> Console:
-    """A console that takes text as it is; a width or height in the environment counts where it can be one."""
-    environment = {name: value for name, value in os.environ.items() if name not in LEAST or _is_size(name, value)}
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, _environ=environment)
-
-
-def _is_size(name: str, value: str) -> bool:
-    return re.fullmatch("[0-9]{1,4}", value) is not None and int(value) >= LEAST[name]
+    """A console that prints text verbatim: no markup, emoji codes or highlighting."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, _environ=terminal_environment())
 
 
 class Output:
-    """One command's output. With `as_json` stdout carries the result alone and people read stderr."""
+    """One command's output. With `as_json`, stdout carries only the result; human-readable output goes to stderr."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, dashboard: bool = True) -> None:
         self.as_json, self.quiet = as_json, quiet
@@ -57,7 +49,7 @@ class Output:
         self.live = dashboard and not quiet and sys.stdout.isatty() and self.console.is_terminal
 
     def show(self, stream: Iterator[EventT], view: View[EventT]) -> Iterator[EventT]:
-        """Pass the events on, each shown on its way; closes the stream at the end, whatever happens."""
+        """Yield the events and show each one; always closes the stream at the end."""
         try:
             yield from self._dashboard(stream, view) if self.live else self._log(stream, view)
         finally:
@@ -66,41 +58,41 @@ class Output:
                 close()
 
     def drain(self, stream: Iterator[EventT], view: View[EventT]) -> EventT | None:
-        """Show all events; the last one, which is the result where the flow came to its end."""
+        """Show all events and return the last one: the flow's result, unless it was interrupted."""
         last = None
         for event in self.show(stream, view):
             last = event
         return last
 
     def say(self, text: RenderableType) -> None:
-        """Words for people: a line, escaped here, or what a view has made."""
+        """Print human-readable output; a string is escaped, any other renderable is printed as it is."""
         if not self.quiet:
-            # A terminal breaks lines between words; a file gets them whole.
-            whole = isinstance(text, str) and not self.console.is_terminal
-            self.console.print(printable(text) if isinstance(text, str) else text, soft_wrap=whole)
+            # Wrap lines on a terminal, not in a file.
+            unwrapped = isinstance(text, str) and not self.console.is_terminal
+            self.console.print(printable(text) if isinstance(text, str) else text, soft_wrap=unwrapped)
 
     def warn(self, text: str) -> None:
-        """Words that even --quiet lets through, on stderr."""
+        """Print a warning on stderr, also with --quiet."""
         stderr = console(stderr=True)
         stderr.print(printable(text), style="bold yellow", soft_wrap=not stderr.is_terminal)
 
     def result(self, document: Any, summary: RenderableType | None = None) -> None:
-        """The command's result: JSON on stdout, or `summary` for people."""
+        """Print the command's result: `document` as JSON on stdout, or the human-readable `summary`."""
         if self.as_json:
             print(json.dumps(to_json(document)))  # noqa: T201  the one place that writes JSON
         elif summary is not None:
             self.say(summary)
 
     def _dashboard(self, stream: Iterator[EventT], view: View[EventT]) -> Iterator[EventT]:
-        lock = threading.Lock()  # the refresher reads the view while events change it
+        lock = threading.Lock()  # the refresh thread reads the view while events change it
 
         def renderable() -> RenderableType:
             with lock:
-                return Group(view.render(), "")  # the terminal writes ^C where the cursor is: on a line of its own
+                return Group(view.render(), "")  # the empty line is where the terminal echoes ^C
 
         notices = []
         try:
-            with Live(get_renderable=renderable, console=self.console, refresh_per_second=REFRESH) as live:
+            with Live(get_renderable=renderable, console=self.console, refresh_per_second=REFRESH_PER_SECOND) as live:
                 for event in stream:
                     with lock:
                         view.update(event)
@@ -108,7 +100,7 @@ class Output:
                         notices.append(notice_line(event))
                     yield event
                 live.refresh()
-        finally:  # the dashboard has cut them where they were long
+        finally:  # the dashboard may have truncated them
             for notice in dict.fromkeys(notices[-5:]):
                 self.say(notice)
 
@@ -120,13 +112,13 @@ class Output:
             yield event
 
     def log(self, line: str) -> None:
-        """One plain line, never wrapped or coloured: a log is read by grep too."""
+        """Print one log line, never wrapped or coloured, so that grep can search it."""
         if not self.quiet:
             self.console.print(printable(line), soft_wrap=True)
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses to dictionaries, all the way down."""
+    """Convert dataclasses to dictionaries, recursively."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, list | tuple):
@@ -135,5 +127,5 @@ def to_json(value: Any) -> Any:
 
 
 def notice_line(event: Notice) -> str:
-    """How a notice looks in a log."""
+    """The log line of a notice."""
     return f"note: {event.message}"

@@ -1,4 +1,4 @@
-"""Pictures for files."""
+"""Plots, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DPI = 130
 
 
 def draw_confusion(result: EvaluateResult, path: Path) -> None:
-    """Draw the confusion matrix, each row in shares of its class, as a picture.
+    """Plot the confusion matrix, each row normalised to its class, into an image file.
 
     Raises:
-        SettingsError: the ending of the name is that of no picture.
+        SettingsError: the file name's suffix is not a supported image format.
         OSError: the file cannot be written.
     """
     title = f"version {result.version}: accuracy {result.accuracy:.1%}"
@@ -33,7 +33,7 @@ def draw_confusion(result: EvaluateResult, path: Path) -> None:
 
 
 def training_pictures(report: TrainReport) -> dict[str, bytes]:
-    """The learning curve of a training run, and its model's confusions and surest mistakes on the test images."""
+    """PNG files by name: the learning curve, and the confusion matrix and most confident mistakes on test images."""
     title = f"test accuracy {report.test_accuracy:.1%}"
     figures = {
         "learning-curve.png": _learning_curve(report.epochs),
@@ -55,15 +55,15 @@ def _learning_curve(epochs: Sequence[EpochDone]) -> Figure:
     loss.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.spines[["top"]].set_visible(False)
     handles, names = loss.get_legend_handles_labels()
-    judged = [(done.epoch, done.validation_accuracy) for done in epochs if done.validation_accuracy is not None]
-    if judged:
+    validated = [(done.epoch, done.validation_accuracy) for done in epochs if done.validation_accuracy is not None]
+    if validated:
         accuracy = loss.twinx()
-        accuracy.plot(*zip(*judged, strict=True), color="tab:blue", marker=".", label="validation accuracy (right)")
+        accuracy.plot(*zip(*validated, strict=True), color="tab:blue", marker=".", label="validation accuracy (right)")
         accuracy.set_ylabel("validation accuracy")
         accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         accuracy.spines[["top"]].set_visible(False)
-        more, their = accuracy.get_legend_handles_labels()
-        handles, names = handles + more, names + their
+        more_handles, more_names = accuracy.get_legend_handles_labels()
+        handles, names = handles + more_handles, names + more_names
     loss.legend(handles, names, loc="center right", frameon=False)
     seconds = sum(done.seconds for done in epochs)
     loss.set_title(f"{len(epochs)} epochs, {seconds:,.0f} s", loc="left")
@@ -74,14 +74,13 @@ def _mistakes(mistakes: Sequence[Mistake], classes: Sequence[str]) -> Figure:
     columns = 5
     rows = max(1, -(-len(mistakes) // columns))
     figure = _figure(1.9 * columns, 2.2 * rows + 0.4)
-    figure.suptitle("the surest mistakes on the test images" if mistakes else "no mistake on the test images")
+    figure.suptitle("most confident mistakes on the test images" if mistakes else "no mistakes on the test images")
     for place, mistake in enumerate(mistakes, 1):
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(mistake.pixels.transpose(1, 2, 0), interpolation="nearest")
         axes.set_axis_off()
         predicted, label = printable(classes[mistake.predicted]), printable(classes[mistake.label])
-        said = f"{predicted} {mistake.confidence:.0%}\nis {label}"
-        axes.set_title(said, fontsize=9)
+        axes.set_title(f"{predicted} {mistake.confidence:.0%}\ntrue: {label}", fontsize=9)
     return figure
 
 
@@ -102,12 +101,12 @@ def _confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]], title
             for j, count in enumerate(row):
                 colour = "white" if shares[i][j] > 0.5 else "black"
                 axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    figure.colorbar(image, label="fraction of the true class", shrink=0.8)
     return figure
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that needs no display, and whose texts are plain: a ``$`` in them is no formula."""
+    """A figure of `width` × `height` inches that needs no display and prints ``$`` as it is, not as a formula."""
     from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -125,7 +124,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def stream_figure(result: StreamResult) -> Figure:
-    """The accuracy of the last 200 images over the stream, one line a strategy (seed 0), phases marked."""
+    """The accuracy over the last 200 images along the stream, one line per strategy (seed 0), with phases marked."""
     figure = _figure(11, 5)
     axes = figure.add_subplot()
     first = [one for one in result.results if one.seed == 0]

@@ -1,4 +1,4 @@
-"""When a log says again how things stand: now and then while they change, and once more when they have come to rest."""
+"""When to print a status line: at intervals while figures change, and once more when they have settled."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from cifarctl.ui.widgets import Every
 
 
 class Pulse:
-    """Paces the status lines of a log, so that the last one of a busy time tells how it has ended."""
+    """Limits the rate of status lines, but always lets the final figures of a busy period through."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
-        """At most one line in so many seconds, but for one when things have come to rest."""
+        """Allow one line per `seconds`, plus one when the figures have settled."""
         self._every = Every(seconds, now)
-        self._told: Hashable = None
+        self._printed: Hashable = None
         self._seen: Hashable = None
-        self._told_at_rest = False
+        self._printed_at_rest = False
 
     def __call__(self, figures: Hashable, *, resting: bool) -> bool:
-        """Whether to tell of these `figures` now; `resting`: nothing is left to be done.
+        """Whether to print a line with these `figures` now; `resting`: no work is left.
 
-        Figures that were told already are not told again. Things have come to rest where two looks in a row, `resting`
-        both, find the same figures.
+        The same figures are never printed twice. Figures have settled once two consecutive calls have the same ones
+        and the second is `resting`.
         """
         settled = resting and figures == self._seen
         self._seen = figures
-        if figures == self._told:
+        if figures == self._printed:
             return False
-        if not self._every() and (not settled or self._told_at_rest):
+        if not self._every() and (not settled or self._printed_at_rest):
             return False
-        self._told, self._told_at_rest = figures, resting
+        self._printed, self._printed_at_rest = figures, resting
         return True

@@ -1,4 +1,4 @@
-"""The report of `eval --stream` as one HTML file that needs nothing else."""
+"""The report of `eval --stream` as a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ PAGE = """<!doctype html>
 
 
 def require_page(path: Path) -> None:
-    """See that a report can be written there, before the work for it is done.
+    """Check before a long evaluation that a report can be written to `path`.
 
     Raises:
-        SettingsError: the name does not end in .html, or there is no such folder.
+        SettingsError: the name does not end in .html, or the folder does not exist.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise SettingsError(f"--report {path}: the name must end in .html")
@@ -48,7 +48,7 @@ def require_page(path: Path) -> None:
 
 
 def write_report(result: StreamResult, path: Path) -> None:
-    """Write the accuracies over the stream, drawn and in tables.
+    """Write a plot of accuracy along the stream and the result tables.
 
     Raises:
         SettingsError: the file cannot be written.

@@ -29,11 +29,11 @@ from cifarctl.ui.widgets import (
     sparkline,
 )
 
-POINT = 25  # labelled images behind each point of the sparkline
+POINT = 25  # labelled images per point of the sparkline
 
 
 class ServeView:
-    """Accuracy, speed, version, lag, commits, dead letters; with a learner also buffer, drift and updates."""
+    """Accuracy, throughput, version, lag, commits, dead letters; with a learner also its rows."""
 
     def __init__(self, *, print_images: bool = False) -> None:
         self.started: events.ServeStarted | None = None
@@ -51,7 +51,7 @@ class ServeView:
         self._began = time.monotonic()
 
     def update(self, event: events.ServeEvent) -> None:
-        """Take in what happened."""
+        """Update the state from an event."""
         self.tally.update(event)
         self.panel.update(event)
         if isinstance(event, events.BatchServed):
@@ -61,8 +61,8 @@ class ServeView:
         elif isinstance(event, events.Swapped):
             self.version = event.new
             if self.started is not None:
-                told = {name: getattr(event, name) for name in ("model", "backend", "precision")}
-                self.started = replace(self.started, **{name: value for name, value in told.items() if value})
+                changed = {name: getattr(event, name) for name in ("model", "backend", "precision")}
+                self.started = replace(self.started, **{name: value for name, value in changed.items() if value})
         elif isinstance(event, events.StreamStatus):
             self.status = event
         elif isinstance(event, events.Assigned):
@@ -71,7 +71,7 @@ class ServeView:
             self._log.add(line)
 
     def render(self) -> RenderableType:
-        """The panel: at most 22 rows."""
+        """The current dashboard, at most 22 rows."""
         start, tally = self.started, self.tally
         name = "cifarctl serve"
         if start is None:
@@ -112,7 +112,7 @@ class ServeView:
         return frame(title, *parts, subtitle=f"{start.topic}  {duration(time.monotonic() - self._began)}")
 
     def lines(self, event: events.ServeEvent) -> Iterable[str]:
-        """What changes, and with --print every image; else where things stand, as `Pulse` has it."""
+        """Lines for changes; with --print one line per image, otherwise status lines as often as `Pulse` allows."""
         if isinstance(event, events.ServeStarted):
             learner = ", learning online" if event.online else ""
             yield (
@@ -123,12 +123,12 @@ class ServeView:
             yield from self._image_lines(event)
         yield from self._news(event)
         if isinstance(event, events.BatchServed | events.StreamStatus) and not self._print_images:
-            yield from self._standing()
+            yield from self._status_line()
 
-    def _standing(self) -> Iterator[str]:
-        """Where things stand, if that is to be said now."""
+    def _status_line(self) -> Iterator[str]:
+        """A status line, if one is due."""
         tally, status = self.tally, self.status
-        if not tally.handled and not status.lag:  # nothing has come yet
+        if not tally.handled and not status.lag:  # no messages yet
             return
         resting = not (status.lag or status.queue or status.paused)
         figures = (tally.predicted, tally.dead_lettered, tally.labelled, status.lag, self.version, tally.buffer_size)
@@ -151,14 +151,14 @@ class ServeView:
                 self._open_point.clear()
 
     def _stream(self) -> str:
-        held = ", held back" if self.status.paused else ""
-        return f"lag {_count(self.status.lag)}    {self.status.queue:,} on their way{held}"
+        paused = ", paused" if self.status.paused else ""
+        return f"lag {_count(self.status.lag)}    {self.status.queue:,} in flight{paused}"
 
     def _commits(self, start: events.ServeStarted) -> Text:
         undone = self.status.undone
         return Text.assemble(
             f"{self.status.commits:,} ({start.delivery})",
-            (f"    {undone:,} undone" if undone else "", "yellow"),
+            (f"    {undone:,} aborted" if undone else "", "yellow"),
             f"    partitions {ranges(self.partitions)}",
         )
 
@@ -203,7 +203,7 @@ def _count(number: int | None) -> str:
 
 
 def serve_summary(result: events.ServeResult) -> str:
-    """The last words of `serve`."""
+    """The human-readable result of `serve`."""
     versions = ", ".join(map(str, result.model_versions))
     text = (
         f"predicted {result.predicted:,} images in {duration(result.seconds)} "
@@ -213,7 +213,7 @@ def serve_summary(result: events.ServeResult) -> str:
         f"p99 {milliseconds(result.latency_ms['p99'])}"
     )
     if result.latency_left_out:
-        text += f" ({result.latency_left_out:,} images left out for their timestamps)"
+        text += f" ({result.latency_left_out:,} images without a usable timestamp left out)"
     if result.labels_unmatched:
         text += f"; {result.labels_unmatched:,} labels matched no image"
     if isinstance(result, events.OnlineServeResult):

@@ -1,4 +1,4 @@
-"""Tables of the commands that answer at once."""
+"""Tables of the commands without a dashboard."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from cifarctl.registry import Move
     from cifarctl.settings import Effective
 
-SIGNIFICANT = 0.05  # below which a difference is not put down to chance
-
-
+SIGNIFICANCE = 0.05  # the customary level: a p-value below it counts as significant
 WRAPPED = {"created", "why", "value", "finding", "reason", "verdict", "source, id"}
 
 
@@ -33,7 +31,7 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Cells:
 
 
 def config_table(rows: Sequence[Effective]) -> RenderableType:
-    """Settings, values, sources."""
+    """Settings with their values and sources."""
     table = _table("setting", "value", "from")
     for row in rows:
         style = "" if row.source == "default" else "bold"
@@ -44,7 +42,7 @@ def config_table(rows: Sequence[Effective]) -> RenderableType:
 def versions_table(versions: Sequence[Mapping[str, Any]], registry: Path) -> RenderableType:
     """The versions of a registry."""
     if not versions:
-        return f"the registry in {registry} is empty; `cifarctl train` makes a first version"
+        return f"the registry in {registry} is empty; `cifarctl train` creates the first version"
     table = _table(
         "version", "created", "model", "parent", "validation", "test", "aliases", right=["version", "parent"]
     )
@@ -64,20 +62,20 @@ def versions_table(versions: Sequence[Mapping[str, Any]], registry: Path) -> Ren
 
 
 def manifest_table(manifest: Mapping[str, Any], folder: Path, plots: Sequence[Path]) -> RenderableType:
-    """One version."""
+    """The manifest of one version."""
     table = _table("field", "value")
     for name, value in manifest.items():
         if name == "canary":
             continue
-        told = times.shown(value, seconds=True) if name == "created" else value
-        table.row(name, told if isinstance(told, str) else json.dumps(told, ensure_ascii=False))
+        shown = times.shown(value, seconds=True) if name == "created" else value
+        table.row(name, shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False))
     table.row("folder", str(folder))
     table.row("plots", paragraph(*(str(plot.relative_to(folder)) for plot in plots)))
     return table
 
 
 def history_table(moves: Sequence[Move]) -> RenderableType:
-    """Moves of aliases, oldest first."""
+    """Alias moves and rejections, oldest first."""
     if not moves:
         return "no alias has been moved yet"
     table = _table("when", "alias", "move", "who", "why")
@@ -89,7 +87,7 @@ def history_table(moves: Sequence[Move]) -> RenderableType:
 
 
 def removed_table(removed: Sequence[Mapping[str, Any]], *, dry_run: bool) -> RenderableType:
-    """What gc removed."""
+    """The folders that gc removed or would remove."""
     if not removed:
         return "nothing to remove"
     table = _table("would be removed" if dry_run else "removed", "reason", "bytes", right=["bytes"])
@@ -109,12 +107,12 @@ def verify_table(checks: Sequence[Mapping[str, Any]], registry: Path) -> Rendera
             table.row(version, Text(f"repaired: {row['problem']}", style="green"))
         else:
             note = f"; note: {row['note']}" if "note" in row else ""
-            table.row(version, Text(f"{row['problem'] or 'sound'}{note}", style="red" if row["problem"] else "green"))
+            table.row(version, Text(f"{row['problem'] or 'ok'}{note}", style="red" if row["problem"] else "green"))
     return table
 
 
 def evaluation(result: EvaluateResult) -> RenderableType:
-    """The figures of a version, per class, and its confusion matrix."""
+    """A version's accuracy per class, its confusion matrix and its overall metrics."""
     classes = list(result.per_class)
     head = (
         f"version {result.version}: accuracy {percent(result.accuracy)}, loss {result.loss:.4f}, "
@@ -141,18 +139,18 @@ def evaluation(result: EvaluateResult) -> RenderableType:
 
 
 def comparison(result: Comparison) -> RenderableType:
-    """Two versions side by side, what is better in bold, and the verdict."""
+    """Two versions side by side with the better values in bold, and the result of McNemar's test."""
     first, second = result.versions
     table = _table("", f"version {first.version}", f"version {second.version}", "")
     table.row("model", *(f"{version.model}, {version.parameters:,}" for version in result.versions), "parameters")
 
-    def add(name: str, pair: Sequence[float | None], told: str, show: Callable[[float | None], str]) -> None:
+    def add(name: str, pair: Sequence[float | None], metric: str, show: Callable[[float | None], str]) -> None:
         one, other = pair
         if one is None or other is None:
             return
-        best = (max if told == "accuracy" else min)(one, other)
+        best = (max if metric == "accuracy" else min)(one, other)
         cells = [Text(show(value), style="bold" if value == best and one != other else "") for value in pair]
-        table.row(name, *cells, told)
+        table.row(name, *cells, metric)
 
     add("validation", (first.accuracy, second.accuracy), "accuracy", percent)
     add("", (first.loss, second.loss), "loss", "{:.4f}".format)
@@ -163,18 +161,19 @@ def comparison(result: Comparison) -> RenderableType:
         add(name, (share, second.per_class[name]), "accuracy", percent)
     better = first if result.only_first_right > result.only_second_right else second
     more, fewer = sorted((result.only_first_right, result.only_second_right), reverse=True)
-    verdict = "as good as each other" if more == fewer else f"version {better.version} is better"
-    if more != fewer and result.p_value >= SIGNIFICANT:
-        verdict = "the difference may be chance"
+    verdict = "no difference" if more == fewer else f"version {better.version} is better"
+    if more != fewer and result.p_value >= SIGNIFICANCE:
+        verdict = "the difference is not significant"
     return Group(
         table,
-        f"of {result.images:,} validation images version {first.version} alone gets {result.only_first_right:,} right, "
-        f"version {second.version} alone {result.only_second_right:,}: {verdict} (McNemar, p = {result.p_value:.2g})",
+        f"of {result.images:,} validation images, {result.only_first_right:,} are correct by version {first.version} "
+        f"only and {result.only_second_right:,} by version {second.version} only: {verdict} "
+        f"(McNemar's test, p = {result.p_value:.2g})",
     )
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """What doctor found."""
+    """The checks of `doctor`."""
     table = _table("check", "", "finding")
     for row in checks:
         mark = Text("ok", style="green") if row["ok"] else Text("FAIL", style="bold red")
@@ -183,7 +182,7 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def letters_table(letters: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Dead letters, oldest first; two lines for each, so that the reason has room on a small terminal."""
+    """Dead letters, oldest first, two lines each so that the reason fits on a small terminal."""
     if not letters:
         return "no dead letters"
     table = _table("at", "when", "source, id", "reason")
@@ -192,7 +191,7 @@ def letters_table(letters: Sequence[Mapping[str, Any]]) -> RenderableType:
         origin = f"{source['topic']} {source['partition']}:{source['offset']}" if source else "unknown"
         size = f"{row['size']:,} bytes{', a digest' if row['digested'] else ''}"
         table.row(
-            paragraph(f"{row['partition']}:{row['offset']}", *(["sent back"] if row["replayed"] else [])),
+            paragraph(f"{row['partition']}:{row['offset']}", *(["replayed"] if row["replayed"] else [])),
             "unknown" if row["time"] is None else times.shown(row["time"], seconds=True),
             paragraph(origin, printable(row["id"])[:60]),
             f"{row['class']}: {row['message']} ({row['stage']}, {size})",

@@ -1,4 +1,4 @@
-"""Figures of a training run as TensorBoard events; needs the extra `tensorboard`."""
+"""Metrics of a training run as TensorBoard events; needs the package `tensorboard`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cifarctl.errors import SettingsError
 
 
 def require() -> None:
-    """See that it is installed.
+    """Check that TensorBoard is installed.
 
     Raises:
         SettingsError: it is not.
@@ -22,9 +22,9 @@ def require() -> None:
 
 
 def recorded(stream: Iterator[events.TrainEvent], folder: Path) -> Iterator[events.TrainEvent]:
-    """The same events; on their way loss, learning rate, speed and validation accuracy are written below `folder`.
+    """Yield the same events, and write loss, learning rate, throughput and validation accuracy to `folder`.
 
-    All are by step of the optimiser.
+    The x-axis is the optimiser step.
     """
     from torch.utils.tensorboard import SummaryWriter
 

@@ -14,7 +14,7 @@ from cifarctl.ui.widgets import bar, duration, facts, frame, percent, rate, spar
 
 
 class TrainView:
-    """Epoch, batch, loss, validation accuracy, images a second and time left."""
+    """Epoch, batch, loss, validation accuracy, images per second and time left."""
 
     def __init__(self) -> None:
         self.started: events.TrainStarted | None = None
@@ -25,7 +25,7 @@ class TrainView:
         self._began = time.monotonic()
 
     def update(self, event: events.TrainEvent) -> None:
-        """Take in what happened."""
+        """Update the state from an event."""
         if isinstance(event, events.TrainStarted):
             self.started = event
         elif isinstance(event, events.TrainProgress):
@@ -38,7 +38,7 @@ class TrainView:
             self.notices.append(event.message)
 
     def render(self) -> RenderableType:
-        """The panel."""
+        """The current dashboard."""
         start, now = self.started, self.progress
         if start is None:
             return frame("cifarctl train", Text("loading images …"))
@@ -63,7 +63,7 @@ class TrainView:
         return frame("cifarctl train", facts(rows), subtitle=duration(time.monotonic() - self._began))
 
     def lines(self, event: events.TrainEvent) -> Iterable[str]:
-        """A line at the start and an epoch."""
+        """A line at the start and one per epoch."""
         if isinstance(event, events.TrainStarted):
             again = event.first_epoch > 1 or event.first_batch > 1
             resumed = f", resumed at epoch {event.first_epoch}, batch {event.first_batch}" if again else ""
@@ -88,20 +88,20 @@ class TrainView:
 
 
 def train_summary(result: events.TrainResult) -> str:
-    """The last words of `train`."""
+    """The human-readable result of `train`."""
     validation = (
         ""
         if result.validation_accuracy is None
         else f"validation accuracy {percent(result.validation_accuracy)}{_averaged(result.validation_accuracy_tta)}, "
     )
     averaged = _averaged(result.test_accuracy_tta)
-    fate = "promoted to production" if result.promoted else "not promoted"
+    decision = "promoted to production" if result.promoted else "not promoted"
     return (
         f"version {result.version}: {validation}test accuracy {percent(result.test_accuracy)}{averaged} "
-        f"after {result.epochs} epochs in {duration(result.seconds)}; {fate} ({result.reason})"
+        f"after {result.epochs} epochs in {duration(result.seconds)}; {decision} ({result.reason})"
     )
 
 
 def _averaged(accuracy: float | None) -> str:
-    """What follows an accuracy of the network alone: that of answers averaged over variants of an image."""
-    return "" if accuracy is None else f" ({percent(accuracy)} averaged)"
+    """The accuracy with test-time augmentation in brackets, if there is one."""
+    return "" if accuracy is None else f" ({percent(accuracy)} with TTA)"

@@ -1,4 +1,4 @@
-"""Small pieces of dashboards: numbers, bars, sparklines."""
+"""Building blocks of dashboards: numbers, bars, sparklines, tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(value: float | None, unit: str) -> str:
-    """A figure a second with as many digits as are worth reading, or a dash for None."""
+    """A rate per second with two or more significant digits, or a dash for None."""
     if value is None or not math.isfinite(value):
         return f"– {unit}/s"
     if value >= 10 or value == 0:
@@ -53,7 +53,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Rising numbers, neighbours together: ``0–2, 5``, or ``none``."""
+    """Ascending numbers with consecutive ones as ranges: ``0–2, 5``; ``none`` if there are none."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
@@ -64,20 +64,20 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def bar(share: float, width: int = 24) -> Text:
-    """A filled bar for a share of 0 to 1."""
+    """A progress bar for a fraction of 0 to 1."""
     full = round(min(max(share, 0.0), 1.0) * width)
     return Text.assemble(("█" * full, ACCENT), ("░" * (width - full), "dim"))
 
 
 def sparkline(values: Sequence[float], width: int = 32, low: float = 0.0, high: float = 1.0) -> Text:
-    """The last `width` values as block characters, between fixed bounds so that the eye can compare."""
+    """The last `width` values as block characters; the fixed bounds make sparklines comparable."""
     scaled = [(min(max(value, low), high) - low) / (high - low) for value in list(values)[-width:]]
     blocks = "".join(BLOCKS[min(len(BLOCKS) - 1, int(value * len(BLOCKS)))] for value in scaled)
     return Text(blocks.ljust(width), style=ACCENT)
 
 
 def shown(value: RenderableType) -> RenderableType:
-    """One line of a table or dashboard: what came from outside escaped in it, and none of it read as markup."""
+    """A cell of a table or dashboard: untrusted text is escaped, and no text is parsed as markup."""
     if isinstance(value, str):
         return Text(printable(value))
     if isinstance(value, Text) and printable(value.plain) != value.plain:
@@ -90,18 +90,18 @@ def shown(value: RenderableType) -> RenderableType:
 
 
 def paragraph(*lines: str) -> Group:
-    """Several lines in one cell of a table."""
+    """Several lines in one table cell."""
     return Group(*map(shown, lines))
 
 
 class Cells(Table):
-    """A table whose cells and headings are `shown`."""
+    """A table whose cells and headings are escaped by `shown`."""
 
     def __init__(self, *, title: str | None = None) -> None:
         super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
 
     def column(self, name: str, *, right: bool = False, wrap: bool = False) -> None:
-        """Add a column, which is folded where it does not fit, or else broken between words with `wrap`."""
+        """Add a column; text that does not fit is folded anywhere, or between words with `wrap`."""
         self.add_column(shown(name), justify="right" if right else "left", no_wrap=not wrap, overflow="fold")
 
     def row(self, *cells: RenderableType, style: str = "") -> None:
@@ -110,7 +110,7 @@ class Cells(Table):
 
 
 def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
-    """Two columns: what, and how much."""
+    """A table of two columns: names and values."""
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(style="dim", no_wrap=True, width=13)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
@@ -120,7 +120,7 @@ def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
 
 
 def frame(title: str, *parts: RenderableType, subtitle: str = "") -> Panel:
-    """The one frame of a dashboard."""
+    """The frame around a dashboard."""
     return Panel(
         Group(*parts),
         title=Text(printable(title), style="bold"),
@@ -133,18 +133,18 @@ def frame(title: str, *parts: RenderableType, subtitle: str = "") -> Panel:
 
 
 class Log:
-    """The last few lines of what happened, with the time of day and its zone."""
+    """The last few log lines, each with the time of day and its zone."""
 
     def __init__(self, lines: int, now: Callable[[], float] = time.time) -> None:
         self._lines: deque[str] = deque(maxlen=lines)
         self._now = now
 
     def add(self, line: str) -> None:
-        """Remember one line."""
+        """Add a line."""
         self._lines.append(f"{times.clock(self._now())}  {printable(line)}")
 
     def render(self, height: int | None = None) -> RenderableType:
-        """Always the same height, so that nothing jumps; that of all lines unless told otherwise."""
+        """The newest lines, padded to a constant height so that the dashboard does not jump; default: all lines."""
         height = height or self._lines.maxlen or 0
         newest = list(self._lines)[-height:]
         rows = [*newest, *[""] * (height - len(newest))]
@@ -152,7 +152,7 @@ class Log:
 
 
 class Rate:
-    """Events a second over the last few seconds."""
+    """Events per second over the last `window` seconds."""
 
     def __init__(self, window: float = 5.0, now: Callable[[], float] = time.monotonic) -> None:
         self._window, self._now = window, now
@@ -168,7 +168,7 @@ class Rate:
 
     @property
     def value(self) -> float | None:
-        """The rate now; None while nothing can be said of it, or too little has happened."""
+        """The current rate; None before the second `add`."""
         if len(self._marks) < 2:
             return None
         (first, before), (_, after) = self._marks[0], self._marks[-1]
@@ -176,14 +176,14 @@ class Rate:
 
 
 class Every:
-    """True at most once in so many seconds: paces plain log lines."""
+    """A rate limiter: returns True at most once per `seconds`."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._now = seconds, now
         self._last = -math.inf
 
     def __call__(self) -> bool:
-        """Whether it is time again."""
+        """Whether the interval has passed; if so, the next one begins."""
         if self._now() - self._last < self._seconds:
             return False
         self._last = self._now()

@@ -1,6 +1,7 @@
-"""A small VGG-like network that is quick to train: whitened input, batch normalisation, GELU; 2.5 million weights.
+"""A small VGG-like network that trains fast: whitened input, batch normalisation, GELU; 2.5 million parameters.
 
-Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv 2404.00498).
+Source: Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv 2404.00498). The widths are from
+benchmarks/FINDINGS.md, "Training".
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch import nn
 from cifarctl.models.convolution import Convolution
 from cifarctl.models.recipe import Recipe
 
-PATCH = 2
-FADING = 5e-4  # added to the variances by which directions are divided, so that what hardly varies is not blown up
+PATCH = 2  # side of a whitened patch in pixels, as in the paper
+EPSILON = 5e-4  # added to the variances when whitening, so that directions of little variance are not amplified
 
 RECIPE = Recipe(
     optimiser="muon",
@@ -32,8 +33,8 @@ RECIPE = Recipe(
 class Airbench(nn.Module):
     """From normalised images (B, 3, 32, 32) to logits (B, classes).
 
-    `whiten` is not trained but its bias: its filters are the principal directions of patches of the training images and
-    their opposites, see `whiten_by`.
+    The filters of `whiten` are fixed: the principal directions of patches of the training images and their negatives,
+    see `whiten_by`. Only its bias is trained.
     """
 
     def __init__(self, classes: int, widths: Sequence[int]) -> None:
@@ -47,32 +48,33 @@ class Airbench(nn.Module):
             self.head.weight /= self.head.weight.std()
 
     def whiten_by(self, images: torch.Tensor) -> None:
-        """Take the first layer's filters from normalised training images (N, 3, 32, 32)."""
+        """Compute the first layer's filters from normalised training images (N, 3, 32, 32)."""
         patches = nn.functional.unfold(images.float().contiguous(), PATCH).transpose(1, 2).flatten(0, 1)
         variances, directions = torch.linalg.eigh(patches.T.double() @ patches.double() / len(patches))
-        filters = (directions / (variances + FADING).sqrt()).T.flip(0).reshape(-1, 3, PATCH, PATCH)
+        filters = (directions / (variances + EPSILON).sqrt()).T.flip(0).reshape(-1, 3, PATCH, PATCH)
         with torch.no_grad():
             self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Logits (B, classes) of normalised images (B, 3, 32, 32)."""
         features = self.blocks(nn.functional.gelu(self.whiten(images)))
-        # Not amax, whose gradient torch.compile makes 0/0: recomputed in float32, nothing equals its bfloat16 maximum.
+        # Not amax: torch.compile recomputes it in float32, where no value equals the bfloat16 maximum, and its gradient
+        # becomes 0/0.
         highest = nn.functional.adaptive_max_pool2d(features, 1).flatten(1)
         logits: torch.Tensor = self.head(highest) / self.head.in_features
         return logits
 
 
 def build(*, classes: int = 10, widths: Sequence[int] = (64, 256, 256)) -> nn.Module:
-    """The network, its first layer not yet whitened; `widths`: the filters of each of its blocks.
+    """The network, without whitening filters yet; `widths` are the numbers of filters of its three blocks.
 
-    The default are those of the paper, and of versions whose manifests name none.
+    The defaults are the paper's; they apply to versions whose manifests have no widths.
 
     Raises:
-        ValueError: these are no widths of three blocks.
+        ValueError: `widths` are not three positive integers.
     """
     if len(widths) != 3 or not all(isinstance(width, int) and width > 0 for width in widths):
-        raise ValueError(f"widths = {widths}: not three numbers of filters")
+        raise ValueError(f"widths = {widths}: expected three positive integers")
     return Airbench(classes, widths)
 
 
@@ -84,14 +86,14 @@ def _block(channels: int, filters: int) -> nn.Module:
 
 
 def _convolution(channels: int, filters: int) -> Convolution:
-    """The first filters hand their input on (Dirac), as far as there are channels."""
+    """A convolution whose first `channels` filters are initialised to the identity (Dirac)."""
     layer = Convolution(channels, filters)
     nn.init.dirac_(layer.weight[:channels])
     return layer
 
 
 def _norm(filters: int) -> nn.BatchNorm2d:
-    """Its scale stays 1, only its shift is learned."""
+    """Batch normalisation with the scale fixed at 1; only the shift is trained."""
     layer = nn.BatchNorm2d(filters, eps=1e-12, momentum=0.4)
     layer.weight.requires_grad_(False)
     return layer

@@ -1,4 +1,4 @@
-"""Several networks of one architecture that answer together: what the strategy `mixture` makes."""
+"""A weighted ensemble of networks of one architecture, which the strategy `mixture` creates."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import nn
 from cifarctl.models import statistics
 from cifarctl.models.preprocess import recolour
 
-LEAST = 1e-6  # of a probability: its logarithm is a logit
+MIN_PROBABILITY = 1e-6  # its logarithm is a logit, which must be finite
 
 
 class Mixture(nn.Module):
-    """The weighted mean of what `members` say, each behind a change of colours of its own.
+    """The weighted mean of the `members`' probabilities, each member behind a colour transform of its own.
 
-    Every member is asked once and counted three times, with a weight each (`weights` (3, members), all together 1): for
-    its probabilities as they are; for those under other class frequencies, which multiply them by `prior` (classes,)
-    (Saerens et al. 2002, Adjusting the Outputs of a Classifier to New a Priori Probabilities); and for those of the
-    labels that its classes go by, by `renaming` (classes, classes), row by row. Members that `follows` (members,) names
-    normalise by the statistics of the stream.
+    Each member is evaluated once and contributes three distributions with separate `weights` (3, members), which sum to
+    1: its probabilities; these adjusted to the class frequencies `prior` (classes,), relative to equal ones (Saerens et
+    al. 2002, Adjusting the Outputs of a Classifier to New a Priori Probabilities); and these mapped from classes to
+    labels by `renaming` (classes, classes), row = class. `matrix` (members, 3, 3) and `shift` (members, 3) are the
+    colour transforms. `follows` (members,) bool marks members whose batch normalisation uses the stream's statistics.
     """
 
     weights: torch.Tensor
@@ -42,7 +42,7 @@ class Mixture(nn.Module):
         self.register_buffer("renaming", torch.eye(classes))
 
     def adapted(self, images: torch.Tensor) -> Mixture:
-        """The same as if the stream were normalised images (N, 3, 32, 32): by their statistics, what follows it."""
+        """A copy whose marked members use the statistics of normalised images (N, 3, 32, 32); see `follows`."""
         members: list[nn.Module] = []
         for index, member in enumerate(self.members):
             follower = None
@@ -55,17 +55,17 @@ class Mixture(nn.Module):
         return new.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) float32: logarithms of probabilities."""
+        """Logits (B, classes) float32: the logarithms of the mixed probabilities."""
         kinds = self.opinions(images)
         mixed = (self.weights[:, :, None, None] * kinds).sum(dim=(0, 1))
-        return mixed.clamp(min=LEAST).log()
+        return mixed.clamp(min=MIN_PROBABILITY).log()
 
     def opinions(self, images: torch.Tensor) -> torch.Tensor:
-        """The probabilities (3, members, B, classes) that are weighed."""
+        """The probabilities (3, members, B, classes) before weighting."""
         return kinds(self.plain(images), self.prior, self.renaming)
 
     def plain(self, images: torch.Tensor) -> torch.Tensor:
-        """The members' answers, (members, B, classes)."""
+        """The members' own probabilities, (members, B, classes)."""
         return torch.stack(
             [
                 member(recolour(images, self.matrix[index], self.shift[index])).float().softmax(dim=1)
@@ -75,7 +75,7 @@ class Mixture(nn.Module):
 
 
 def kinds(plain: torch.Tensor, prior: torch.Tensor, renaming: torch.Tensor) -> torch.Tensor:
-    """Probabilities (..., classes) as they are, under the class frequencies `prior`, and renamed: (3, ..., classes)."""
+    """Probabilities (..., classes) unchanged, adjusted to `prior`, and mapped by `renaming`: (3, ..., classes)."""
     shifted = plain * prior
     return torch.stack([plain, shifted / shifted.sum(dim=-1, keepdim=True), plain @ renaming])
 

@@ -1,7 +1,7 @@
 """The tutorial's CNN: three 3×3 convolutions, each with ReLU and 2×2 max-pooling, then two linear layers.
 
-The pooling comes before the ReLU, which gives the same numbers (the larger of two is the same before and after) for a
-quarter of the ReLU's work: an eighth less time a training step on a CPU.
+Pooling comes before the ReLU. The result is the same, as ReLU is monotonic, with a quarter of the ReLU's work: a
+training step on a CPU takes an eighth less time.
 """
 
 from torch import nn

@@ -1,4 +1,4 @@
-"""The tutorial's CNN with batch normalisation after each convolution, whose statistics can follow a drift."""
+"""The tutorial's CNN with batch normalisation after each convolution; its statistics can adapt to a drift."""
 
 from torch import nn
 
@@ -12,6 +12,6 @@ def build(*, classes: int = 10) -> nn.Module:
 
 
 def _block(channels: int, filters: int) -> tuple[nn.Module, ...]:
-    # A bias would be taken out by the normalisation; pooling before ReLU as in `net`.
+    # The normalisation would cancel a bias. Pooling before ReLU as in `net`.
     convolution = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
     return convolution, nn.BatchNorm2d(filters), nn.MaxPool2d(2), nn.ReLU()

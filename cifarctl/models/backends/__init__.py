@@ -1,6 +1,6 @@
-"""Inference backends: one small file each, all with the same interface.
+"""Inference backends: one module each, with a common interface.
 
-A new one joins by a file here that sets ``BACKEND``, and by its name in ``serve.backend``.
+To add one, create a module here that sets ``BACKEND``, and add its name to ``serve.backend``.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from cifarctl.models import telemetry
 from cifarctl.models.predictor import Precision
 from cifarctl.models.preprocess import Channels, Whole
 
-telemetry.switch_off()  # whatever imports one of the runtimes, or the exporter that does, has imported this
+telemetry.switch_off()  # before any backend module imports its runtime
 
 CHUNK = 64
-"""Images of one pass on the CPU: more of them only push each other out of the processor's caches."""
+"""Maximum images per pass on the CPU; larger passes do not fit into the caches."""
 
 
 class Unusable(Exception):
-    """An installed backend does not work here; the message is half a line that says why."""
+    """An installed backend does not work here; the message is a short reason."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A model in eval mode on the CPU, and what its inputs and outputs are."""
+    """A model in eval mode on the CPU, its normalisation constants and its number of classes."""
 
     model: nn.Module
     mean: Channels
@@ -42,13 +42,13 @@ class Network:
     classes: int
 
     def whole(self) -> Whole:
-        """From pixels to probabilities, for exporters."""
+        """The module from pixels to probabilities, for exporters."""
         return Whole(self.model, self.mean, self.std).eval()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a backend runs: its precision, device, CPU threads, and the maximum number of images in a call."""
+    """How a backend runs: precision, device, CPU threads, and maximum images per call."""
 
     precision: Precision
     device: torch.device
@@ -57,24 +57,24 @@ class Plan:
 
     @property
     def chunk(self) -> int:
-        """Most images of one pass."""
+        """Maximum images per pass."""
         return min(self.batch_size, CHUNK) if self.device.type == "cpu" else self.batch_size
 
 
 class Backend(ABC):
-    """Class probabilities of uint8 images.
+    """Predicts class probabilities of uint8 images.
 
-    Any number of images is predicted at nearly the speed of full batches. The interpreter is free for other threads
-    while a pass runs; only one thread at a time may call.
+    Batches of any size run at nearly the throughput of full ones. The GIL is released during a pass. Calls are not
+    thread-safe.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    """Packages that must be installed besides torch."""
+    """Required packages in addition to torch."""
     cpu_only: ClassVar[bool] = True
 
     def __init__(self, network: Network, plan: Plan) -> None:
-        """Prepare to run `network`; may raise anything, see `build`."""
+        """Prepare `network`; any exception may propagate, see `build`."""
         self.network, self.plan = network, plan
 
     @property
@@ -84,7 +84,7 @@ class Backend(ABC):
 
     @classmethod
     def precisions(cls) -> tuple[Precision, ...]:
-        """The precisions that it supports on this machine; may raise anything, see `precisions` below."""
+        """The precisions supported on this machine; any exception may propagate, see `precisions` below."""
         return ("float32",)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -107,23 +107,23 @@ def names() -> list[str]:
 
 
 def find(name: str) -> type[Backend]:
-    """The backend of that name; what it needs is imported only when it is built."""
+    """The backend with that name; its runtime is imported only when it is built."""
     found: type[Backend] = importlib.import_module(f"{__name__}.{name}").BACKEND
     return found
 
 
 def missing(backend: type[Backend]) -> list[str]:
-    """Packages that it needs and that are not installed."""
+    """Required packages that are not installed."""
     return [package for package in backend.packages if importlib.util.find_spec(package) is None]
 
 
 def versions(backend: type[Backend]) -> dict[str, str]:
-    """Versions of torch and of the packages that it needs, all installed."""
+    """Installed versions of torch and of the required packages."""
     return {package: importlib.metadata.version(package) for package in ("torch", *backend.packages)}
 
 
 def precisions(name: str) -> tuple[Precision, ...]:
-    """The precisions that the installed backend of that name supports on this machine.
+    """The precisions that the installed backend with that name supports on this machine.
 
     Raises:
         Unusable: its installation is broken.
@@ -133,17 +133,17 @@ def precisions(name: str) -> tuple[Precision, ...]:
 
 
 def build(name: str, network: Network, plan: Plan) -> Backend:
-    """The installed backend of that name, shown to run `network` on batches of all sizes.
+    """Build the installed backend with that name, and test it on the smallest and the largest batch.
 
     Raises:
-        Unusable: it does not run this network.
+        Unusable: it cannot run this network.
     """
     with failures(name):
         backend = find(name)(network, plan)
         for count in {1, plan.chunk}:
             shape = tuple(backend(torch.zeros(count, 3, 32, 32, dtype=torch.uint8)).shape)
             if shape != (count, network.classes):
-                raise Unusable(f"{name} makes {shape} of {count} images")
+                raise Unusable(f"{name} returns the shape {shape} for {count} images")
     return backend
 
 

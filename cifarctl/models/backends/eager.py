@@ -1,4 +1,4 @@
-"""PyTorch as it is: the reference, in float32, that every other backend must agree with."""
+"""Eager PyTorch; in float32 it is the reference that all other backends must agree with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cifarctl.models.predictor import PRECISIONS, Precision, Predictor
 
 
 class Eager(Backend):
-    """The predictor that everything but serve uses, too."""
+    """A backend around `Predictor`, which all commands but serve use directly."""
 
     name = "eager"
     cpu_only = False
@@ -27,7 +27,7 @@ class Eager(Backend):
 
     @classmethod
     def precisions(cls) -> tuple[Precision, ...]:
-        """Both, everywhere."""
+        """Both, on every machine."""
         return PRECISIONS
 
     def _run(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from cifarctl.models.export import INPUT, to_onnx
 
 
 class OnnxRuntime(Backend):
-    """float32 only: its CPU kernels know no bfloat16."""
+    """float32 only: its CPU kernels do not support bfloat16."""
 
     name = "onnxruntime"
     packages = ("onnxruntime", "onnx")
@@ -21,7 +21,7 @@ class OnnxRuntime(Backend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = plan.threads
         options.inter_op_num_threads = 1
-        # Threads that spin while they wait take the processor from the Kafka client and the learner.
+        # Spinning threads would take CPU time from the Kafka client and the learner.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors
         self._session = onnxruntime.InferenceSession(

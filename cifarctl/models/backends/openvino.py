@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: x86-64 and Arm processors of any maker."""
+"""OpenVINO on the CPU, for x86-64 and Arm processors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class OpenVino(Backend):
-    """bfloat16 where the processor has instructions for it."""
+    """bfloat16 if the processor has instructions for it, otherwise float32 only."""
 
     name = "openvino"
     packages = ("openvino", "onnx")
@@ -33,7 +33,7 @@ class OpenVino(Backend):
             "INFERENCE_NUM_THREADS": plan.threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_CPU_PINNING": False,  # replicas on one machine would all be pinned to the same cores
+            "ENABLE_CPU_PINNING": False,  # all replicas on a machine would be pinned to the same cores
         }
 
         def compiled() -> Any:
@@ -44,11 +44,11 @@ class OpenVino(Backend):
 
     @classmethod
     def precisions(cls) -> tuple[Precision, ...]:
-        """bfloat16 where the processor has it: elsewhere it would be emulated."""
+        """bfloat16 only with hardware support, as it would be emulated otherwise."""
         import openvino
 
-        able = _aside(lambda: openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-        return ("float32", "bfloat16") if "BF16" in able else ("float32",)
+        capabilities = _aside(lambda: openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        return ("float32", "bfloat16") if "BF16" in capabilities else ("float32",)
 
     def _run(self, pixels: torch.Tensor) -> torch.Tensor:
         (probabilities,) = self._request.infer({0: pixels.numpy()}, share_inputs=True).values()
@@ -56,11 +56,11 @@ class OpenVino(Backend):
 
 
 def _aside(call: Callable[[], T]) -> T:
-    """Make a call that loads the CPU plugin in a thread which ends with it.
+    """Make a call that loads OpenVINO's CPU plugin, in a thread of its own that ends afterwards.
 
-    The plugin gives the thread that loads it a stack for signals (sigaltstack). When it goes it unmaps that stack, in
-    whatever thread that happens, the garbage collector's for one, and the loading thread keeps an address where nothing
-    is. The main thread, where Python takes signals, would die of the next one: SIGTERM ended `serve` with SIGSEGV.
+    The plugin installs an alternate signal stack (sigaltstack) in the loading thread. When the plugin is unloaded, from
+    any thread, it unmaps that stack, and the loading thread keeps a dangling address. If that were the main thread,
+    the next signal would crash the process: SIGTERM ended `serve` with SIGSEGV.
     """
     with ThreadPoolExecutor(1, "openvino") as alone:
         return alone.submit(call).result()

@@ -1,7 +1,7 @@
-"""Ways to learn from the stream: one file each, with a function ``begin`` of the type `Begin`.
+"""Online-learning strategies: one module each, with a function ``begin`` of the type `Begin`.
 
-A strategy is a *lineage*: a series of snapshots, each made from the one before. Other packages join by an entry point
-of the group ``cifarctl.strategies`` that names such a function.
+A strategy produces a *lineage*: a series of snapshots, each trained from the one before. Other packages add strategies
+by entry points of the group ``cifarctl.strategies`` that name such a function.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BUILT_IN = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A model, and how to build it anew: the name of its architecture and the arguments of that."""
+    """A model with its architecture's name and arguments, from which it can be rebuilt."""
 
     architecture: str
     arguments: dict[str, Any]
@@ -43,9 +43,9 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Start:
-    """What a lineage begins with: a version, and the frame that all its snapshots share.
+    """The start of a lineage: the first snapshot, and what all snapshots share.
 
-    `follow_relabelling`: whether labels that change over unmoved images are to be followed.
+    `follow_relabelling` is the setting online.follow_relabelling.
     """
 
     snapshot: Snapshot
@@ -57,35 +57,35 @@ class Start:
 
 
 class Strategy(Protocol):
-    """How a lineage looks to the learner."""
+    """The interface of a lineage to the learner."""
 
-    #: Whether it can learn from a lesson without any label.
+    #: Whether it can learn from a lesson without labels.
     unlabelled: bool
 
     def observe(self, images: Images) -> None:
-        """Labelled images, all of them predicted before, in the order of their labels' arrival."""
+        """Take labelled images, in the order in which their labels arrived; all were predicted before."""
 
     def propose(self, lesson: Lesson) -> Snapshot:
-        """Learn, and give the next snapshot, which nobody changes any more."""
+        """Learn from a lesson and return the next snapshot, whose model is never modified afterwards."""
 
     def revise(self) -> Snapshot | None:
-        """The next snapshot, where there is one without learning; asked for every few labelled images."""
+        """A new snapshot that needs no training, if there is one; called every few labelled images."""
 
     def step_back(self) -> None:
-        """Give up what was proposed: what the lineage began with does better now. What else it knows may be kept."""
+        """Return to the first snapshot, which is better now; other state, such as a memory, may be kept."""
 
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and JSON-able state from which `load` makes the same lineage again."""
+        """Tensors and JSON-serialisable state from which `load` restores the lineage."""
 
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Take over the dump of a lineage that began in the same way."""
+        """Restore the dump of a lineage with an equal `Start`."""
 
 
 Begin: TypeAlias = Callable[[Start], Strategy]
 
 
 class Continual(Strategy):
-    """A lineage that is one model: each snapshot is the one before after a lesson."""
+    """A lineage of a single model that is trained further by each lesson."""
 
     unlabelled = False
 
@@ -95,7 +95,7 @@ class Continual(Strategy):
 
     @override
     def observe(self, images: Images) -> None:
-        """All that is needed is in the lesson."""
+        """Ignored: the lesson contains all that is needed."""
 
     @override
     def propose(self, lesson: Lesson) -> Snapshot:
@@ -104,7 +104,7 @@ class Continual(Strategy):
 
     @override
     def revise(self) -> Snapshot | None:
-        """A model changes by learning only."""
+        """None: the model changes by training only."""
         return None
 
     @override
@@ -122,25 +122,25 @@ class Continual(Strategy):
 
 
 def names() -> list[str]:
-    """Names of all strategies, those of other packages among them."""
+    """Names of all strategies, those of other packages included."""
     return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def require(name: str) -> None:
-    """See that there is a strategy of that name.
+    """Check that a strategy with that name exists.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: it does not.
     """
     if name not in names():
         raise SettingsError(f"online.strategy = {name}: no such strategy; there are {', '.join(names())}")
 
 
 def strategy(name: str) -> Begin:
-    """How a lineage of that strategy begins; our own names cannot be taken by other packages.
+    """The `Begin` function of the strategy with that name; built-in names take precedence over other packages'.
 
     Raises:
-        SettingsError: there is none of that name, or it cannot be loaded.
+        SettingsError: there is no such strategy, or it cannot be loaded.
     """
     require(name)
     if name in _BUILT_IN:

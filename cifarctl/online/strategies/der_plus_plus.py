@@ -1,9 +1,8 @@
-"""DER++: replay that holds on to what the model once answered, not only to what would have been right.
+"""DER++: experience replay that also matches the logits that the model had when it first saw an image.
 
-Buzzega et al. 2020, Dark Experience for General Continual Learning: a Strong, Simple Baseline (NeurIPS): beside the
-loss of the newest images, the logits that were stored with replayed ones are matched (weight `ALPHA`) and, of others,
-the labels (weight `BETA`). As there, the memory is a plain reservoir of the stream (Vitter 1985), and the logits are
-those of the time at which an image came.
+The loss is the cross-entropy of recent images, plus `ALPHA` times the squared error of the stored logits of one
+replayed sample, plus `BETA` times the cross-entropy of another. The memory is a plain reservoir of the stream (Vitter
+1985). Source: Buzzega et al. 2020, Dark Experience for General Continual Learning: a Strong, Simple Baseline (NeurIPS).
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from cifarctl.models.preprocess import normalise
 from cifarctl.online.fit import Lesson, fit, join, sample
 from cifarctl.online.strategies import Continual, Start, Strategy
 
-ALPHA = 0.3
-BETA = 0.5
-CAPACITY = 2000
+ALPHA = 0.3  # weight of the stored logits; higher: forgets less, adapts more slowly
+BETA = 0.5  # weight of replayed labels; as `ALPHA`
+CAPACITY = 2000  # images in the memory (6 MiB); more: forgets less, larger checkpoints
 
 
 def begin(start: Start) -> Strategy:
-    """A model with a memory of its own answers."""
+    """A lineage with a memory of images, labels and its own logits."""
     return _DarkExperience(start)
 
 
 class _DarkExperience(Continual):
-    """What is remembered stays when it steps back."""
+    """The memory is kept on `step_back`."""
 
     def __init__(self, start: Start) -> None:
         super().__init__(start, self._teach)

@@ -1,8 +1,8 @@
-"""ER-ACE: replay in which new images compete only with the classes that came with them.
+"""ER-ACE: experience replay with an asymmetric cross-entropy.
 
-Caccia et al. 2022, New Insights on Reducing Abrupt Representation Change in Online Continual Learning: the loss of the
-recent part of a batch leaves out the logits of all classes that are absent from it, so that old classes are not pushed
-away by every new image; the replayed part has the usual loss over all classes.
+The loss of the recent part of a batch masks the logits of classes that are absent from it, so that new images do not
+push old classes away. The replayed part has the usual cross-entropy over all classes. Source: Caccia et al. 2022, New
+Insights on Reducing Abrupt Representation Change in Online Continual Learning (ICLR).
 """
 
 import torch
@@ -14,7 +14,7 @@ from cifarctl.online.strategies import Continual, Start, Strategy
 
 
 def begin(start: Start) -> Strategy:
-    """A model that is trained on half recent, half old images."""
+    """A lineage that is trained on half recent, half old images."""
     return Continual(start, _learn)
 
 

@@ -1,4 +1,4 @@
-"""Plain fine-tuning on the recent window: the tutorial's idea, in batches. Fast to follow, quick to forget."""
+"""Plain fine-tuning on the recent window, as in the tutorial but in batches. It adapts fast and forgets fast."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from cifarctl.online.strategies import Continual, Start, Strategy
 
 
 def begin(start: Start) -> Strategy:
-    """A model that is trained on recent images only."""
+    """A lineage that is trained on recent images only."""
     return Continual(start, _learn)
 
 

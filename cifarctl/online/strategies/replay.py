@@ -1,7 +1,7 @@
-"""Experience replay: recent images beside old ones, so that the new is learned and the old not forgotten.
+"""Experience replay: train on recent and old images together, to learn the new without forgetting the old.
 
-Rolnick et al. 2019, Experience Replay for Continual Learning; half of every batch recent, a quarter each from the
-reservoir of the stream and from the reference sample of the training images.
+A batch is one half recent images, one quarter from the stream's reservoir, and one quarter from the reference sample of
+the training images. Source: Rolnick et al. 2019, Experience Replay for Continual Learning (NeurIPS).
 """
 
 import torch
@@ -12,7 +12,7 @@ from cifarctl.online.strategies import Continual, Start, Strategy
 
 
 def begin(start: Start) -> Strategy:
-    """A model that is trained on a mixture of recent, reservoir and reference images."""
+    """A lineage that is trained on recent, reservoir and reference images."""
     return Continual(start, _learn)
 
 

@@ -75,7 +75,7 @@ def test_learning_anew_from_what_came_since_a_time(home: Home, kafka: KafkaSetti
         "--since yesterday: expected 90s, 30m, 2h, 1d, or a time"
     )
     assert one_line(cifarctl("retrain", "--since", "1h", "--follow", *hopeless), 2, stdout=False).startswith(
-        "--follow and --since exclude each other"
+        "--follow and --since are mutually exclusive"
     )
 
 

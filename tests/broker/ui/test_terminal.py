@@ -50,7 +50,7 @@ def test_closed_streams_are_no_error(home: list[str], shell: str) -> None:
 def test_what_cannot_be_written_is_told(arguments: list[str]) -> None:
     found = run(*arguments, shell="> /dev/full")
     assert found.returncode == 1
-    assert found.stderr == b"cifarctl: the output cannot be written: No space left on device\n"
+    assert found.stderr == b"cifarctl: cannot write the output: No space left on device\n"
 
 
 def test_a_reader_of_the_errors_that_goes_away(home: list[str]) -> None:
@@ -65,4 +65,4 @@ def test_a_reader_of_the_errors_that_goes_away(home: list[str]) -> None:
 def test_a_reason_that_is_no_text_is_a_usage_error(home: list[str]) -> None:
     found = run("registry", "promote", "1", "--why", b"\xff", *home)
     assert found.returncode == 2
-    assert found.stderr == b"cifarctl: --why \\xff: this is not UTF-8 text; write it in UTF-8\n"
+    assert found.stderr == b"cifarctl: --why \\xff: expected UTF-8 text\n"

@@ -63,7 +63,7 @@ def test_the_command_moves_its_group_first(site: Site) -> None:
     own = ("serve", "--json", "--idle-timeout", str(IDLE_S))
     again = site.run(*own, "--from", "beginning", "--group", site.kafka.group_id)
     assert again.document["predicted"] == 20
-    assert f"group {site.kafka.group_id} begins at 0: 0, 1: 0" in again.err
+    assert f"group {site.kafka.group_id} starts at 0: 0, 1: 0" in again.err
 
 
 def offsets(site: Site) -> dict[int, int]:

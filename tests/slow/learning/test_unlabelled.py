@@ -16,7 +16,7 @@ from cifarctl.data import Images
 from cifarctl.learning import lineage as module
 from cifarctl.learning.schedule import CALM_AFTER
 from cifarctl.learning.scored_model import ScoredModel
-from cifarctl.online.concept import FEWEST_LABELLED
+from cifarctl.online.concept import MIN_LABELLED
 from cifarctl.registry.loading import load
 from cifarctl.training.metrics import evaluate
 
@@ -123,7 +123,7 @@ def test_labels_of_images_from_before_the_drift_say_nothing_of_it(home: Home) ->
         assert (of(events.DriftDetected, found), of(events.RolledBack, found)) == ([], [])
         status = learner.status()
         assert (status.labelled, status.accuracy) == (200, None)
-        more = [f"prompt-{number}" for number in range(FEWEST_LABELLED)]
+        more = [f"prompt-{number}" for number in range(MIN_LABELLED)]
         list(
             learner.learn(more, inverted.take(torch.arange(200, 200 + len(more))), numbers=range(400, 400 + len(more)))
         )

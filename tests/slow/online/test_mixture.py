@@ -26,7 +26,7 @@ from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.preprocess import normalise
 from cifarctl.online.concept import ARRIVED
 from cifarctl.online.strategies import mixture as strategy_module
-from cifarctl.online.strategies.mixture import KEPT
+from cifarctl.online.strategies.mixture import MAX_ARCHIVED
 
 # --- the strategy `mixture`
 
@@ -58,8 +58,8 @@ def test_never_more_than_four_are_kept() -> None:
     for number in range(16):
         snapshot = concept(lineage, number % CLASSES, drifted=number > 0)
         most = max(most, len(kept(lineage)))
-        assert snapshot.arguments["members"] <= KEPT + 3
-    assert most == KEPT == 4
+        assert snapshot.arguments["members"] <= MAX_ARCHIVED + 3
+    assert most == MAX_ARCHIVED == 4
 
 
 def test_a_mixture_that_begins_with_a_mixture_goes_on_from_a_dump() -> None:
@@ -79,7 +79,7 @@ def test_a_mixture_that_begins_with_a_mixture_goes_on_from_a_dump() -> None:
 def test_colours_are_looked_for_until_a_whole_window_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a lineage that goes on from a checkpoint, too; after a drift they are looked for anew."""
     windows: list[int] = []
-    monkeypatch.setattr(strategy_module, "alike", lambda window, _: windows.append(len(window)) or [])
+    monkeypatch.setattr(strategy_module, "match_moments", lambda window, _: windows.append(len(window)) or [])
     arrived = synthetic.draw(ARRIVED, seed=4).pixels
     lineage = begin("mixture")
     for count in (100, ARRIVED, ARRIVED):

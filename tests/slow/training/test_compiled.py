@@ -52,7 +52,7 @@ def test_what_is_compiled_must_have_finite_gradients(
     monkeypatch.setattr(torch, "compile", Spoilt)
     monkeypatch.setattr(compiling, "COMPILING_S", 0.0)  # auto: every run is long enough
     found = list(flow(images, registry, NORMALISED.model_copy(update={"compile": wanted})))
-    assert notices(found) == ["torch.compile makes gradients that are not finite; trained without it"]
+    assert notices(found) == ["torch.compile yields gradients that are not finite; trained without it"]
     assert same(weights(registry, result_of(found).version), weights(registry, plain))
 
 

@@ -63,7 +63,7 @@ def test_a_script_learns_that_the_target_was_not_reached(tmp_path: Path) -> None
         f"--set=registry.dir={tmp_path}",
     )  # fmt: skip
     assert ran.exit_code == 6
-    assert "do not show train.target_accuracy = 1" in ran.stderr
+    assert "below train.target_accuracy = 1" in ran.stderr
     document = json.loads(ran.stdout)
     assert (document["target_reached"], document["version"]) == (False, 1)
 

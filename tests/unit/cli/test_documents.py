@@ -58,7 +58,7 @@ def test_the_synthetic_images_are_announced_loudly(home: Home) -> None:
     for extra in ([], ["--quiet"], ["--json"], ["--json", "--quiet"]):
         result = cifarctl("eval", *home.options, *extra)
         assert result.exit_code == 0
-        assert "WARNING: the images are drawn by this program" in result.stderr
+        assert "WARNING: the images are synthetic" in result.stderr
     assert "accuracies on them are not CIFAR-10's" in result.stderr
 
 

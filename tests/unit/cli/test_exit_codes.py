@@ -35,7 +35,7 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_only_on_request(monkeyp
         raise RuntimeError("boom\nand more")
 
     monkeypatch.setattr(settings, "explain", broken)
-    assert fails(1, "config") == "unexpected RuntimeError: boom and more; --debug shows where"
+    assert fails(1, "config") == "unexpected RuntimeError: boom and more; run with --debug for a traceback"
     result = cifarctl("config", "--debug")
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
@@ -49,7 +49,7 @@ def no_space(*_: object, **__: object) -> None:
 def test_a_full_disk_is_one_line(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifarctl.ui.plots.draw_confusion", no_space)
     message = fails(1, "eval", "--json", *home.options, "--confusion", "confusion.png")
-    assert message.startswith("no space left on the disk for somewhere/confusion.png; free some")
+    assert message.startswith("no disk space left for somewhere/confusion.png; free some")
 
 
 def test_a_full_disk_under_the_registry_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

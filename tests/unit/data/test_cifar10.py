@@ -187,7 +187,7 @@ def test_auto_falls_back_on_synthetic_images_and_says_why(tmp_path: Path, offlin
 
 def test_a_data_dir_that_is_the_batches_folder_itself(fake: Path) -> None:
     text = message(DataSettings(dir=fake / "cifar-10-batches-py"))
-    assert "set data.dir to the folder that holds it" in text
+    assert "set data.dir to its parent folder" in text
 
 
 def test_a_data_dir_that_is_a_file(tmp_path: Path) -> None:

@@ -178,11 +178,11 @@ def test_without_room_for_a_cache_pictures_are_held(
 
 
 def test_what_takes_long_is_announced(pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "MANY", 5)
+    monkeypatch.setattr(folder, "NOTICE_FILES", 5)
     told: list[str] = []
     for _ in range(2):
         load(DataSettings(source="folder", dir=pictures), told.append)
-    assert told == ["decoding 5 pictures, once for all commands unless they change"]
+    assert told == ["decoding 5 images; the result is cached until they change"]
 
 
 def test_nothing_is_kept_of_pictures_that_cannot_be_read(pictures: Path, cache: Path) -> None:
@@ -192,7 +192,7 @@ def test_nothing_is_kept_of_pictures_that_cannot_be_read(pictures: Path, cache: 
 
 
 def test_the_longest_unused_go(pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixelcache, "ROOM", 10_000)
+    monkeypatch.setattr(pixelcache, "MAX_BYTES", 10_000)
     settings = DataSettings(source="folder", dir=pictures)
     load(settings)
     (cache / "left by a killed writer.part").touch()
@@ -212,7 +212,7 @@ def test_folder_names_the_absent_part(pictures: Path, part: str) -> None:
 def test_folder_names_a_class_without_pictures(pictures: Path) -> None:
     (pictures / "train/dog").mkdir()
     text = message(DataSettings(source="folder", dir=pictures))
-    assert f"{pictures / 'train/dog'} holds no pictures" in text
+    assert f"{pictures / 'train/dog'} contains no images" in text
 
 
 def test_folder_names_a_class_that_train_lacks(pictures: Path) -> None:

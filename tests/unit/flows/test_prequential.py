@@ -141,7 +141,7 @@ def test_the_figures_of_a_version_left_alone_are_what_it_gets(home: Home) -> Non
         (("--stream", "classes:1@0-200"), 2, "asks for a class that has no image left"),
         (("--stream", "classes:12@0-200"), 2, "there is no class 12"),
         (("--stream", "none", "--min-accuracy", "0.5"), 2, "--min-accuracy and --confusion"),
-        (("--seeds", "2"), 2, "need --stream"),
+        (("--seeds", "2"), 2, "require --stream"),
         (("--stream", "none", "--images", "30", "--compare", "frozen", "--report", "x.png"), 2, "must end in .html"),
         (("--stream", "none", "--set=data.split_seed=9"), 3, "was trained on another split"),
         (("--stream", "none", "--version", "7"), 4, "version 7"),

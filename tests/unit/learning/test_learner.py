@@ -29,7 +29,7 @@ from cifarctl import events
 from cifarctl.data import Images
 from cifarctl.learning.learner import GRID
 from cifarctl.learning.term import Material
-from cifarctl.online.concept import FEWEST_LABELLED
+from cifarctl.online.concept import MIN_LABELLED
 from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import Begin, Continual
 from cifarctl.settings import OnlineSettings, Settings
@@ -135,7 +135,7 @@ def test_after_a_drift_recent_means_since_the_drift(home: Home, clean: Images, i
     assert len(calm.arrived) == 100
     # Looked at after 225, 250, ... images: the drift is learned from as soon as there are enough of the new ones.
     begun = drift.at - drift.since
-    looked = next(at for at in range(225, 300, GRID) if at >= drift.at and at - begun >= FEWEST_LABELLED)
+    looked = next(at for at in range(225, 300, GRID) if at >= drift.at and at - begun >= MIN_LABELLED)
     assert abs(len(first.recent) - (looked - begun) * 3 // 4) <= 1
     assert abs(len(first.arrived) - (looked - begun)) < GRID
     assert abs(begun - 200) <= 15

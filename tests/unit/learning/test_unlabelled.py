@@ -19,7 +19,7 @@ from cifarctl.learning.read_progress import ReadProgress
 from cifarctl.models.architectures.mixture import Mixture
 from cifarctl.models.statistics import SOURCE, adapted
 from cifarctl.online.estimate import likely_right, threshold
-from cifarctl.online.gate import LIKELY_GAIN, Guard, Pairs, decide, follow
+from cifarctl.online.gate import MIN_ESTIMATED_GAIN, Guard, Pairs, decide, follow
 from cifarctl.stream.records import Record
 
 SOUND = Guard.none("the inputs have moved")
@@ -58,7 +58,7 @@ def test_an_estimate_follows_the_share_of_easy_images(seed: int) -> None:
 
 def test_a_small_gain_that_is_but_estimated_does_not_do() -> None:
     total = 5000
-    small = Pairs(both=total // 2, gained=int(LIKELY_GAIN * total) - 1, lost=0, neither=total // 2)
+    small = Pairs(both=total // 2, gained=int(MIN_ESTIMATED_GAIN * total) - 1, lost=0, neither=total // 2)
     large = small + Pairs(gained=total // 20)
     assert decide(small, SOUND, alpha=0.1).promote
     assert not decide(small, SOUND, alpha=0.1, estimated=True).promote

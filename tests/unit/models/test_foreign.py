@@ -41,7 +41,7 @@ def test_a_network_of_torchvision_looks_at_small_images_in_full(name: str) -> No
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "own_networks:Small"])
 def test_nothing_but_the_number_of_classes_is_handed_on(name: str, own: Path) -> None:
     """What a manifest from elsewhere says must not steer code that is trusted for something else."""
-    with pytest.raises(SettingsError, match="it takes the number of classes, not classes, weights"):
+    with pytest.raises(SettingsError, match="its only argument is classes, not classes, weights"):
         models.build(name, {"classes": 2, "weights": "DEFAULT"})
 
 
@@ -53,11 +53,11 @@ def test_what_begins_otherwise_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "story"),
     [
-        ("torchvision:resnet19", r"no such architecture; there are .*resnet18"),
+        ("torchvision:resnet19", r"no such architecture; there are for example .*resnet18"),
         ("torchvision:", "no such architecture"),
         ("torchvision:fcn_resnet50", "no such architecture"),  # no classifier
-        ("torchvision:alexnet", "of no use for images of 32 × 32"),
-        ("torchvision:vit_h_14", "of no use for images of 32 × 32"),
+        ("torchvision:alexnet", "does not work with images of 32 × 32"),
+        ("torchvision:vit_h_14", "does not work with images of 32 × 32"),
     ],
 )
 def test_what_torchvision_has_not_is_refused(name: str, story: str) -> None:
@@ -85,8 +85,8 @@ def test_an_own_network_is_found_in_the_present_folder_and_can_be_trained(own: P
         ("own_networks:", r"\(AttributeError\)"),
         (":Small", r"\(ValueError\)"),
         ("own_networks:text", "it makes a str, not a torch.nn.Module"),
-        ("own_networks:Wide", r"its answer has the shape \(2, 4\), not \(2, 3\)"),
-        ("own_networks:Deaf", r"of no use for images of 32 × 32: I hear nothing \(ValueError\)"),
+        ("own_networks:Wide", r"its output for two images has the shape \(2, 4\), not \(2, 3\)"),
+        ("own_networks:Deaf", r"does not work with images of 32 × 32: I hear nothing \(ValueError\)"),
     ],
 )
 def test_an_own_network_that_is_of_no_use_is_refused(own: Path, name: str, story: str) -> None:

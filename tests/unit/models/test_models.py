@@ -16,7 +16,7 @@ from cifarctl.errors import SettingsError
 from cifarctl.models import architectures, convolution, statistics
 from cifarctl.models.architectures.airbench import Airbench
 from cifarctl.models.averaged import Averaged
-from cifarctl.models.convolution import SMALL, Convolution, weight_gradient
+from cifarctl.models.convolution import MAX_WIDTH, Convolution, weight_gradient
 from cifarctl.models.optimiser import Optimiser
 from cifarctl.models.predictor import Predictor, choose_device, choose_precision
 from cifarctl.models.preprocess import normalise
@@ -81,7 +81,7 @@ def test_weights_follow_the_global_generator() -> None:
 
 
 def test_an_unknown_architecture_is_told_with_those_there_are() -> None:
-    with pytest.raises(SettingsError, match=r"train\.model = resnet: no such architecture; there are .*\bnet\b"):
+    with pytest.raises(SettingsError, match=r"train\.model = resnet: no such architecture; use one of .*\bnet\b"):
         models.build("resnet", {})
 
 
@@ -197,7 +197,7 @@ def test_the_gradient_by_products_of_matrices_is_that_of_the_convolution(
     torch.testing.assert_close(weight_gradient(images, gradient), weight.grad)
 
 
-@pytest.mark.parametrize("side", [3, SMALL, SMALL + 1])
+@pytest.mark.parametrize("side", [3, MAX_WIDTH, MAX_WIDTH + 1])
 def test_a_convolution_and_its_gradients_are_torchs(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bfloat16, where what is small is computed otherwise, and in float32."""
     products = []
@@ -224,7 +224,7 @@ def test_a_convolution_and_its_gradients_are_torchs(side: int, monkeypatch: pyte
         for one, other in zip(*outcomes, strict=True):
             assert one is not None
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
-    assert products == [side] * (side <= SMALL)
+    assert products == [side] * (side <= MAX_WIDTH)
 
 
 # --- what changes the weights

@@ -13,7 +13,7 @@ from torch import nn
 
 from cifarctl.online import colour as colour_module
 from cifarctl.online.colour import SMALLEST, STEPS, Colour, fit_colour
-from cifarctl.online.strategies.mixture import HELPS
+from cifarctl.online.strategies.mixture import MIN_COLOUR_GAIN
 
 
 def turned(values: list[float], seed: int) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_a_change_of_colours_is_found_in_bfloat16_too() -> None:
 def test_colours_that_stay_are_not_found_to_have_changed() -> None:
     network, (images, labels), (reference, _) = Palette(), painted(200, 0), painted(300, 100)
     colour, helps = fit_colour(network, images, labels, reference, None, seeded(0))
-    assert 0 <= helps < HELPS
+    assert 0 <= helps < MIN_COLOUR_GAIN
     assert float((network(colour(images)).argmax(dim=1) == labels).float().mean()) > 0.95
 
 

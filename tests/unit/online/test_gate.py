@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulation import ALPHA, capital, promoted
 
-from cifarctl.online.gate import BETS, LEAST_CHANGE, Guard, Pairs, amount, decide, follow, spend
+from cifarctl.online.gate import BETS, MIN_CHANGE, Guard, Pairs, amount, decide, follow, spend
 
 SOUND = Guard(champion=0.7, challenger=0.7, floor=0.67)
 UNSOUND = Guard(champion=0.7, challenger=0.6, floor=0.67)
@@ -130,7 +130,7 @@ def test_a_better_challenger_is_promoted_with_its_figures() -> None:
     decision = decide(Pairs(both=100, gained=20, lost=5, neither=75), SOUND, alpha=ALPHA)
     assert decision.promote
     stream, validation = decision.reasons
-    assert stream.startswith("60.0% against 52.5% of 200 images (gains 20, loses 5), evidence ")
+    assert stream.startswith("60.0% against 52.5% on 200 images (20 gained, 5 lost), e-value ")
     assert stream.endswith("of 16.4")
     assert validation == "validation accuracy 70.0%, not below the floor of 67.0%"
 
@@ -143,20 +143,20 @@ def test_a_better_challenger_is_promoted_with_its_figures() -> None:
 def test_a_challenger_that_is_not_surely_better_is_not_promoted(gained: int, lost: int) -> None:
     decision = decide(Pairs(50, gained, lost, 50), SOUND, alpha=ALPHA)
     assert not decision.promote
-    assert f"gains {gained}, loses {lost}" in decision.reasons[0]
+    assert f"{gained} gained, {lost} lost" in decision.reasons[0]
 
 
 def test_nothing_to_compare_on_promotes_nothing() -> None:
     decision = decide(Pairs(), SOUND, alpha=ALPHA)
     assert not decision.promote
-    assert decision.reasons[0] == "no images yet that both have predicted, evidence 1.0 of 16.4"
+    assert decision.reasons[0] == "no images predicted by both yet, e-value 1.0 of 16.4"
 
 
 def test_the_reason_that_decided_comes_first() -> None:
     better, worse = Pairs(gained=100), Pairs(lost=100)
     assert "below the floor" in decide(better, UNSOUND, alpha=ALPHA).reasons[0]
-    assert "evidence" in decide(worse, UNSOUND, alpha=ALPHA).reasons[0]
-    assert "evidence" in decide(better, SOUND, alpha=ALPHA).reasons[0]
+    assert "e-value" in decide(worse, UNSOUND, alpha=ALPHA).reasons[0]
+    assert "e-value" in decide(better, SOUND, alpha=ALPHA).reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,7 @@ def test_evidence_is_told_in_few_letters(evidence: float, told: str) -> None:
 # --- later snapshots of a lineage that has won its trial
 
 
-@given(
-    counts, st.sampled_from([SOUND, UNSOUND]), st.sampled_from([0.001, 0.01, ALPHA, 0.2]), st.floats(LEAST_CHANGE, 1)
-)
+@given(counts, st.sampled_from([SOUND, UNSOUND]), st.sampled_from([0.001, 0.01, ALPHA, 0.2]), st.floats(MIN_CHANGE, 1))
 def test_a_changed_snapshot_is_held_back_by_a_fall_or_the_guard_only(
     held_out: Pairs, guard: Guard, alpha: float, changed: float
 ) -> None:
@@ -187,9 +185,9 @@ FALLEN = "a significant loss on held-out images"
     ("held_out", "guard", "promote", "first"),
     [
         (Pairs(), SOUND, True, "no held-out images yet"),
-        (Pairs(10, 5, 5, 10), SOUND, True, f"{TRUSTED}: 50.0% against 50.0% of 30 images (gains 5, loses 5)"),
-        (Pairs(10, 5, 8, 7), SOUND, True, f"{TRUSTED}: 50.0% against 60.0% of 30 images (gains 5, loses 8)"),
-        (Pairs(10, 0, 20, 0), SOUND, False, f"{FALLEN}: 33.3% against 100.0% of 30 images (gains 0, loses 20)"),
+        (Pairs(10, 5, 5, 10), SOUND, True, f"{TRUSTED}: 50.0% against 50.0% on 30 images (5 gained, 5 lost)"),
+        (Pairs(10, 5, 8, 7), SOUND, True, f"{TRUSTED}: 50.0% against 60.0% on 30 images (5 gained, 8 lost)"),
+        (Pairs(10, 0, 20, 0), SOUND, False, f"{FALLEN}: 33.3% against 100.0% on 30 images (0 gained, 20 lost)"),
         (Pairs(10, 20, 0, 0), UNSOUND, False, "validation accuracy 60.0%, below the floor of 67.0%"),
     ],
     ids=["nothing held out", "no better", "hardly worse", "fallen", "below the floor"],
@@ -201,7 +199,7 @@ def test_a_lineage_goes_on_unless_something_is_wrong(held_out: Pairs, guard: Gua
     assert len(decision.reasons) == 2
 
 
-@given(counts, st.floats(0, LEAST_CHANGE, exclude_max=True))
+@given(counts, st.floats(0, MIN_CHANGE, exclude_max=True))
 def test_a_snapshot_that_answers_as_the_one_before_is_no_new_version(held_out: Pairs, changed: float) -> None:
     decision = follow(held_out, SOUND, changed=changed, alpha=ALPHA)
     assert not decision.promote
@@ -257,7 +255,7 @@ def test_a_floor_that_is_no_number_lets_nothing_pass() -> None:
 def test_a_floor_may_be_waived_with_a_reason() -> None:
     guard = Guard(champion=0.7, challenger=0.2, floor=0.67, waived="the inputs have moved")
     assert guard.holds
-    assert str(guard) == "the validation images do not count: the inputs have moved"
+    assert str(guard) == "validation check waived: the inputs have moved"
     assert Guard.none("the inputs have moved").holds  # so that nobody need be measured on them
     assert decide(Pairs(gained=100), guard, alpha=ALPHA).promote
     assert not decide(Pairs(lost=100), guard, alpha=ALPHA).promote

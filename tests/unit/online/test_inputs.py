@@ -8,7 +8,7 @@ from helpers import load_data
 from movements import PICTURES, moved_at, moving
 
 from cifarctl.data import Images
-from cifarctl.online.inputs import FEWEST, WINDOW, InputMonitor, Movement, features
+from cifarctl.online.inputs import MIN_IMAGES, WINDOW, InputMonitor, Movement, features
 
 # --- drift of the inputs
 
@@ -46,8 +46,8 @@ def test_too_few_images_say_nothing(images: tuple[Images, Images]) -> None:
     validation, stream = images
     monitor = InputMonitor(validation)
     inverted = Images(255 - stream.pixels, stream.labels)
-    assert not monitor.moved(inverted.take(torch.arange(FEWEST - 1)))
-    assert monitor.moved(inverted.take(torch.arange(FEWEST)))
+    assert not monitor.moved(inverted.take(torch.arange(MIN_IMAGES - 1)))
+    assert monitor.moved(inverted.take(torch.arange(MIN_IMAGES)))
     assert not monitor.moved(inverted.take(torch.arange(0)))
 
 

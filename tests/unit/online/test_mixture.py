@@ -28,7 +28,7 @@ from mixtures import concept, kept, pool
 from cifarctl import models
 from cifarctl.data import Images
 from cifarctl.models.preprocess import normalise
-from cifarctl.online.strategies.mixture import KEPT
+from cifarctl.online.strategies.mixture import MAX_ARCHIVED
 
 
 def last_bias(lineage: Lineage, name: str) -> list[float]:
@@ -110,7 +110,7 @@ def test_a_mixture_that_begins_with_a_large_mixture_keeps_no_more_than_four(inhe
     lineage = begin("mixture", pool(*range(inherited)))
     for number in range(3):
         concept(lineage, 9 - number, drifted=number > 0)
-    assert len(kept(lineage)) == KEPT
+    assert len(kept(lineage)) == MAX_ARCHIVED
 
 
 def test_class_frequencies_are_followed() -> None:

@@ -108,13 +108,11 @@ def test_the_last_line_of_a_learner_tells_how_it_has_come_to_rest(clock: Clock) 
     assert "lag 500 " in first
     done = replace(LEARNING, labelled=500, size=100, lag=0, waiting=3, labels_unmatched=7)
     (rest,) = told(view, *[done] * 5)
-    for part in ("labelled 500 ", "lag 0 ", "3 images wait for labels", "7 labels match no image"):
+    for part in ("labelled 500 ", "lag 0 ", "3 images waiting for labels", "7 labels match no image"):
         assert part in rest
     clock.now += 3600
     assert told(view, *[done] * 5) == []
 
 
 def test_a_learner_that_is_not_started_again_is_told_so() -> None:
-    assert told(ServeView(), events.LearnerDown("refused", 1, None)) == [
-        "learner down: refused; it is not started again"
-    ]
+    assert told(ServeView(), events.LearnerDown("refused", 1, None)) == ["learner down: refused; no further restart"]

@@ -45,14 +45,14 @@ def test_summaries() -> None:
     assert "sent 10 messages in 00:05 (2.00 messages/s), 1 failed" in produce_summary(
         events.ProduceResult(10, 1, 5.0, 2.0)
     )
-    assert "; 8 labels followed, 2 failed" in produce_summary(events.ProduceResult(10, 0, 5.0, 2.0, 8, 2))
-    assert "; 8 labels followed, 1 failed" in produce_summary(events.ProduceResult(10, 0, 5.0, 2.0, 8, 1))
+    assert "; 8 delayed labels sent, 2 failed" in produce_summary(events.ProduceResult(10, 0, 5.0, 2.0, 8, 2))
+    assert "; 8 delayed labels sent, 1 failed" in produce_summary(events.ProduceResult(10, 0, 5.0, 2.0, 8, 1))
     assert train_summary(TRAIN_RESULT) == (
         "version 3: validation accuracy 76.5 %, test accuracy 77.1 % after 10 epochs in 05:21; "
         "promoted to production (better)"
     )
     averaged = replace(TRAIN_RESULT, validation_accuracy_tta=0.78, test_accuracy_tta=0.785)
-    assert "validation accuracy 76.5 % (78.0 % averaged), test accuracy 77.1 % (78.5 % averaged)" in (
+    assert "validation accuracy 76.5 % (78.0 % with TTA), test accuracy 77.1 % (78.5 % with TTA)" in (
         train_summary(averaged)
     )
     assert "not promoted (worse)" in train_summary(
@@ -128,7 +128,7 @@ def test_tables_show_their_rows() -> None:
         assert part in text
     rows = [{"version": 1, "problem": None}, {"version": 2, "problem": "sha256 differs [red]"}]
     text = "\n".join(text_of(verify_table(rows, Path("/r"))))
-    assert "sound" in text
+    assert "ok" in text
     assert "sha256 differs [red]" in text
     checks = [{"check": "broker", "ok": False, "finding": LONG}, {"check": "data", "ok": True, "finding": "fine"}]
     shown = text_of(checks_table(checks))

@@ -1,14 +1,15 @@
-"""Training images that look as the stream does now: what labels cannot say yet, statistics can.
+"""Domain adaptation without labels: transform labelled training images so that they look like the stream.
 
-A drift of the inputs shows in the colours of the stream's images, and in how neighbouring pixels go together, long
-before there are labels enough to learn from. So the images that the first model was trained on, whose labels are known,
-are made to look alike: first by a change of colours, then block by block. A block is taken for a draw from a normal
-distribution, and goes the shortest way from that of the training images to that of the stream, as far as it is damped
-on the way (blur, coarse pixels, low contrast); what is missing of the stream's variance then is added as noise. Seams
-show between blocks where the stream has none: whole images would take more of them than a drift leaves time for. The
-map between normal distributions: Peyré and Cuturi 2019, Computational Optimal Transport, remark 2.31 (Foundations and
-Trends in Machine Learning 11); covariances aligned between domains: Sun et al. 2016, Return of Frustratingly Easy
-Domain Adaptation (AAAI).
+A drift of the inputs is visible in colours and in correlations of neighbouring pixels, long before there are enough
+labels to learn from. So labelled training images are transformed in two steps: by a colour transform, then block by
+block (8 × 8 pixels). Blocks are modelled as draws from a normal distribution. The optimal transport map between the
+training images' distribution and the stream's is applied only where it damps variance (blur, coarse pixels, low
+contrast); missing variance is added as noise. The transformed images have seams between blocks. Whole images instead
+of blocks would avoid seams, but their covariance needs more images than a drift leaves time for.
+
+Sources: Peyré and Cuturi 2019, Computational Optimal Transport, remark 2.31 (Foundations and Trends in Machine Learning
+11), for the map between normal distributions; Sun et al. 2016, Return of Frustratingly Easy Domain Adaptation (AAAI),
+for aligning covariances between domains. Measured against alignment by frequency: benchmarks/FINDINGS.md, "Learner".
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ import torch
 
 from cifarctl.online.colour import Colour
 
-BLOCK = 8  # pixels a side: large enough for how near pixels go together, small enough that few images tell it
+BLOCK = 8  # side in pixels, hand-chosen; larger: captures longer correlations, but needs more images to estimate them
 COLOURS = 3
-LEAST = 1e-4  # variance that every direction of the training images has at least, so that it can be divided by
+MIN_VARIANCE = 1e-4  # lower bound of the training images' variance in every direction, for a stable division
 
-#: (normalised images (B, 3, 32, 32), chance) -> the same as they would arrive now
-Look: TypeAlias = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+#: From normalised images (B, 3, 32, 32) and a random generator to transformed images (B, 3, 32, 32).
+Transform: TypeAlias = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What images look like: `mean` (192,) and `covariance` (192, 192) of blocks, `low` and `high` (3,) of colours."""
+    """Statistics of images: `mean` (192,) and `covariance` (192, 192) of blocks, `low` and `high` (3,) of channels."""
 
     mean: torch.Tensor
     covariance: torch.Tensor
@@ -40,22 +41,22 @@ class Appearance:
 
     @classmethod
     def of(cls, images: torch.Tensor) -> Appearance:
-        """Of normalised images (N, 3, 32, 32), N at least 1."""
+        """The statistics of normalised images (N, 3, 32, 32), N at least 1."""
         blocks = _blocks(images)
         low, high = images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))
         return cls(blocks.mean(dim=0), torch.cov(blocks.T), low, high)
 
 
-class Lookalike:
-    """Makes normalised images that look like a reference look like a window of the stream."""
+class AppearanceTransfer:
+    """Transforms images of the reference's distribution into images that look like a window of the stream."""
 
     def __init__(self, reference: Appearance, window: Appearance, colour: Colour | None = None) -> None:
-        """`colour` takes the stream's colours back to the reference's."""
+        """Compute the map; `colour` transforms the stream's colours to the reference's, None is the identity."""
         forth = (Colour.none() if colour is None else colour.inverse()).matrix.double()
         recolour = torch.kron(torch.eye(BLOCK * BLOCK, dtype=torch.float64), forth)
         there, here = window.covariance.double(), recolour @ reference.covariance.double() @ recolour.T
         values, axes = torch.linalg.eigh(here)
-        values = values.clamp(min=LEAST)
+        values = values.clamp(min=MIN_VARIANCE)
         root, back = axes * values.sqrt() @ axes.T, axes * values.rsqrt() @ axes.T
         values, axes = torch.linalg.eigh(back @ _root(root @ there @ root) @ back)
         damped = axes * values.clamp(max=1) @ axes.T
@@ -65,15 +66,15 @@ class Lookalike:
         self._low, self._high = _channels(window.low), _channels(window.high)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Normalised images (B, 3, 32, 32) as they would arrive now, channels last."""
+        """Transformed normalised images (B, 3, 32, 32), channels last; `generator` draws the added noise."""
         blocks = _blocks(images)
         white = torch.randn(blocks.shape, generator=generator)
         changed = (blocks - self._from) @ self._map + white @ self._noise + self._to
         return _images(changed, images.shape).clamp(self._low, self._high)
 
 
-def halves(one: Look, other: Look) -> Look:
-    """The first half of a batch as the one makes it, the rest as the other does."""
+def half_and_half(one: Transform, other: Transform) -> Transform:
+    """Transform the first half of a batch by `one` and the rest by `other`."""
 
     def look(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         middle = len(images) // 2
@@ -83,21 +84,21 @@ def halves(one: Look, other: Look) -> Look:
 
 
 def _blocks(images: torch.Tensor) -> torch.Tensor:
-    """Images (N, 3, 32, 32) as blocks (16 N, 192): rows, columns, colours."""
+    """Images (N, 3, 32, 32) as blocks (16 N, 192) in the order rows, columns, colours."""
     count, _, rows, columns = images.shape
     parts = images.permute(0, 2, 3, 1).reshape(count, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, COLOURS)
     return parts.transpose(2, 3).reshape(-1, BLOCK * BLOCK * COLOURS)
 
 
 def _images(blocks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """The way back, to images of that shape; channels last."""
+    """The inverse of `_blocks`: images of the given shape, channels last."""
     count, _, rows, columns = shape
     parts = blocks.reshape(count, rows // BLOCK, columns // BLOCK, BLOCK, BLOCK, COLOURS).transpose(2, 3)
     return parts.reshape(count, rows, columns, COLOURS).permute(0, 3, 1, 2)
 
 
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The square root of a symmetric matrix, of what is positive in it."""
+    """The square root of the positive part of a symmetric matrix."""
     values, axes = torch.linalg.eigh(covariance)
     root: torch.Tensor = axes * values.clamp(min=0).sqrt() @ axes.T
     return root
