@@ -30,7 +30,7 @@ from cifarctl.registry.claims import Claim, Stream
 from cifarctl.registry.requests import Requests
 from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import OnlineSettings
-from cifarctl.stream.leader_election import Seat
+from cifarctl.stream.leader_election import Leadership
 
 ONLINE = OnlineSettings(buffer_size=200, reference_size=200, validation_size=100, min_examples=10_000)
 MINE = Stream(None, "cifar", "cifarctl", "production")
@@ -279,7 +279,7 @@ def test_who_waits_for_a_seat_says_that_no_learner_is_at_work(
     """As after a learner was killed: the broker has not missed it yet, but no other learner is to be blamed."""
     monkeypatch.setattr(learn, "JOINING", 0.5)
     site = sites[0]
-    with closing(Seat(site.kafka)) as killed:
+    with closing(Leadership(site.kafka)) as killed:
         until(lambda: killed.wait(0.2))
         waiting = following(site)
         waiting.until(lambda: waiting.of(events.Notice))

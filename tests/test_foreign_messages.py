@@ -15,7 +15,7 @@ from processes import Site, predictions
 from cifarctl import data, events
 from cifarctl.data.operations import OPERATIONS
 from cifarctl.settings import DataSettings, KafkaSettings
-from cifarctl.stream import browse, clients, codecs, doubts
+from cifarctl.stream import browse, clients, codecs, layout_check
 from cifarctl.stream.codecs import Record
 from cifarctl.stream.layout_check import LayoutCheck
 from cifarctl.stream.records import Pixels
@@ -160,8 +160,8 @@ def test_no_drift_of_cifar10_raises_a_doubt(cifar10_dir: object) -> None:
     pixels = data.load(DataSettings(source="cifar10", dir=cifar10_dir)).test.pixels[:1000].numpy()
     never_doubted(pixels)
     last = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).reshape(pixels.shape)
-    assert doubts.channels_last(last).all()
-    assert not doubts.channels_last(pixels).any()
+    assert layout_check.channels_last(last).all()
+    assert not layout_check.channels_last(pixels).any()
 
 
 def test_a_doubt_is_said_once_and_not_where_the_scale_fits() -> None:

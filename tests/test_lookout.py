@@ -45,9 +45,9 @@ def test_serve_says_that_nobody_has_ever_written_to_a_prefix(site: Site) -> None
     site.send(3)
     serving.until(lambda: serving.of(events.BatchServed))
     serving.finish()
-    told = [notice.message for notice in serving.of(events.Notice) if "nobody has ever written" in notice.message]
+    told = [notice.message for notice in serving.of(events.Notice) if "has never been written to" in notice.message]
     assert told == [
-        f"nobody has ever written to {site.topics.images}: unless its producer is still to come, check "
+        f"{site.topics.images} has never been written to: unless its producer has yet to start, check "
         "kafka.topic_prefix" + told[0].partition("kafka.topic_prefix")[2]
     ]
     assert found(site.kafka, 0) == []
@@ -60,7 +60,7 @@ def test_a_misspelt_prefix_is_told_with_those_that_are_there(apache: ApacheKafka
     misspelt = settings.model_copy(update={"topic_prefix": settings.topic_prefix[:-1]})
     topic = images_of(misspelt, 0)
     (told,) = found(misspelt, 1)
-    assert told.startswith(f"nobody has ever written to {topic}: ")
+    assert told.startswith(f"{topic} has never been written to: ")
     assert f"(there are also the prefixes {settings.topic_prefix}" in told
 
 
@@ -80,7 +80,7 @@ def test_another_group_on_the_same_images_is_told(apache: ApacheKafka, protocol:
     with closing(Source(other, [topic])) as source:
         until(lambda: source.read(10, 0.2))
         (told,) = found(settings, 1)
-        assert told.startswith(f"{other.group_id} reads {topic} too, beside this group ({settings.group_id}): ")
+        assert told.startswith(f"{other.group_id} reads {topic} too, besides this group ({settings.group_id}): ")
         assert "answered twice" in told
         assert found(other, 0) == []
         until(lambda: source.commit({(topic, 0): 1}))
