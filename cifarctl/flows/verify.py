@@ -249,7 +249,7 @@ class _Audit:
                 return later
 
     def _places(self) -> Mapping[int, Place]:
-        return browse.places(self.kafka, self.topics.images, self.kafka.group_id, browse.LONGEST_OPEN_S)
+        return browse.places(self.kafka, self.topics.images, self.kafka.group_id, browse.MAX_OPEN_S)
 
     def _topic_id(self) -> str | None:
         return identity.topic_ids(self.kafka, [self.topics.images]).get(self.topics.images)

@@ -132,7 +132,7 @@ class KafkaSeat(Seat):
     def __init__(self, registry: Registry, kafka: KafkaSettings, stream: Stream) -> None:
         self.stream = stream
         self._registry = registry
-        self._seat = leader_election.Seat(kafka)
+        self._seat = leader_election.Leadership(kafka)
         self._claim = Claim(registry.dir, stream)
         self._ask_at = math.inf  # when to ask for the claim again, in a term that began without it
 

@@ -1,4 +1,4 @@
-"""Looking at topics from outside any group: nothing is joined, nothing is committed."""
+"""Reading topics without joining a group or committing anything."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from cifarctl.stream.records import Record, record_of
 
 Isolation: TypeAlias = Literal["read_committed", "read_uncommitted"]
 
-READ = 1000  # most records at once
-SLICE_S = 0.1  # Python sees signals between such waits only
-#: A writer that was killed keeps its transaction open for `clients.TRANSACTION_TIMEOUT_MS`, and then until the broker
-#: looks, every 10 s.
-LONGEST_OPEN_S = 30.0
+BATCH = 1000  # records
+SLICE_S = 0.1  # Python handles signals only between waits
+#: The transaction of a killed writer stays open for `options.TRANSACTION_TIMEOUT_MS`, and then until the broker checks,
+#: every 10 s.
+MAX_OPEN_S = 30.0
 #: librdkafka reconnects by itself after these; only a silence of `kafka.timeout_s` is an error.
-_PASSING = connection.UNREACHABLE - {KafkaError._TIMED_OUT}
+_TRANSIENT = connection.UNREACHABLE - {KafkaError._TIMED_OUT}
 
 
 def read(
@@ -37,23 +37,23 @@ def read(
     partitions: Iterable[int] | None = None,
     start: Mapping[int, int] | None = None,
 ) -> Generator[Record, None, None]:
-    """The records of a topic up to its present end, in order within each partition; streams, holds few in memory.
+    """The records of a topic up to its current end, in order within each partition; a stream, with few in memory.
 
-    The end of a partition is where the broker says so once (under read_committed the first record of an open
-    transaction), not the high watermark, which control records and the embedded broker blur.
+    The end of a partition is where the broker first reports it (with read_committed the first record of an open
+    transaction), not the high watermark, which counts control records and is wrong on the embedded broker.
 
     Args:
         settings: connection.
         topic: its name.
-        isolation: read_uncommitted also yields what aborted and open transactions have written.
+        isolation: read_uncommitted includes the records of aborted and open transactions.
         partitions: only these; default all.
-        start: first offset of some partitions; the others, and those that hold it no longer, begin with their oldest.
+        start: first offsets of partitions; without one, or if it has aged out, reading starts with the oldest record.
 
     Raises:
         BrokerError: no such topic, no permission, or no answer within `kafka.timeout_s`.
         SettingsError: librdkafka refuses an option.
     """
-    # The group's own name, since that is the one that a user may be permitted; assigning joins nothing.
+    # The group that the user has rights for; assigning partitions does not join it.
     options = {"isolation.level": isolation, "auto.offset.reset": "earliest"}
     with _consumer(settings, settings.group_id, f"cannot read {topic}", **options) as client:
         numbers = _partitions(client, settings, topic) if partitions is None else list(partitions)
@@ -61,28 +61,28 @@ def read(
         unread = set(numbers)
         client.assign([TopicPartition(topic, number, first.get(number, OFFSET_BEGINNING)) for number in numbers])
         heard = time.monotonic()
-        trouble: KafkaError | None = None
+        last_error: KafkaError | None = None
         while unread:
-            for message in client.consume(READ, SLICE_S):
+            for message in client.consume(BATCH, SLICE_S):
                 error = message.error()
                 if error is None:
                     heard = time.monotonic()
-                    if message.partition() in unread:  # what came after the end was seen is not of the present
+                    if message.partition() in unread:  # records after the reported end came later
                         yield record_of(message)
-                        heard = time.monotonic()  # however long the reader has taken
+                        heard = time.monotonic()  # the caller may have taken long
                 elif error.code() == KafkaError._PARTITION_EOF:
                     heard = time.monotonic()
                     unread.discard(message.partition() or 0)
-                elif error.code() in _PASSING:
-                    trouble = error
+                elif error.code() in _TRANSIENT:
+                    last_error = error
                 else:
                     raise KafkaException(error)
             if time.monotonic() - heard > settings.timeout_s:
-                raise KafkaException(trouble or KafkaError(KafkaError._TIMED_OUT))
+                raise KafkaException(last_error or KafkaError(KafkaError._TIMED_OUT))
 
 
 def at(settings: KafkaSettings, topic: str, partition: int, offset: int) -> Record | None:
-    """The committed record at one place; None where it is not there, or no longer.
+    """The committed record at one offset; None if there is none, or no longer.
 
     Raises:
         BrokerError: as `read`.
@@ -95,10 +95,9 @@ def at(settings: KafkaSettings, topic: str, partition: int, offset: int) -> Reco
 def bounds(
     settings: KafkaSettings, topic: str, *, isolation: Isolation = "read_uncommitted"
 ) -> dict[int, tuple[int, int]]:
-    """First offset and the one after the last of each partition, control records included.
+    """(first offset, offset after the last) of each partition, including control records.
 
-    Under read_committed the end is the first record of an open transaction. Not on the embedded broker, which answers
-    with other numbers.
+    With read_committed the end is the first record of an open transaction. Wrong on the embedded broker.
 
     Raises:
         BrokerError: no such topic, no permission, or no answer.
@@ -111,7 +110,7 @@ def bounds(
 def watermarks(
     client: Consumer, settings: KafkaSettings, topic: str, numbers: Iterable[int]
 ) -> dict[int, tuple[int, int]]:
-    """As `bounds`, by a client that is there.
+    """As `bounds`, with an existing client.
 
     Raises:
         KafkaException: no answer.
@@ -129,10 +128,10 @@ def watermarks(
 
 
 def await_decided(settings: KafkaSettings, topic: str) -> None:
-    """Wait until all that `topic` holds now is committed or aborted, so that `read` leaves none of it out.
+    """Wait until all current records of `topic` are committed or aborted, so that `read` does not miss any.
 
-    The broker tells a writer that its transaction is committed before every partition shows that. Nothing is waited
-    for on the embedded broker, which has no transactions.
+    The broker confirms a transaction to its writer before every partition shows it. Returns at once on the embedded
+    broker, which has no transactions.
 
     Raises:
         BrokerError: no such topic, no permission, no answer, or a transaction stays open for half a minute.
@@ -140,36 +139,36 @@ def await_decided(settings: KafkaSettings, topic: str) -> None:
     if clients.check(settings).embedded:
         return
     ends = {number: high for number, (_, high) in bounds(settings, topic).items()}
-    deadline = time.monotonic() + LONGEST_OPEN_S
+    deadline = time.monotonic() + MAX_OPEN_S
     while any(
         decided < ends.get(number, 0)
         for number, (_, decided) in bounds(settings, topic, isolation="read_committed").items()
     ):
         if time.monotonic() >= deadline:
             raise BrokerError(
-                f"{topic} holds a transaction that has been open for {LONGEST_OPEN_S:g} s: "
-                "`kafka-transactions.sh find-hanging` tells whose it is; try again when it has ended"
+                f"{topic} has a transaction that has been open for {MAX_OPEN_S:g} s: find its owner with "
+                "`kafka-transactions.sh find-hanging`, and try again when it has ended"
             )
         time.sleep(SLICE_S)
 
 
 class Place(NamedTuple):
-    """The next offset that a group will read, and what is known of it."""
+    """The next offset that a group will read, and its mark."""
 
     offset: int
     mark: Mark
 
 
 def committed(settings: KafkaSettings, topic: str, group: str, patience_s: float | None = None) -> dict[int, int]:
-    """The next offset that `group` will read, of each partition for which it has committed one; else as `places`."""
+    """The offset that `group` has committed for each partition, if any; otherwise as `places`."""
     return {number: place.offset for number, place in places(settings, topic, group, patience_s).items()}
 
 
 def places(settings: KafkaSettings, topic: str, group: str, patience_s: float | None = None) -> dict[int, Place]:
-    """The place of `group` in each partition for which it has committed one.
+    """The offset that `group` has committed for each partition, if any, with its mark.
 
-    A coordinator that moves, and offsets in a transaction that is not decided yet, are waited for: `patience_s`
-    seconds, by default `kafka.timeout_s`.
+    Waits up to `patience_s` seconds (default: `kafka.timeout_s`) while the coordinator moves or the offsets are in an
+    open transaction.
 
     Raises:
         BrokerError: no such topic, no permission, or no answer.
@@ -181,7 +180,7 @@ def places(settings: KafkaSettings, topic: str, group: str, patience_s: float | 
 
 
 def places_of(client: Consumer, settings: KafkaSettings, topic: str, numbers: Iterable[int]) -> dict[int, Place]:
-    """As `places`, of the group of a client that is there.
+    """As `places`, for the group of an existing client.
 
     Raises:
         KafkaException: no answer.
@@ -194,9 +193,9 @@ def places_of(client: Consumer, settings: KafkaSettings, topic: str, numbers: It
 
 
 def compacted(settings: KafkaSettings, topics: Iterable[str]) -> dict[str, bool]:
-    """Whether records of each of `topics` may be replaced by later ones of their key: `cleanup.policy` has compact.
+    """Whether each of `topics` is compacted: its `cleanup.policy` includes compact.
 
-    A topic is left out where the broker does not tell, for want of the right DescribeConfigs for example.
+    Topics that the broker does not describe, for example for lack of the right DescribeConfigs, are left out.
     """
     names = {ConfigResource(ConfigResource.Type.TOPIC, topic): topic for topic in topics}
     admin = connection.create(AdminClient, settings, {}, None)
@@ -211,7 +210,7 @@ def compacted(settings: KafkaSettings, topics: Iterable[str]) -> dict[str, bool]
 
 @contextmanager
 def _consumer(settings: KafkaSettings, group: str, doing: str, **options: str) -> Iterator[Consumer]:
-    """A consumer, and Kafka's exceptions as BrokerError; a refused password explains a silence better than it does."""
+    """A consumer; Kafka's exceptions become BrokerError, with the most telling connection error as the cause."""
     seen: list[KafkaError] = []
     client = clients.consumer(settings, group, on_error=seen.append, **options)
     try:

@@ -1,8 +1,8 @@
-"""What the bytes of images mean: pure functions between Kafka records and numpy arrays.
+"""The wire formats of images: pure functions between Kafka records and numpy arrays.
 
-Images travel as ``raw`` (3,072 bytes uint8 CHW), as ``json`` (the tutorial's base64 of normalised float32 CHW) or as
-``png`` and ``jpeg`` of any size. The checks of a record are a few comparisons, and the pixels of a whole batch are one
-buffer. Whatever is wrong with a record becomes a `DeadLetter`, not an exception.
+Images travel as ``raw`` (3,072 bytes uint8 CHW), as ``json`` (the tutorial's base64 of normalised float32 CHW), or as
+``png`` or ``jpeg`` of any size. Checking a record takes a few comparisons, and the pixels of a whole batch share one
+buffer. A bad record becomes a `DeadLetter`, not an exception.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ JSON = "application/json"
 PNG = "image/png"
 JPEG = "image/jpeg"
 CONTENT_TYPES: Mapping[str, str] = {"raw": RAW, "json": JSON, "png": PNG, "jpeg": JPEG}
-#: Names that are in use although they are registered nowhere.
+#: Unregistered names in common use.
 _ALIASES = {"image/jpg": JPEG, "image/pjpeg": JPEG, "image/x-png": PNG, "text/json": JSON}
 _READ = {**{name: name for name in CONTENT_TYPES.values()}, **_ALIASES}
 
 FLOAT_BYTES = 4 * RAW_BYTES
-#: An image in JSON takes 17 kB; what is far larger is refused before a parser turns it into many times its size.
+#: An image in JSON takes 17 kB; far larger messages are refused before a parser expands them to many times their size.
 MAX_JSON_BYTES = 1 << 20
-#: How far outside 0-1 a pixel may lie after un-normalising: a producer's rounding, not another normalisation.
+#: How far outside 0-1 a pixel may be after un-normalising: a producer's rounding error, not another normalisation.
 PIXEL_TOLERANCE = 0.01
 UNLABELLED = -1
 
@@ -49,8 +49,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 _RAW_HEADER = RAW.encode()
 _TYPE_HEADERS = {format: ("content-type", name.encode()) for format, name in CONTENT_TYPES.items()}
-_TELLING = pictures.FIRST_BYTES | {b"{", b" ", b"\t", b"\r", b"\n", BOM_UTF8[:1]}
-_NOT_BASE64 = str.maketrans("-_", "+/", " \t\r\n")  # the URL-safe alphabet, and lines
+_SIGNIFICANT = pictures.FIRST_BYTES | {b"{", b" ", b"\t", b"\r", b"\n", BOM_UTF8[:1]}
+_NOT_BASE64 = str.maketrans("-_", "+/", " \t\r\n")  # the URL-safe alphabet, and line breaks
 
 
 def encode_images(
@@ -61,7 +61,7 @@ def encode_images(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> list[bytes]:
-    """`encode_image` for each of a batch (B, 3, 32, 32); raw ones are checked together.
+    """`encode_image` for each image of a batch (B, 3, 32, 32); raw ones are checked together.
 
     Raises:
         ValueError: as `encode_image`.
@@ -81,8 +81,8 @@ def encode_image(
     Args:
         format: raw, json or png.
         pixels: (3, 32, 32) uint8.
-        label: class number, None = unlabelled; only JSON carries it in its value.
-        id: image id; likewise.
+        label: class number, None = unlabelled; only JSON has it in its value.
+        id: image id; the same.
         mean: of JSON's normalisation, per channel.
         std: of JSON's normalisation, per channel.
 
@@ -143,10 +143,10 @@ def headers_for(format: str, id: str, label: int | None) -> Headers:
 def decode(
     records: Sequence[Record], *, classes: int, json_mean: Sequence[float], json_std: Sequence[float]
 ) -> tuple[Decoded, list[DeadLetter]]:
-    """Sort a batch into images and dead letters: each record into exactly one of them, both in reading order.
+    """Sort a batch into images and dead letters, each record into exactly one of them, both in reading order.
 
     Args:
-        records: what was read, any bytes.
+        records: as read, with any bytes.
         classes: labels are 0 to `classes` - 1.
         json_mean: the mean that producers of JSON subtracted, per channel.
         json_std: the deviation that they divided by, per channel.
@@ -158,7 +158,7 @@ def decode(
     ids: list[str] = []
     good: list[Record] = []
     letters: list[DeadLetter] = []
-    with np.errstate(all="ignore"):  # hostile floats overflow; the range check catches what comes out
+    with np.errstate(all="ignore"):  # hostile floats overflow; the range check catches the results
         for record in records:
             try:
                 payload, id, label = _parse(record, labels, scale, shift)
@@ -175,9 +175,9 @@ def decode(
 
 
 def id_of(record: Record) -> str | None:
-    """The id under which an image is answered, whatever else is wrong with it; None where it has none.
+    """The id under which an image is answered, whatever else is wrong with it; None if it has none.
 
-    Cheap where the id travels in a header or in the key: only JSON is parsed.
+    Cheap if the id is in a header or in the key: only JSON is parsed.
     """
     value, headers = record.value or b"", dict(record.headers)
     try:
@@ -194,9 +194,9 @@ def _parse(record: Record, labels: Mapping[bytes, int], scale: Floats, shift: Fl
     """The 3,072 bytes, the id and the label of an image.
 
     Raises:
-        Refused: it is none.
+        Refused: the record is not an image.
     """
-    value, headers = record.value, dict(record.headers)  # of a name that comes twice the last one, as everywhere
+    value, headers = record.value, dict(record.headers)  # of equal names the last one, as everywhere
     if record.unread:
         raise headers_unread()
     if value is None:
@@ -216,27 +216,27 @@ def _parse(record: Record, labels: Mapping[bytes, int], scale: Floats, shift: Fl
 
 
 def _content_type(header: bytes | None, value: bytes) -> str:
-    """What the header says, else what the first bytes or the length do."""
+    """The content type from the header, else from the first bytes, else from the length."""
     name = header.partition(b";")[0].strip().lower().decode("utf-8", "replace") if header else ""
     if name:
         if (known := _READ.get(name)) is None:
             expected = ", ".join(CONTENT_TYPES.values())
             raise Refused("UnsupportedContentType", f"content-type {name[:100]!r}: expected one of {expected}")
         return known
-    if value[:1] in _TELLING:  # which few raw images begin with
+    if value[:1] in _SIGNIFICANT:  # few raw images begin so
         kind = pictures.kind(value)
         if kind in ("PNG", "JPEG"):
             return PNG if kind == "PNG" else JPEG
         if kind is not None:
-            raise Refused("UnsupportedContentType", f"the message is a {kind} picture; only PNG and JPEG are read")
+            raise Refused("UnsupportedContentType", f"the message is a {kind} picture; only PNG and JPEG are supported")
         if _holds_image(value):
             return JSON
     return RAW if len(value) == RAW_BYTES else JSON
 
 
 def _holds_image(value: bytes) -> bool:
-    """Whether it is a JSON object with an image, although as long as a raw one."""
-    text = value.removeprefix(BOM_UTF8)  # which is refused where JSON is read: by what it is
+    """Whether the value is a JSON object with an image although it has the length of a raw one."""
+    text = value.removeprefix(BOM_UTF8)  # refused later, with an error about the byte order mark
     if len(value) != RAW_BYTES or not text.lstrip().startswith(b"{"):
         return False
     try:
@@ -260,7 +260,7 @@ def _parse_json(
 ) -> tuple[bytes, str, int]:
     if len(value) > MAX_JSON_BYTES:
         raise Refused(
-            "TooLarge", f"{len(value)} bytes of JSON; an image takes 17,000, at most {MAX_JSON_BYTES} are read"
+            "TooLarge", f"{len(value)} bytes of JSON; an image takes 17,000, at most {MAX_JSON_BYTES} are accepted"
         )
     body = json_object(value, "image, label, id")
     payload = _json_image(body)
@@ -288,7 +288,7 @@ def _json_image(body: Mapping[str, Any]) -> bytes:
 
 
 def _unbased(image: str) -> bytes:
-    """The bytes that `image` is the base64 of: of either alphabet (RFC 4648), in one line or several."""
+    """Decode base64 in either alphabet (RFC 4648), with or without line breaks."""
     try:
         return pybase64.b64decode(image, validate=True)
     except ValueError:
@@ -297,12 +297,12 @@ def _unbased(image: str) -> bytes:
         return pybase64.b64decode(image.translate(_NOT_BASE64), validate=True)
     except ValueError as error:
         if image.startswith("data:"):
-            raise Refused("BadBase64", "image is a data: URL; send only what follows its comma") from None
+            raise Refused("BadBase64", "image is a data: URL; send only the part after its comma") from None
         raise Refused("BadBase64", f"image is not base64: {error}") from None
 
 
 def _header_id(record: Record, headers: Mapping[str, bytes | None]) -> str:
-    """The id of the header, else the key, else where the record lies."""
+    """The id from the header, else from the key, else topic-partition-offset."""
     header = headers.get("id")
     if header:
         try:
@@ -327,7 +327,7 @@ def _header_label(headers: Mapping[str, bytes | None], labels: Mapping[bytes, in
 def _unnormalised(payload: bytes, scale: Floats, shift: Floats) -> bytes:
     """Normalised float32 CHW to uint8 CHW.
 
-    One image at a time: its passes stay within the processor's first cache, those over a batch do not.
+    One image at a time, so that all passes stay within the L1 cache.
     """
     values = np.frombuffer(payload, dtype="<f4").reshape(3, -1)
     scaled = values * scale
@@ -348,7 +348,7 @@ def _unnormalised(payload: bytes, scale: Floats, shift: Floats) -> bytes:
 
 @lru_cache(maxsize=8)
 def _restoring(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Floats, Floats]:
-    """Factor and summand (3, 1) from normalised values to 0-255; half of 1 more, so that cutting off rounds."""
+    """Factor and summand (3, 1) from normalised values to 0-255, plus 0.5 so that truncation rounds."""
     return (
         np.asarray([255 * deviation for deviation in std], dtype=np.float32).reshape(3, 1),
         np.asarray([255 * middle + 0.5 for middle in mean], dtype=np.float32).reshape(3, 1),

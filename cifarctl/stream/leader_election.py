@@ -1,7 +1,7 @@
-"""The seat of the active learner: the only partition of the learner's topic, and a log that its holder alone writes.
+"""Leader election among learners: the only partition of the learner's topic, and a log that only the leader writes.
 
-Who is assigned the partition holds the seat; the others of the group stand by. What the holder writes is fenced as
-Kafka fences transactions (KIP-98): under one transactional id, which whoever takes the seat takes over.
+The member of the group that is assigned the partition is the leader; the others stand by. Its writes are fenced as
+Kafka fences transactions (KIP-98): all leaders use one transactional id, and a new leader fences the one before.
 """
 
 from __future__ import annotations
@@ -26,23 +26,25 @@ from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
 from cifarctl.stream.transactions import OPEN_TIMEOUT_S, PERMANENT
 
-READ = 1000  # most records at once, of a log that is read for the membership only
+BATCH = 1000  # records; the log is read only to stay a member
 WAIT_S = 0.2
 ABORT_S = 2.0
 
 
-class Seat:
-    """A candidate for the seat, and its holder once `wait` says so.
+class Leadership:
+    """Leadership of the learners: this process is a candidate, and the leader once `wait` says so.
 
-    A thread keeps the membership, whatever its owner is busy with. A process that was suspended loses the seat when
-    its session is over, and learns of it when it wakes; what it tries to commit until then is refused.
+    A thread keeps the membership alive, whatever its owner is busy with. A suspended process loses leadership when its
+    session times out and notices when it wakes; its commits until then are refused.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
-        """Nothing is joined before the first `wait`."""
+        """The group is joined by the first `wait`."""
         self._settings = settings
         self._topic = clients.Topics.of(settings.topic_prefix).learner
-        self._group = f"{settings.topic_prefix}.active-learner"  # as the topic: one seat, whatever group reads images
+        self._group = (
+            f"{settings.topic_prefix}.active-learner"  # one leader a topic prefix, whichever group reads images
+        )
         self._admin: AdminClient | None = None
         self._held, self._closing = threading.Event(), threading.Event()
         self._failure: CifarctlError | None = None
@@ -53,7 +55,7 @@ class Seat:
 
     @property
     def taken(self) -> bool:
-        """Whether anybody is a candidate or holds the seat; to be asked before `wait`.
+        """Whether there is a leader or a candidate; to be asked before `wait`.
 
         Raises:
             BrokerError: no answer, or no permission to ask.
@@ -76,11 +78,11 @@ class Seat:
 
     @property
     def held(self) -> bool:
-        """Whether this process has the seat, as far as it knows."""
+        """Whether this process is the leader, as far as it knows."""
         return self._held.is_set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Join the candidates, if that is yet to be done, and wait so many seconds for the seat.
+        """Join the candidates, unless that is done, and wait up to `timeout_s` seconds for leadership.
 
         Raises:
             BrokerError: no broker answers, or it refuses.
@@ -88,7 +90,7 @@ class Seat:
         if self._thread is None:
             rights.ensure_topics(self._settings, {self._topic: ["Read", "Write"]})
             source = Source(self._settings, [self._topic], group_id=self._group, on_gap=lambda _: None)
-            self._thread = threading.Thread(target=self._keep, args=(source,), name="seat", daemon=True)
+            self._thread = threading.Thread(target=self._keep, args=(source,), name="leadership", daemon=True)
             self._thread.start()
         held = self._held.wait(timeout_s)
         if self._failure is not None:
@@ -96,17 +98,17 @@ class Seat:
         return held
 
     def take(self, on_wait: Callable[[], None]) -> list[bytes]:
-        """Fence whoever has held the seat before; what all of them have committed, oldest first.
+        """Fence the previous leader; returns all that leaders have committed, oldest first.
 
         `on_wait` is called while the broker does not answer, and may raise.
 
         Raises:
             BrokerError: the broker refuses, or opens no transaction within half a minute.
-            Superseded: somebody else has taken the seat meanwhile.
+            Superseded: another process has become the leader meanwhile.
         """
         self._drop()
         self._sender = Sender(self._settings, transactional_id=self._topic, options={"linger.ms": 0})
-        with self._undone():
+        with self._aborting():
             begin = partial(self._sender.producer.init_transactions, self._settings.timeout_s)
             self._repeat(begin, on_wait, patience_s=OPEN_TIMEOUT_S)
         return [record.value for record in browse.read(self._settings, self._topic) if record.value is not None]
@@ -118,16 +120,16 @@ class Seat:
         offsets: Mapping[Partition, int] | None = None,
         source: Source | None = None,
     ) -> None:
-        """Write one record, and the `offsets` of what `source` has read, in one transaction; all or nothing.
+        """Write one record, and the `offsets` that `source` has read, in one transaction.
 
         Raises:
             BrokerError: the broker refuses for good.
-            Superseded: somebody else has the seat now, or `source` its partitions no longer, or the broker was away
-                for too long. The seat has to be taken again, and the log tells what has come of it.
+            Superseded: another process is the leader now, or `source` has lost its partitions, or the broker was away
+                for too long. `take` leadership again; the log shows whether the record was committed.
         """
         assert self._sender is not None
         producer, limit = self._sender.producer, self._settings.timeout_s
-        with self._undone():
+        with self._aborting():
             producer.begin_transaction()
             self._sender.enqueue(self._topic, None, value)
             if offsets and source is not None:
@@ -138,7 +140,7 @@ class Seat:
             self._repeat(partial(producer.commit_transaction, limit), on_wait)
 
     def close(self) -> None:
-        """Leave the seat to the next one."""
+        """Resign."""
         self._closing.set()
         self._drop()
         if self._thread is not None:
@@ -148,7 +150,7 @@ class Seat:
         try:
             with source:
                 while not self._closing.is_set():
-                    source.read(READ, WAIT_S)
+                    source.read(BATCH, WAIT_S)
                     self.trouble = source.last_error
                     (self._held.set if source.assigned else self._held.clear)()
                 self._held.clear()
@@ -157,7 +159,7 @@ class Seat:
             self._held.clear()
 
     def _repeat(self, call: Callable[[], object], on_wait: Callable[[], None], patience_s: float = math.inf) -> None:
-        """Make a call again as long as it fails for reasons that pass, and `patience_s` lasts."""
+        """Repeat a call while it fails for transient reasons, for at most `patience_s` seconds."""
         deadline = time.monotonic() + patience_s
         while True:
             try:
@@ -165,8 +167,8 @@ class Seat:
                 return
             except KafkaException as error:
                 reason = error.args[0]
-                passing = reason.retriable() or reason.code() in connection.TRANSIENT
-                if reason.fatal() or reason.txn_requires_abort() or not passing:
+                transient = reason.retriable() or reason.code() in connection.TRANSIENT
+                if reason.fatal() or reason.txn_requires_abort() or not transient:
                     raise
                 if time.monotonic() >= deadline:
                     doing = f"no transaction within {patience_s:g} s"
@@ -175,8 +177,8 @@ class Seat:
             time.sleep(connection.RETRY_S)
 
     @contextmanager
-    def _undone(self) -> Iterator[None]:
-        """Give up the transaction on any error, and tell what the error means."""
+    def _aborting(self) -> Iterator[None]:
+        """Give up the transaction on any error, and translate the error."""
         try:
             yield
         except KafkaException as error:
@@ -184,10 +186,10 @@ class Seat:
             self._drop()
             if reason.code() in PERMANENT:
                 raise connection.explain(self._settings, f"cannot write to {self._topic}", reason) from None
-            raise Superseded(f"decisions of this learner do not count any more: {reason.str()}") from None
+            raise Superseded(f"this learner is no longer the leader: {reason.str()}") from None
         except FutureTimeout:
             self._drop()
-            raise Superseded(f"{self._settings.bootstrap_servers} does not answer to a decision") from None
+            raise Superseded(f"{self._settings.bootstrap_servers} has not confirmed a decision") from None
         except BaseException:
             self._drop()
             raise
@@ -199,7 +201,7 @@ class Seat:
 
 
 def _end(sender: Sender) -> None:
-    """Abort what is open, so that nobody waits for it, and let go."""
+    """Abort an open transaction, so that no reader waits for it, and let go of the producer."""
     with suppress(KafkaException):
         sender.producer.abort_transaction(ABORT_S)
     sender.producer.purge()

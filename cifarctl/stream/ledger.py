@@ -1,4 +1,4 @@
-"""The ledger of `verify-stream`: what the inputs of a partition are, and which of them have been answered."""
+"""The ledger of `verify-stream`: the inputs of a partition, and which of them have been answered."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from cifarctl.stream.identity import Range
 from cifarctl.stream.predictions import decode_prediction
 from cifarctl.stream.records import Record
 
-MOST_EXAMPLES = 10
-SEEN_MANY = 255
-UNKNOWN = 0  # no digest: cannot be compared
+MAX_EXAMPLES = 10
+MAX_COUNT = 255  # of answers to one input
+UNKNOWN = 0  # no digest, so not comparable
 
 
 def digest(data: bytes | None) -> int:
-    """64 bits that tell one text from another."""
+    """64 bits of SHA-256, never 0."""
     return int.from_bytes(hashlib.sha256(data or b"").digest()[:8], "big") or 1
 
 
 class Findings:
-    """How often something is wrong, and the first few places."""
+    """Counts of each kind of problem, and the first few examples."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.examples: list[str] = []
 
     def add(self, kind: str, story: str, count: int = 1) -> None:
-        """Note it."""
+        """Count a problem of this `kind`."""
         self.counts[kind] += count
-        if len(self.examples) < MOST_EXAMPLES:
+        if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(story)
 
 
 class Partition:
-    """The input records of one partition, 33 bytes each, and the place of the group there.
+    """The input records of one partition, 33 bytes each, and the group's committed offset there.
 
-    All below `end` is decided; what is below `oldest` has aged out.
+    Everything below `end` is committed or aborted; everything below `oldest` has aged out.
     """
 
     def __init__(self, oldest: int, end: int, place: Place | None) -> None:
@@ -56,7 +56,7 @@ class Partition:
 
     @property
     def committed(self) -> int:
-        """The next offset that the group will read; 0 where it has none."""
+        """The next offset that the group will read; 0 if it has committed none."""
         return self.place.offset if self.place is not None else 0
 
     def deliver(self, record: Record) -> None:
@@ -70,21 +70,21 @@ class Partition:
         self.answers.append(0)
 
     def find(self, offset: int) -> int | None:
-        """Which of the records has this offset; None where there is none."""
+        """The index of the record with this offset; None if there is none."""
         index = bisect_left(self.offsets, offset)
         return index if index < len(self.offsets) and self.offsets[index] == offset else None
 
     def same(self, index: int, answer: Answer) -> bool:
-        """Whether it is this record that was answered, as far as that can be told."""
+        """Whether this is the record that was answered; True if that cannot be told."""
         known = (self._bodies if answer.of_body else self._ids)[index]
         return UNKNOWN in (known, answer.digest) or known == answer.digest
 
     def answer(self, index: int) -> None:
-        """Count an answer."""
-        self.answers[index] = min(SEEN_MANY, self.answers[index] + 1)
+        """Count an answer to the record at `index`."""
+        self.answers[index] = min(MAX_COUNT, self.answers[index] + 1)
 
     def skipped(self, offset: int) -> bool:
-        """Whether the group was moved over it on purpose."""
+        """Whether the group has skipped this offset on purpose."""
         ranges: tuple[Range, ...] = self.place.mark.skipped if self.place is not None else ()
         return any(first <= offset < end for first, end in ranges)
 
@@ -96,33 +96,33 @@ class Partition:
 
 
 class Answer:
-    """What one record of predictions or dead letters answers: a place, and the digest of the id or of the bytes."""
+    """The input that one prediction or dead letter answers: its offset, and the digest of its id or of its bytes."""
 
-    def __init__(self, number: int, offset: int, told: int, *, of_body: bool) -> None:
-        self.number, self.offset, self.digest, self.of_body = number, offset, told, of_body
+    def __init__(self, number: int, offset: int, input_digest: int, *, of_body: bool) -> None:
+        self.number, self.offset, self.digest, self.of_body = number, offset, input_digest, of_body
 
     @classmethod
     def of_letter(cls, record: Record, images: str) -> Answer | None:
-        """Read a dead letter; None where it answers nothing of the topic `images`."""
+        """Read a dead letter; None if it is not about the topic `images`."""
         letter = letters.read_letter(record)
         if letter is None or letter.source is None or letter.source.topic != images:
             return None
-        told = _digested(record.value) if letter.digested else digest(record.value)
-        return cls(letter.source.partition, letter.source.offset, told, of_body=True)
+        body_digest = _digested(record.value) if letter.digested else digest(record.value)
+        return cls(letter.source.partition, letter.source.offset, body_digest, of_body=True)
 
     @classmethod
     def of_prediction(cls, record: Record) -> Answer | None:
-        """Read a prediction; None where somebody else has written something else."""
+        """Read a prediction; None if the record is something else."""
         try:
             prediction = decode_prediction(record.value)
         except ValueError:
             return None
-        told = digest(prediction.id.encode("utf-8", "replace"))
-        return cls(prediction.partition, prediction.offset, told, of_body=False)
+        id_digest = digest(prediction.id.encode("utf-8", "replace"))
+        return cls(prediction.partition, prediction.offset, id_digest, of_body=False)
 
 
 def _digested(value: bytes | None) -> int:
-    """The digest of the bytes that a digested letter stands for."""
+    """The digest of the original bytes of a digested letter."""
     try:
         body = orjson.loads(value or b"")
         return int(str(body["sha256"])[:16], 16) or 1

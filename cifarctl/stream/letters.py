@@ -1,8 +1,8 @@
-"""The messages of the dead letters topic: bad input with its reason, and what has been sent back of it.
+"""The messages of the dead-letter topic: bad input with its reason, and receipts for letters that were replayed.
 
-A letter is the original message with headers added. A letter that has been sent back is followed, somewhere in the
-same topic, by a receipt: a message whose header `REPLAYED` names the letter's place. A compacted topic takes only
-messages with a key: there, what has none gets one of its own, which nothing else has.
+A letter is the original message with headers added. A replayed letter is followed, somewhere in the same topic, by a
+receipt: a message whose header `REPLAYED` has the letter's partition and offset. A compacted topic accepts only
+messages with a key: there, a message without one gets a unique key.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import orjson
 from cifarctl.stream.records import DeadLetter, Headers, Record
 from cifarctl.stream.sizes import wire_size
 
-#: Brokers and clients refuse more than 1 MB by default; a dead letter larger than this travels as a digest anywhere.
+#: Brokers and clients refuse more than 1 MB by default; a larger dead letter is always sent as a digest.
 MAX_LETTER_BYTES = 900_000
 DIGEST_HEAD_BYTES = 4096
 SHORT_HEAD_BYTES = 256
-#: Key and headers of a digested letter are kept up to this size, each.
+#: A digested letter keeps its key and its headers if they are no larger than this, each.
 MAX_KEPT_BYTES = 16_384
 MAX_MESSAGE_CHARACTERS = 500
-#: Of the source topic's name, from its end, in a key of a letter's own: the part behind the prefix and more.
+#: Characters from the end of the source topic's name in a generated key: more than the part after the prefix.
 OWN_KEY_TOPIC_CHARACTERS = 64
 
 OWN = "cifarctl."
 DIGEST = "cifarctl.digest"
-KEYLESS = "cifarctl.keyless"  # a letter whose key is its own, not that of the message
+KEYLESS = "cifarctl.keyless"  # the letter's key is generated; the message had none
 REPLAYED = "cifarctl.replayed"
 REPLAYED_FROM = "cifarctl.replayed-from"
 
-#: The classes of error that cifarctl writes; other programs may write others into the same topic.
+#: The error classes that cifarctl writes; other programs may write others to the same topic.
 CLASSES = frozenset({
     "AnswerTooLarge", "BadBase64", "BadPicture", "HeadersUnread", "IdNotText", "IdTooLong", "ImageNotText",
     "LabelNotInteger", "LabelOutOfRange", "MissingId", "MissingImage", "MissingLabel", "NotAnObject", "NotJson",
@@ -50,7 +50,7 @@ _PLACE = re.compile(rb"([0-9]{1,10}):([0-9]{1,19})")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a message lay before it failed."""
+    """Where a bad message came from."""
 
     topic: str
     partition: int
@@ -59,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Letter:
-    """A message read from the dead letters; `source` is None where its headers do not say."""
+    """A message read from the dead-letter topic; `source` is None if its headers do not name it."""
 
     record: Record
     error: str
@@ -70,28 +70,27 @@ class Letter:
 
     @property
     def original_headers(self) -> Headers:
-        """The headers that the message had before cifarctl added its own."""
+        """The message's headers before cifarctl added its own."""
         return [(name, text) for name, text in self.record.headers if not name.startswith(OWN)]
 
     @property
     def original_key(self) -> bytes | None:
-        """The key that the message had; None as well where a digest has left it out."""
+        """The message's own key; also None if a digest has left it out."""
         return None if KEYLESS in dict(self.record.headers) else self.record.key
 
 
 def dead_letter_headers(letter: DeadLetter) -> Headers:
-    """The original headers, then why and where from."""
+    """The original headers, then the reason and the source."""
     return [*letter.record.headers, *_reasons(letter)]
 
 
 def dead_letter_message(letter: DeadLetter, limit: int = MAX_LETTER_BYTES, *, keyed: bool = False) -> Message:
-    """Key, value and headers to send to the dead letters, of `limit` bytes at most, as `sizes.wire_size` counts.
+    """Key, value and headers to send to the dead-letter topic: at most `limit` bytes, as `sizes.wire_size` counts.
 
-    The original bytes; a message near the topic's limit would be refused for its added headers, so that one travels
-    as a JSON digest: its size, its SHA-256, its first kilobytes and where the original lies. Key and headers go with it
-    unless they are what is large. Its header `DIGEST` tells it from a message of such bytes. What is too large even so
-    leaves more out, down to size, hash and place: that fits wherever `limits.LEAST_BYTES` do. With `keyed` there is a
-    key in any case.
+    The value is the original. If the added headers would exceed the topic's limit, it is replaced by a JSON digest:
+    size, SHA-256, first kilobytes and source of the original. The digest keeps key and headers unless they are too
+    large, and is marked by its header `DIGEST`. If even that is too large, more is left out, down to size, hash and
+    source, which fit into `limits.MIN_BYTES`. With `keyed` there is always a key.
     """
     record = letter.record
     message = _whole(letter, (record.key, record.value, dead_letter_headers(letter)), keyed)
@@ -112,7 +111,7 @@ def dead_letter_message(letter: DeadLetter, limit: int = MAX_LETTER_BYTES, *, ke
 
 
 def _whole(letter: DeadLetter, message: Message, keyed: bool) -> Message:
-    """The message, with a key of its own where it has none and needs one: no other letter may replace it."""
+    """The message, with a unique key if it needs one and has none, so that compaction never replaces it."""
     key, value, headers = message
     if key is not None or not keyed:
         return message
@@ -125,7 +124,7 @@ def _whole(letter: DeadLetter, message: Message, keyed: bool) -> Message:
 
 
 def _digest(letter: DeadLetter, key: bytes | None, kept: Headers, head: int | None) -> Message:
-    """The digest with its first `head` bytes; without these it leaves out what the headers say as well."""
+    """The digest with the first `head` bytes; None also leaves out the source, which is in the headers."""
     record, body = letter.record, letter.record.value or b""
     sha256 = hashlib.sha256(body).hexdigest()
     digest: dict[str, object] = {"size": len(body), "sha256": sha256}
@@ -136,11 +135,11 @@ def _digest(letter: DeadLetter, key: bytes | None, kept: Headers, head: int | No
 
 
 def read_letter(record: Record) -> Letter | None:
-    """The letter that a message of the dead letters topic is; None for a receipt.
+    """Read a message of the dead-letter topic; None for a receipt.
 
-    A message that somebody else has put there is a letter too, as far as its headers tell.
+    A message from another program is a letter too, with what its headers say.
     """
-    headers = dict(record.headers)  # the last of a name, which is the one that cifarctl has added
+    headers = dict(record.headers)  # of equal names the last one, which cifarctl has added
     if REPLAYED in headers:
         return None
     topic, partition, offset = (_text(headers, f"cifarctl.source.{name}") for name in ("topic", "partition", "offset"))
@@ -156,7 +155,7 @@ def read_letter(record: Record) -> Letter | None:
 
 
 def is_digest_of(digest: bytes | None, value: bytes | None) -> bool:
-    """Whether the value of a digested letter was made of this one."""
+    """Whether the value of a digested letter is the digest of `value`."""
     try:
         body = orjson.loads(digest or b"")
     except ValueError:
@@ -165,21 +164,21 @@ def is_digest_of(digest: bytes | None, value: bytes | None) -> bool:
 
 
 def receipt(partition: int, offset: int) -> Headers:
-    """The headers that say of the letter at this place that it has been sent back."""
+    """The headers of the receipt for the letter at this partition and offset."""
     return [(REPLAYED, place(partition, offset))]
 
 
 def receipt_message(partition: int, offset: int, _limit: int = MAX_LETTER_BYTES, *, keyed: bool = False) -> Message:
-    """Key, value and headers of the receipt for the letter at this place: no value, and no key but with `keyed`.
+    """Key, value and headers of the receipt for the letter at this partition and offset.
 
-    Under a key it has a value, which is empty: null would have compaction remove it.
+    Without key and value, or, with `keyed`, with a key and an empty value: compaction would remove a null value.
     """
     headers = receipt(partition, offset)
     return (b"replayed:" + place(partition, offset), b"", headers) if keyed else (None, None, headers)
 
 
 def receipt_for(record: Record) -> tuple[int, int] | None:
-    """Partition and offset of the letter for which `record` is the receipt; None where it is none."""
+    """Partition and offset of the letter for which `record` is the receipt; None if it is not one."""
     found = _PLACE.fullmatch(dict(record.headers).get(REPLAYED) or b"")
     return (int(found.group(1)), int(found.group(2))) if found else None
 

@@ -1,12 +1,12 @@
-"""PNG and JPEG of any size to 32 x 32 pixels, from bytes that nobody vouches for.
+"""PNG and JPEG of any size to 32 x 32 pixels, from untrusted bytes.
 
-Of a file only what holds pixels reaches the decoder: profiles, texts, Exif, thumbnails and further frames, where
-decoders have had most of their holes and where a few bytes inflate to many, are cut away before. So are the limits
-checked: the dimensions, the number of parts, and the scans of a progressive JPEG, each a pass over the whole picture.
-Of Exif one number is read here, the orientation, which is followed.
+Only the parts of a file that hold pixels reach the decoder. Profiles, texts, Exif, thumbnails and further frames are
+removed first: decoders have had most of their vulnerabilities there, and a few bytes can inflate to many. Limits are
+checked first too: the dimensions, the number of parts, and the scans of a progressive JPEG, each of which is a pass
+over the whole picture. Exif's orientation is read here and applied.
 
-A picture is converted to RGB (grey is the same in all three, 16 bits become 8, what is transparent shows white) and
-resized to 32 x 32, whatever its proportions, by a box filter: every pixel is the mean of the area that it covers.
+A picture is converted to RGB (grey in all three channels, 16 bits to 8, transparent areas to white) and resized to
+32 x 32, whatever its proportions, by a box filter: every pixel is the mean of the area that it covers.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from cifarctl.stream.records import SIDE, Pixels, Refused
 MAX_SIDE = 4096
 #: Cameras and tools write about ten.
 MAX_SCANS = 32
-#: Chunks of a PNG or segments of a JPEG: 80 MB of the 8 kB that are usual, and no million of empty ones.
+#: Chunks of a PNG or segments of a JPEG: enough for 80 MB in the usual 8 kB, but not a million empty ones.
 MAX_PARTS = 10_000
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 
-#: What other pictures begin with, told apart in errors only; BMP, of two letters, is looked at closer.
+#: First bytes of other picture formats, only for error messages; BMP, with two letters, is checked more closely.
 _OTHERS = {
     "GIF": re.compile(rb"GIF8[79]a"),
     "WebP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
@@ -40,16 +40,16 @@ _OTHERS = {
     "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  "),
     "BMP": re.compile(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL),
 }
-#: What a picture of a kind begins with; bytes of length 1.
+#: Possible first bytes of all these formats.
 FIRST_BYTES = frozenset({PNG_MAGIC[:1], JPEG_MAGIC[:1], b"G", b"R", b"I", b"M", b"\0", b"B"})
 
 _PIXEL_CHUNKS = {b"PLTE", b"IDAT", b"IEND"}
-#: A transparent colour, or the opacity of each of at most 256 colours of a palette.
+#: A transparent colour, or the opacities of the at most 256 colours of a palette.
 _MAX_TRANSPARENCY = 256
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
 _SHORT = 3
-#: How to show a picture of which Exif says so; 1 and all else: as it is.
+#: How to transform a picture by its Exif orientation; 1 and any other value: not at all.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -65,12 +65,12 @@ _START_OF_SCAN = 0xDA
 _APP1 = 0xE1
 #: Start of frame, with the dimensions; 0xC4, 0xC8 and 0xCC among them mean something else.
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-#: Application data and comments, but for JFIF (0xE0) and Adobe (0xEE), which say how colours are coded.
+#: Application data and comments, except JFIF (0xE0) and Adobe (0xEE), which define the colour coding.
 _EXTRAS = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 
 
 def kind(value: bytes) -> str | None:
-    """The name of the picture format that `value` begins as; None where it is none that is known."""
+    """The name of the picture format of `value`, by its first bytes; None if it is not a known one."""
     if value.startswith(PNG_MAGIC):
         return "PNG"
     if value.startswith(JPEG_MAGIC):
@@ -82,7 +82,7 @@ def decode_png(value: bytes) -> bytes:
     """The 3,072 bytes of the picture, (3, 32, 32) uint8.
 
     Raises:
-        Refused: it is no PNG, damaged, or too large.
+        Refused: it is not a PNG, damaged, or too large.
     """
     return _pixels("PNG", *_bare_png(value))
 
@@ -91,7 +91,7 @@ def decode_jpeg(value: bytes) -> bytes:
     """The 3,072 bytes of the picture, (3, 32, 32) uint8.
 
     Raises:
-        Refused: it is no JPEG, damaged, or too large.
+        Refused: it is not a JPEG, damaged, or too large.
     """
     return _pixels("JPEG", *_bare_jpeg(value))
 
@@ -104,9 +104,9 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 def _bare_png(value: bytes) -> tuple[bytes, int]:
-    """The file without its ancillary chunks, but for transparency, and its orientation.
+    """The file without its ancillary chunks, except transparency; and its orientation.
 
-    A second header, which could change the dimensions, goes too.
+    A second header, which could change the dimensions, is removed too.
     """
     if not value.startswith(PNG_MAGIC) or value[12:16] != b"IHDR" or len(value) < _IHDR_END:
         raise _broken("PNG", _otherwise(value))
@@ -160,7 +160,7 @@ def _bare_jpeg(value: bytes) -> tuple[bytes, int]:
 
 
 def _orientation(exif: bytes) -> int:
-    """1 to 8 as Exif has it (a TIFF without a picture), of its first directory; 1 where it does not say."""
+    """Orientation 1 to 8 from the first directory of Exif data (a TIFF without a picture); 1 if it has none."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None or len(exif) < 8:
         return 1
@@ -188,28 +188,28 @@ def _pixels(format: str, file: bytes, orientation: int) -> bytes:
     try:
         image: Image.Image = Image.open(io.BytesIO(file), formats=[format])
         if format == "JPEG":
-            image.draft("RGB", (4 * SIDE, 4 * SIDE))  # photographs are shrunk while they are decoded: much faster
+            image.draft("RGB", (4 * SIDE, 4 * SIDE))  # scales photographs down while decoding: much faster
         if image.mode.startswith("I"):  # 16-bit grey, which convert would clip instead of scale
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         see_through = image.has_transparency_data
-        # With colours multiplied by opacity, as they have to be before they are averaged.
+        # Colours must be multiplied by opacity before they are averaged.
         image = image.convert("RGBA").convert("RGBa") if see_through else image.convert("RGB")
         if image.size != (SIDE, SIDE):
             image = image.resize((SIDE, SIDE), Image.Resampling.BOX)
         if orientation in _TURNS:
             image = image.transpose(_TURNS[orientation])
-    except UnidentifiedImageError:  # its text names an object of this process
+    except UnidentifiedImageError:  # its message names an object of this process
         raise _broken(format, "its header is damaged") from None
-    except Exception as error:  # noqa: BLE001  damaged files make Pillow raise nearly every class there is
+    except Exception as error:  # noqa: BLE001  damaged files make Pillow raise almost any exception
         raise _broken(format, f"{type(error).__name__}: {error}") from None
     pixels = np.asarray(image)
-    if see_through:  # white shows through; colours averaged may be beyond their opacity by a rounding
+    if see_through:  # over white; by rounding, averaged colours may exceed their opacity
         pixels = np.minimum(pixels[..., :3].astype(np.uint16) + (255 - pixels[..., 3:]), 255).astype(np.uint8)
     return pixels.transpose(2, 0, 1).tobytes()
 
 
 def _otherwise(value: bytes) -> str:
-    """What a file is instead."""
+    """What is wrong with the first bytes, and the format that they have instead, if known."""
     found = kind(value)
     return "it does not begin as one" + (f" but as {found}" if found else "")
 

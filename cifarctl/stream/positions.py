@@ -1,4 +1,4 @@
-"""Moving a consumer group to another place of a topic, before anybody of it reads there."""
+"""Moving a consumer group to other offsets of a topic, before any member reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cifarctl.stream.records import Partition
 BEGINNING, END = "beginning", "end"
 FORMS = f"beginning, end, an offset, partition:offset[,partition:offset], or a time: {times.FORMS} as @1769860800"
 
-#: The group has members, and only those may commit for it.
+#: The group has members, and only they may commit for it.
 OCCUPIED = {
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.ILLEGAL_GENERATION,
@@ -32,7 +32,7 @@ OCCUPIED = {
 
 @dataclass(frozen=True)
 class Start:
-    """Where to begin: at a word, a time in epoch milliseconds, an offset of all partitions or of each named one."""
+    """Where to start: a word, a time in epoch milliseconds, one offset for all partitions, or offsets by partition."""
 
     word: str | None = None
     time_ms: int | None = None
@@ -41,10 +41,10 @@ class Start:
 
     @classmethod
     def parse(cls, text: str) -> Start:
-        """Read what a person writes: as in `times.parse`, but that a bare number is an offset.
+        """Parse `--from`: as `times.parse`, except that a bare number is an offset.
 
         Raises:
-            SettingsError: the text has none of the forms, or is a number that may well be meant as a time.
+            SettingsError: the text has none of the forms, or is a number that may be meant as a time.
         """
         if text in (BEGINNING, END):
             return cls(word=text)
@@ -83,9 +83,9 @@ def _refuse_ambiguous(number: str) -> None:
 
 
 def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
-    """Commit `start` for `kafka.group_id` and tell the offset of each partition; the others of a topic stay.
+    """Commit `start` for `kafka.group_id`; returns the offset of each moved partition. The others stay.
 
-    What the group jumps over is noted with the offset as skipped on purpose: `identity.Mark`.
+    Offsets that the group jumps over are recorded as skipped on purpose: see `identity.Mark`.
 
     Raises:
         BrokerError: no broker answers, the group has members, or there is no such partition or offset.
@@ -111,8 +111,8 @@ def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
                 if error.args[0].code() not in OCCUPIED:
                     raise
                 raise BrokerError(
-                    f"the group {settings.group_id} is being read by a running serve, so it cannot be moved: "
-                    "end that one first, or take another group with --group"
+                    f"the group {settings.group_id} is in use by a running serve, so it cannot be moved: "
+                    "stop that serve first, or choose another group with --group"
                 ) from None
             return offsets
     finally:
@@ -120,7 +120,7 @@ def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
 
 
 def _marked(client: Consumer, settings: KafkaSettings, topic: str, offsets: Mapping[int, int]) -> list[TopicPartition]:
-    """`offsets` as they are to be committed; a group without a place would have begun at the oldest record."""
+    """`offsets` ready to commit; a group without a committed offset would have started at the oldest record."""
     ask = partial(browse.places_of, client, settings, topic, offsets)
     before = connection.patiently(ask, settings.timeout_s)
     topic_id = identity.topic_ids(settings, [topic]).get(topic)
@@ -135,9 +135,9 @@ def _marked(client: Consumer, settings: KafkaSettings, topic: str, offsets: Mapp
 
 
 def since(settings: KafkaSettings, topics: Iterable[str], time_ms: int) -> dict[Partition, int]:
-    """Where to begin so that nothing is missed that was produced at `time_ms` (epoch milliseconds) or later.
+    """The offsets from which to read everything produced at `time_ms` (epoch milliseconds) or later.
 
-    On the embedded broker, which finds no times, that is the beginning.
+    On the embedded broker, which cannot look up times, that is the beginning.
 
     Raises:
         BrokerError: no broker answers, or there is no such topic.
@@ -171,6 +171,6 @@ def _offsets(client: Consumer, settings: KafkaSettings, topic: str, numbers: lis
     for number, offset in chosen.items():
         low, high = bounds.get(number, (OFFSET_BEGINNING, OFFSET_BEGINNING))
         if not low <= offset <= high:
-            there = f"it holds {low} to {high}" if number in bounds else "there is no such partition"
+            there = f"it has {low} to {high}" if number in bounds else "there is no such partition"
             raise BrokerError(f"--from: {topic}[{number}] cannot be read from offset {offset}: {there}")
     return dict(chosen)

@@ -36,7 +36,7 @@ class Prediction:
 
 
 class PredictionEncoder:
-    """Writes the predictions of one model version."""
+    """Encodes the predictions of one model version."""
 
     def __init__(self, classes: Sequence[str], version: int, sha256: str) -> None:
         """`classes` are their names in order, `sha256` is the hash of the model file."""
@@ -52,7 +52,7 @@ class PredictionEncoder:
         """The JSON of each prediction, in the order of `batch`.
 
         Args:
-            batch: the images, their labels, and where they were read.
+            batch: the images with their labels and records.
             predicted: (B,) most probable class.
             confidence: (B,) its probability, sent with six digits.
             predicted_at: epoch milliseconds.
@@ -91,10 +91,10 @@ class PredictionEncoder:
 
 
 def decode_prediction(value: bytes | None) -> Prediction:
-    """Read one message of the predictions topic; fields it does not know are passed over.
+    """Read one message of the predictions topic; unknown fields are ignored.
 
     Raises:
-        ValueError: the bytes are not such a message; the message names the field.
+        ValueError: the bytes are not a prediction; names the field.
     """
     try:
         body = orjson.loads(value or b"")
@@ -127,7 +127,7 @@ def decode_prediction(value: bytes | None) -> Prediction:
 
 
 def prediction_reader(settings: KafkaSettings, *, since_s: float) -> Tail[Prediction]:
-    """A reader of the predictions topic, from what is younger than `since_s` seconds on; others are passed over."""
+    """A reader of the predictions topic, starting with those younger than `since_s` seconds; skips bad messages."""
 
     def decoded(records: Sequence[Record]) -> Iterator[Prediction]:
         for record in records:
@@ -138,7 +138,7 @@ def prediction_reader(settings: KafkaSettings, *, since_s: float) -> Tail[Predic
 
 
 def _field(body: Mapping[str, Any], name: str, *types: type) -> Any:
-    """A field of one of `types`, where a bool is no integer."""
+    """A field of one of `types`; a bool does not count as an integer."""
     if name not in body:
         raise ValueError(f"prediction has no {name}")
     value = body[name]

@@ -1,4 +1,4 @@
-"""Sending dead letters back to where they came from, each with a receipt."""
+"""Replaying dead letters: sending them back to where they came from, each with a receipt."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from cifarctl.stream.transactions import CLOSE_TIMEOUT_S, OPEN_TIMEOUT_S
 from cifarctl.stream.undelivered import REFUSED
 
 BATCH = 500
-PATIENCE = 0.6  # of the transaction's timeout, for what it carries to arrive
-#: The client's own limit of a message out of the way: the broker's and the topic's are what counts.
+FLUSH_SHARE = 0.6  # of the transaction timeout, for its messages to be acknowledged
+#: Lifts the client's own limit: only those of the broker and the topic count.
 LARGEST_MESSAGE = 1_000_000_000
 
 
 class ReplayMessage(NamedTuple):
-    """A message to send back, and the place of its letter."""
+    """A message to send back, and the partition and offset of its letter."""
 
     topic: str
     key: bytes | None
@@ -41,20 +41,20 @@ class ReplayMessage(NamedTuple):
 
 
 class ReplayOutcome(enum.Enum):
-    """What came of an attempt to send a batch back; nothing of it is there unless DONE."""
+    """The outcome of an attempt to send a batch back; nothing is sent unless DONE."""
 
     DONE = enum.auto()
-    TOO_LARGE = enum.auto()  # one of its messages is larger than the topic takes
-    TOO_SLOW = enum.auto()  # the broker does not take so much within a transaction's time
+    TOO_LARGE = enum.auto()  # one of its messages exceeds the topic's limit
+    TOO_SLOW = enum.auto()  # the broker cannot take the batch within the transaction timeout
 
 
 class Replay:
-    """Sends messages together with the receipts that they have been sent: a context manager.
+    """Sends messages together with their receipts: a context manager.
 
-    Exactly once by a transaction for each batch, whose id is fixed: whoever opens it ends what another has left open,
-    and the other one can commit nothing more. Where there are no transactions (the embedded broker,
-    ``kafka.delivery = at-least-once``) a receipt follows the acknowledgement of its message, so an end in between
-    leaves one message that will be sent again.
+    Each batch is one transaction, so each message is replayed exactly once. The transactional id is fixed, so a new
+    replay aborts an open transaction of an earlier one and fences it. Without transactions (the embedded broker,
+    ``kafka.delivery = at-least-once``) a receipt follows the acknowledgement of its message, so an interruption in
+    between leaves one message that will be sent again.
     """
 
     def __init__(self, settings: KafkaSettings, letters_topic: str) -> None:
@@ -67,7 +67,7 @@ class Replay:
         self._settings, self._letters_topic = settings, letters_topic
         names = clients.Topics.of(settings.topic_prefix)
         self._limits = of_topics(settings, [names.images, names.labels, letters_topic])
-        self._patience_s = PATIENCE * options.transaction_timeout_s(settings)
+        self._flush_s = FLUSH_SHARE * options.transaction_timeout_s(settings)
         self._batch = BATCH
         self._transactional = settings.delivery != "at-least-once" and not clients.check(settings).embedded
         self._sender = self._open()
@@ -79,16 +79,16 @@ class Replay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._sender.producer.purge()
-        with suppress(BrokerError):  # what is left is given up anyway
+        with suppress(BrokerError):  # the remaining messages are given up anyway
             self._sender.flush(CLOSE_TIMEOUT_S)
 
     @property
     def batch(self) -> int:
-        """How many messages `send` takes at most: they are delivered together or not at all."""
+        """The most messages for one `send`: they are delivered together or not at all."""
         return self._batch if self._transactional else 1
 
     def send(self, batch: Sequence[ReplayMessage]) -> ReplayOutcome:
-        """Send messages and receipts and wait until they are there.
+        """Send messages and receipts and wait until they are delivered.
 
         Raises:
             BrokerError: they are not delivered.
@@ -105,13 +105,13 @@ class Replay:
                     return ReplayOutcome.TOO_SLOW
                 return ReplayOutcome.DONE
             except KafkaException as error:
-                # What the broker says of a message is more than what follows: a failed transaction, purged neighbours.
+                # A refused message says more than its consequences: a failed transaction, purged neighbours.
                 codes = {cause.code() for cause in (error.args[0], sender.failure) if cause is not None}
                 again = self._transactional and bool(codes & REFUSED) and sender.narrow()
                 if not again and not codes & TOO_LARGE:
                     doing = "letters cannot be sent back"
                     raise connection.explain(self._settings, doing, error.args[0], sender.failed_topic) from None
-                # The client miscounts after a message that the broker has refused: each transaction would fail now.
+                # After a refused message the client miscounts, and every transaction would fail.
                 self._reopen()
                 if not again:
                     return ReplayOutcome.TOO_LARGE
@@ -133,7 +133,7 @@ class Replay:
         return sender
 
     def _send_in_transaction(self, batch: Sequence[ReplayMessage]) -> bool:
-        """False: it is not there in time, and the transaction is still open."""
+        """False if it takes too long; the transaction is then still open."""
         producer = self._sender.producer
         producer.begin_transaction()
         try:
@@ -146,14 +146,14 @@ class Replay:
             return True
         except KafkaException as error:
             if error.args[0].txn_requires_abort():
-                with suppress(KafkaException):  # the first error tells more
+                with suppress(KafkaException):  # the first error says more
                     _retried(producer.abort_transaction, self._settings.timeout_s)
             raise
 
     def _flushed(self) -> bool:
         try:
-            return self._sender.flush(self._patience_s)
-        except BrokerError:  # the commit says what it is
+            return self._sender.flush(self._flush_s)
+        except BrokerError:  # the commit raises it again
             return True
 
     def _send_and_flush(self, enqueue: Callable[[ReplayMessage], None], batch: Sequence[ReplayMessage]) -> None:
@@ -172,7 +172,7 @@ class Replay:
 
 
 def _retried(call: Callable[[float], object], timeout_s: float) -> None:
-    """Call until it succeeds, fails for good, or the time is over, its own or that of a call which does not return."""
+    """Repeat a call until it succeeds, fails for good, hangs, or the time is up."""
     deadline = time.monotonic() + timeout_s
     while True:
         left = max(connection.RETRY_S, deadline - time.monotonic())

@@ -1,4 +1,4 @@
-"""What the broker permits whoever signs in by the settings; asks, and changes nothing."""
+"""The rights of the configured user on topics and groups; asks the broker, and changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cifarctl.stream.clients import Topics
 
 @dataclass(frozen=True)
 class Rights:
-    """Partitions of the topics that are there and may be described, and the rights that are missing."""
+    """Partitions of the topics that exist and may be described, absent topics, and missing rights."""
 
     topics: dict[str, int]
     absent: list[str]
@@ -26,9 +26,9 @@ class Rights:
 
 
 def examine(settings: KafkaSettings) -> Rights:
-    """Compare what produce, serve and retrain need with what the broker permits.
+    """Compare the rights that produce, serve and retrain need with those that the user has.
 
-    Rights on topics that are absent cannot be asked for, nor can those on transactional ids.
+    The broker cannot be asked for rights on absent topics or on transactional ids.
 
     Raises:
         BrokerError: no answer.
@@ -54,10 +54,10 @@ def examine(settings: KafkaSettings) -> Rights:
 
 
 def ensure_topics(settings: KafkaSettings, needed: Mapping[str, Sequence[str]]) -> None:
-    """`clients.ensure_topics` for whoever has these rights on the topics, as ``{"cifar.images": ["Read"]}``.
+    """`clients.ensure_topics`, after checking these rights on the topics: ``{"cifar.images": ["Read"]}``.
 
     Raises:
-        BrokerError: as that, or a right is missing; names it and its topic.
+        BrokerError: as `clients.ensure_topics`, or a right is missing; names it and its topic.
         SettingsError: librdkafka refuses an option.
     """
     require(settings, needed)
@@ -65,7 +65,7 @@ def ensure_topics(settings: KafkaSettings, needed: Mapping[str, Sequence[str]]) 
 
 
 def require(settings: KafkaSettings, needed: Mapping[str, Sequence[str]]) -> None:
-    """See that the broker permits all of this; topics that are absent are no matter.
+    """Check that the user has all these rights; absent topics are ignored.
 
     Raises:
         BrokerError: no answer, or a right is missing; names it and its topic.
@@ -79,9 +79,9 @@ def require(settings: KafkaSettings, needed: Mapping[str, Sequence[str]]) -> Non
 
 
 def lacking(settings: KafkaSettings, needed: Mapping[str, Sequence[str]]) -> list[str]:
-    """Which of the rights are missing, for people: "Write on the topic cifar.predictions".
+    """The missing rights, for people: "Write on the topic cifar.predictions".
 
-    A topic on which there is no right at all may be absent: the broker does not tell.
+    A topic without any rights may be absent: the broker does not say.
 
     Raises:
         BrokerError: no answer.
@@ -103,9 +103,9 @@ def _listed(rights: Sequence[str]) -> str:
 
 
 def _ask(settings: KafkaSettings, method: Callable[..., dict[Any, Future[Any]]], about: Any, doing: str) -> Any:
-    """The description, or the code of an error that is an answer too."""
+    """The description, or an error code that is an answer too."""
     options = {"include_authorized_operations": True, "request_timeout": settings.timeout_s}
-    try:  # a broker that has never had a group makes the topic for them first
+    try:  # a broker that has never had a group creates the topic for them first
         return connection.patiently(lambda: next(iter(method(about, **options).values())).result(), settings.timeout_s)
     except KafkaException as error:
         code = error.args[0].code()
@@ -135,6 +135,6 @@ def _needed(settings: KafkaSettings) -> _Needed:
 
 
 def _lacking(answer: Any, needed: tuple[str, ...]) -> list[str]:
-    """Which of the rights the broker does not list; none where it keeps no such lists, as the embedded one."""
+    """The rights that the broker does not list; none if it lists no rights at all, like the embedded one."""
     permitted = {operation.name for operation in answer.authorized_operations or ()}
     return [right for right in needed if right.upper() not in permitted] if permitted else []

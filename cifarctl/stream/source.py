@@ -285,7 +285,7 @@ class Source:
         with connection.broker_errors(self._settings, f"cannot look up the offsets of {self.group_id}"):
             changed = self._watch.look()
         for partition in changed:
-            self._tell_gap(partition, "the topic was deleted and made anew under it", True)
+            self._tell_gap(partition, "the topic was deleted and created again", True)
             self.offsets.since[partition] = OFFSET_BEGINNING  # all of the new topic is to be read
             self.offsets.ends.pop(partition, None)
         self._start_offsets.add(changed)
@@ -297,7 +297,7 @@ class Source:
         If the topic was created `anew`, nothing read from the partition counts any more, as if it had been lost.
         """
         topic, number = partition
-        gap = f"the place of the group {self.group_id} in {topic}[{number}] is not there any more: {reason}"
+        gap = f"the committed offset of the group {self.group_id} in {topic}[{number}] is gone: {reason}"
         if self._on_gap is None:
             raise gaps.error(self._settings, topic, self.group_id, gap)
         self._on_gap(gap)

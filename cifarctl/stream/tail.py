@@ -1,4 +1,4 @@
-"""Reading what comes into a topic, outside any group."""
+"""Following a topic, outside any group."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ItemT = TypeVar("ItemT")
 
 LOOK_INTERVAL_S = 2.0  # between two looks for the topic and for new partitions of it
 LOOK_TIMEOUT_S = 2.0
-WAIT_S = 0.5  # for the first message of a batch, and so also for being told to close
-READ = 500  # messages of a batch
-MOST_UNREAD = 20_000  # items that wait to be taken; then the reader waits too
+WAIT_S = 0.5  # for the first message of a batch, so closing may take as long
+BATCH = 500  # messages
+MAX_UNREAD = 20_000  # items that wait to be taken; beyond that reading pauses
 
 
 class Tail(Generic[ItemT]):
-    """Reads a whole topic in a thread of its own, from what is young enough on: a context manager.
+    """Reads all partitions of a topic in a thread of its own, starting with recent records: a context manager.
 
-    It belongs to no group, so each of many readers gets everything, and it commits nothing. A topic that is absent is
-    looked for now and then and never created; a broker that is away is waited for.
+    It belongs to no group, so every reader gets everything, and it commits nothing. An absent topic is looked for now
+    and then, and never created; a broker that is away is waited for.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Tail(Generic[ItemT]):
         decode: Callable[[Sequence[Record]], Iterable[ItemT]],
         since_s: float,
     ) -> None:
-        """Begin with what is younger than `since_s` seconds; items are what `decode` makes of it. Opens nothing yet."""
+        """Start with records younger than `since_s` seconds, and decode them by `decode`. Opens nothing yet."""
         self._settings, self._topic, self._decode, self._since_s = settings, topic, decode, since_s
         self._known: set[int] = set()
         self._unread: deque[ItemT] = deque()
@@ -54,10 +54,10 @@ class Tail(Generic[ItemT]):
         """
         self._consumer: Consumer = clients.consumer(
             self._settings,
-            self._settings.group_id,  # never joined, but brokers with permissions want to know it
+            self._settings.group_id,  # never joined, but brokers with access control ask for it
             on_error=self._note,
             **{
-                "auto.offset.reset": "earliest",  # some have aged out: the later ones are as good
+                "auto.offset.reset": "earliest",  # if records have aged out, go on with the oldest
                 "enable.partition.eof": False,
                 "fetch.wait.max.ms": 500,
                 "queued.max.messages.kbytes": 4096,
@@ -73,7 +73,7 @@ class Tail(Generic[ItemT]):
         self._thread.join()
 
     def read(self) -> list[ItemT]:
-        """What has come in since the last call; never waits."""
+        """The items since the last call; never waits."""
         unread = self._unread
         return [unread.popleft() for _ in range(len(unread))]
 
@@ -92,7 +92,7 @@ class Tail(Generic[ItemT]):
         self._consumer.close()
 
     def _look(self) -> None:
-        """Begin to read the partitions that are new."""
+        """Start to read new partitions."""
         topic = self._consumer.list_topics(self._topic, timeout=LOOK_TIMEOUT_S).topics[self._topic]
         self.last_error = None
         if topic.error is not None:
@@ -105,9 +105,9 @@ class Tail(Generic[ItemT]):
             self._known.update(numbers)
 
     def _start(self, number: int) -> int:
-        """The offset of the first record that is young enough."""
+        """The offset of the first record that is recent enough."""
         since_ms = int((time.time() - self._since_s) * 1000)
-        # The end before the question: where nothing is young enough, all that comes from now on is wanted.
+        # Look up the end first: if no record is recent enough, start with those that come from now on.
         _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=LOOK_TIMEOUT_S)
         wanted = [TopicPartition(self._topic, number, since_ms)]
         try:
@@ -115,20 +115,20 @@ class Tail(Generic[ItemT]):
         except KafkaException as error:
             if error.args[0].code() in connection.UNREACHABLE:
                 raise
-            return OFFSET_BEGINNING  # the broker knows no times
+            return OFFSET_BEGINNING  # the broker does not support this query
         if found.error is not None:
             return OFFSET_BEGINNING
         return found.offset if found.offset >= 0 else end
 
     def _take(self) -> None:
         if not self._known:
-            self._consumer.poll(0)  # serves the callbacks; without an assignment it brings no message
-        if not self._known or len(self._unread) >= MOST_UNREAD:
+            self._consumer.poll(0)  # serves the callbacks; without an assignment it returns no message
+        if not self._known or len(self._unread) >= MAX_UNREAD:
             self._stop.wait(WAIT_S)
             return
         messages = self._consumer.consume(1, WAIT_S)
         if messages:
-            messages += self._consumer.consume(READ - 1, 0)
+            messages += self._consumer.consume(BATCH - 1, 0)
         self._unread.extend(self._decode(list(filter(None, map(self._record, messages)))))
 
     def _record(self, message: Message) -> Record | None:

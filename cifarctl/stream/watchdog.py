@@ -1,8 +1,8 @@
-"""A limit for calls into the Kafka client that have a time limit of their own and may not keep it.
+"""Ends the process when a call into the Kafka client hangs beyond its own time limit.
 
-librdkafka has hung before, in a commit or while leaving a group, in ways that no exception tells of. A process that
-hangs keeps its partitions from everybody else as long as its heartbeats go on; one that ends does not, and with
-exactly-once delivery nothing is lost or doubled by that.
+librdkafka has hung before, in a commit or while leaving a group, without any exception. A process that hangs keeps its
+partitions from all others as long as its heartbeats go on. A process that ends does not, and with exactly-once delivery
+nothing is lost or duplicated by that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TICK_S = 1.0
 
 def leave(doing: str, seconds: float) -> NoReturn:
     """End the process at once, with the line and the exit code of a BrokerError."""
-    sys.stderr.write(f"cifarctl: {doing}: the Kafka client has not returned for {seconds:g} s; start it again\n")
+    sys.stderr.write(f"cifarctl: {doing}: the Kafka client has not returned for {seconds:g} s; start again\n")
     sys.stderr.flush()
     os._exit(BrokerError.exit_code)
 
@@ -37,7 +37,7 @@ class _Call:
 class Watchdog:
     """Calls `on_hang` from a thread of its own when a guarded call takes longer than its limit.
 
-    Time is counted in ticks of this process: one that was suspended and wakes up has not hung.
+    Time is counted in ticks of this process, so that a suspended process does not count as hung when it wakes.
     """
 
     def __init__(self, on_hang: Callable[[str, float], None] = leave, tick_s: float = TICK_S) -> None:
@@ -49,7 +49,7 @@ class Watchdog:
 
     @contextmanager
     def __call__(self, doing: str, limit_s: float) -> Iterator[None]:
-        """Guard one call from the one thread that uses this; a guard within a guard replaces it meanwhile."""
+        """Guard one call; to be used from one thread. A nested guard replaces the outer one meanwhile."""
         outer, self._call = self._call, _Call(doing, limit_s)
         try:
             yield

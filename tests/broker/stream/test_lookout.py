@@ -15,9 +15,9 @@ def test_serve_says_that_nobody_has_ever_written_to_a_prefix(site: Site) -> None
     site.send(3)
     serving.until(lambda: serving.of(events.BatchServed))
     serving.finish()
-    told = [notice.message for notice in serving.of(events.Notice) if "nobody has ever written" in notice.message]
+    told = [notice.message for notice in serving.of(events.Notice) if "has never been written to" in notice.message]
     assert told == [
-        f"nobody has ever written to {site.topics.images}: unless its producer is still to come, check "
+        f"{site.topics.images} has never been written to: unless its producer has yet to start, check "
         "kafka.topic_prefix" + told[0].partition("kafka.topic_prefix")[2]
     ]
     assert found(site.kafka, 0) == []

@@ -18,7 +18,7 @@ from cifarctl import events
 from cifarctl.flows import learn
 from cifarctl.flows.serve import LEARNER
 from cifarctl.serving.learner_process import LearnerProcess
-from cifarctl.stream.leader_election import Seat
+from cifarctl.stream.leader_election import Leadership
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_who_waits_for_a_seat_says_that_no_learner_is_at_work(
     """As after a learner was killed: the broker has not missed it yet, but no other learner is to be blamed."""
     monkeypatch.setattr(learn, "JOINING", 0.5)
     site = sites[0]
-    with closing(Seat(site.kafka)) as killed:
+    with closing(Leadership(site.kafka)) as killed:
         until(lambda: killed.wait(0.2))
         waiting = following(site)
         waiting.until(lambda: waiting.of(events.Notice))

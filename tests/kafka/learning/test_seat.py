@@ -21,7 +21,7 @@ from cifarctl.registry import Move, Registry
 from cifarctl.registry.claims import Stream
 from cifarctl.settings import KafkaSettings, RegistrySettings, Settings
 from cifarctl.stream import browse, clients
-from cifarctl.stream.leader_election import Seat
+from cifarctl.stream.leader_election import Leadership
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
 
@@ -117,12 +117,12 @@ def test_one_holds_the_seat_and_the_next_one_gets_it(
 
 def test_who_is_no_longer_in_office_decides_nothing(kafka: KafkaSettings, opened: Callable[..., Any]) -> None:
     """As a process that wakes from a suspension: it believes that it holds the seat."""
-    first, second = (opened(Seat(kafka)) for _ in range(2))
+    first, second = (opened(Leadership(kafka)) for _ in range(2))
     assert first.wait(PATIENCE_S)
     assert first.take(patient) == []
     first.commit(b'"counts"', patient)
     assert second.take(patient) == [b'"counts"']
-    with pytest.raises(Superseded, match="do not count any more"):
+    with pytest.raises(Superseded, match="no longer the leader"):
         first.commit(b'"does not count"', patient)
     second.commit(b'"counts as well"', patient)
     assert log(kafka) == ["counts", "counts as well"]

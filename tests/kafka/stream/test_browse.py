@@ -86,7 +86,7 @@ def test_an_open_transaction_is_waited_for(
     sender.enqueue(topic, b"30", b"")
     assert sender.flush(10)
     with monkeypatch.context() as patch:
-        patch.setattr(browse, "LONGEST_OPEN_S", 0.2)
+        patch.setattr(browse, "MAX_OPEN_S", 0.2)
         with pytest.raises(BrokerError, match=f"{topic} holds a transaction that has been open for 0.2 s"):
             browse.await_decided(settings, topic)
     with ThreadPoolExecutor() as pool:

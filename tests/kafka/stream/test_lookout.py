@@ -33,7 +33,7 @@ def test_a_misspelt_prefix_is_told_with_those_that_are_there(apache: ApacheKafka
     misspelt = settings.model_copy(update={"topic_prefix": settings.topic_prefix[:-1]})
     topic = images_of(misspelt, 0)
     (told,) = found(misspelt, 1)
-    assert told.startswith(f"nobody has ever written to {topic}: ")
+    assert told.startswith(f"{topic} has never been written to: ")
     assert f"(there are also the prefixes {settings.topic_prefix}" in told
 
 
@@ -52,7 +52,7 @@ def test_another_group_on_the_same_images_is_told(apache: ApacheKafka, protocol:
     with closing(Source(other, [topic])) as source:
         until(lambda: source.read(10, 0.2))
         (told,) = found(settings, 1)
-        assert told.startswith(f"{other.group_id} reads {topic} too, beside this group ({settings.group_id}): ")
+        assert told.startswith(f"{other.group_id} reads {topic} too, besides this group ({settings.group_id}): ")
         assert "answered twice" in told
         assert found(other, 0) == []
         until(lambda: source.commit({(topic, 0): 1}))

@@ -72,7 +72,7 @@ def offsets(site: Site) -> dict[int, int]:
 
 def test_a_place_that_is_not_there_is_named(site: Site) -> None:
     fill(site, 10)
-    for place, told in (("0:1000", r"\[0\].*1000.*it holds 0 to"), ("7:0", "no such partition"), ("99", "it holds")):
+    for place, told in (("0:1000", r"\[0\].*1000.*it has 0 to"), ("7:0", "no such partition"), ("99", "it has")):
         with pytest.raises(BrokerError, match=told):
             move(site.kafka, site.topics.images, Start.parse(place))
 
@@ -185,7 +185,7 @@ def test_of_a_topic_made_anew_under_a_running_serve_nothing_is_lost(site: Site, 
         serving.until(lambda: not missing())
         serving.finish()
     except BrokerError as error:
-        assert "deleted and made anew" in str(error)  # noqa: PT017
+        assert "deleted and created again" in str(error)  # noqa: PT017
         if any(place.mark.topic_id for place in browse.places(site.kafka, *images_of(site)).values()):
             served(site, remedy(refused(site)))
         else:  # the broker has forgotten the offsets together with the topic
@@ -212,7 +212,7 @@ def test_a_group_that_comes_back_to_a_topic_made_anew_is_told(site: Site) -> Non
     client.close()
     assert audit(site).other_topic == 2
     line = refused(site)
-    assert "the topic was deleted and made anew" in line
+    assert "the topic was deleted and created again" in line
     assert remedy(line) == "0:0,1:0"
     assert served(site, remedy(line)) == 100
     found = audit(site)

@@ -8,7 +8,7 @@ from doubting import never_doubted
 
 from cifarctl import data
 from cifarctl.settings import DataSettings
-from cifarctl.stream import doubts
+from cifarctl.stream import layout_check
 
 
 @pytest.mark.cifar10
@@ -16,5 +16,5 @@ def test_no_drift_of_cifar10_raises_a_doubt(cifar10_dir: object) -> None:
     pixels = data.load(DataSettings(source="cifar10", dir=cifar10_dir)).test.pixels[:1000].numpy()
     never_doubted(pixels)
     last = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).reshape(pixels.shape)
-    assert doubts.channels_last(last).all()
-    assert not doubts.channels_last(pixels).any()
+    assert layout_check.channels_last(last).all()
+    assert not layout_check.channels_last(pixels).any()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cifarctl.online.lookalike import Appearance
 from lineages import MEAN, STD, seeded
 
 from cifarctl.data import synthetic
 from cifarctl.data.operations import OPERATIONS
 from cifarctl.models.preprocess import normalise
-from cifarctl.online.appearance import AppearanceTransfer, half_and_half
+from cifarctl.online.appearance import Appearance, AppearanceTransfer, half_and_half
 from cifarctl.online.colour import Colour
 
 INVERTED = Colour(-torch.eye(3), torch.tensor([(1 - 2 * mean) / std for mean, std in zip(MEAN, STD, strict=True)]))

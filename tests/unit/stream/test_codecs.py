@@ -180,9 +180,9 @@ BAD = [
     ("bad", "told"),
     [
         (record(b"\xef\xbb\xbf" + message()), "byte order mark"),
-        (record(message(image="data:;base64," + floats(0))), "send only what follows its comma"),
-        (record(file(format="GIF")), "a GIF picture; only PNG and JPEG are read"),
-        (record(b"x" * 3072, key=b"\xff" * 600), "1204 bytes, since hexadecimal doubles the 600 of the key"),
+        (record(message(image="data:;base64," + floats(0))), "send only the part after its comma"),
+        (record(file(format="GIF")), "a GIF picture; only PNG and JPEG are supported"),
+        (record(b"x" * 3072, key=b"\xff" * 600), "1204 bytes, because hexadecimal doubles the 600 bytes of the key"),
         (record(b"x" * 3072, key=b"x" * 1025), "the id has 1025 bytes; at most 1024"),
         (record(b"x" * 3072)._replace(unread=True), "send header names in UTF-8"),
     ],

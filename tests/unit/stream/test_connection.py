@@ -194,7 +194,7 @@ def test_a_legal_option_works_for_every_client(options: dict[str, Any]) -> None:
         (
             {"options": {"session.timeout.ms": 10_000}},
             "kafka.options.session.timeout.ms = 10000 cannot be set with the group protocol consumer, where the broker "
-            "decides: remove it, or set kafka.group_protocol = classic",
+            "sets it: remove it, or set kafka.group_protocol = classic",
         ),
         (
             {"options": {"linger.ms": 10_000}},
