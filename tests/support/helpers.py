@@ -106,7 +106,7 @@ def once_a_run(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
     folder = base / name
     with FileLock(base / f"{name}.lock"):
         if not folder.exists():
-            unfinished = factory.mktemp(name) / "unfinished"
+            unfinished = factory.mktemp(name)
             make(unfinished)
             unfinished.replace(folder)
     return folder

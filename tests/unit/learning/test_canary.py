@@ -17,6 +17,7 @@ from learners import (
     moves,
     open_learner,
     part,
+    promoted,
     same,
     series,
     show,
@@ -205,3 +206,25 @@ def test_a_canary_of_a_learner_that_had_promoted_it_is_withdrawn(
         show(learner, part(inverted, 100, 125), "b")
         assert (learner.champion, shown(left)) == (2, None)
     assert moves(left) == [("reject", 1), ("promote", 2)]
+
+
+def test_the_snapshot_on_trial_is_the_canary_and_is_promoted_as_the_version_that_it_is(
+    home: Home,
+    inverted: Images,
+) -> None:
+    with open_learner(home, begin=learned(home), canary=True) as learner:
+        show(learner, part(inverted, 0, 75), "a")
+        assert shown(home) is None
+        show(learner, part(inverted, 75, 100), "b")
+        assert (shown(home), home.registry.resolve("production"), learner.champion) == (2, 1, 1)
+        manifest = home.registry.manifest(2)
+        assert (manifest.parent, manifest.origin, manifest.metrics["base"]) == (1, "learner", 1.0)
+        (result,) = promoted(show(learner, part(inverted, 100, 125), "c"))
+        assert (result.challenger["version"], learner.champion) == (2, 2)
+        assert (shown(home), home.registry.numbers()) == (None, [1, 2])
+        show(learner, part(inverted, 125, 200), "d")  # what follows is no canary
+        assert moves(home)[-1] == ("promote", 3)
+    assert story(home) == [("promote", 2), ("remove", None)]
+    first, last = home.registry.history(CANARY)
+    assert (first.who, last.who, last.from_version, last.why) == ("learner", "learner", 2, "version 2 is promoted")
+    assert "on trial against version 1: " in first.why
