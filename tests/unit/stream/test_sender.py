@@ -307,7 +307,7 @@ def test_what_is_invalid_with_a_key_fails_and_its_neighbours_do_not(broker: Scri
     assert sender.flush(1)
     assert [key for key, _ in broker.arrived] == [b"1", b"2"]
     assert sender.failed == 1
-    with pytest.raises(BrokerError, match=r"cifar\.predictions .*without a key"):
+    with pytest.raises(BrokerError, match=r"cifar\.predictions .*only messages with a key"):
         sender.raise_failed()
 
 
