@@ -190,4 +190,4 @@ def test_the_command_sends_labels_later(site: Site) -> None:
     assert np.array_equal(batch.pixels, streamed(site.stream_images(), 0, 20, Scenario.parse(""), 0).pixels.numpy())
     site.topic("labels").await_records(20)
     ran = site.call(*arguments, online__label_wait=0.05)
-    assert "images wait for them 0.05 s only" in ran.stderr
+    assert "keep images for only 0.05 s" in ran.stderr

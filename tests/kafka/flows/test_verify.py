@@ -382,4 +382,4 @@ def test_the_command_says_what_is_wrong(kafka: KafkaSettings) -> None:
     failed = cifarctl("verify-stream", "--json", *own)
     assert failed.exit_code == 6
     assert orjson.loads(failed.stdout)["mismatched"] == 10
-    assert "10 answers to another message than the one that is there" in failed.stderr.splitlines()[-1]
+    assert "10 answers to a different message at that offset" in failed.stderr.splitlines()[-1]

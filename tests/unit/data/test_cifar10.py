@@ -172,7 +172,7 @@ def test_a_download_that_is_cut_short_leaves_nothing_behind(
 
 
 def test_cifar10_absent_with_download_off(tmp_path: Path, offline: list[object]) -> None:
-    assert "data.download is off" in message(DataSettings(source="cifar10", dir=tmp_path, download=False))
+    assert "data.download is false" in message(DataSettings(source="cifar10", dir=tmp_path, download=False))
     assert not offline
 
 

@@ -93,7 +93,7 @@ def test_another_strategy_begins_a_lineage_of_its_own(home: Home, inverted: Imag
         assert (learner.champion, learner.status().labelled, learner.status().shadow) == (2, 140, None)
         (result,) = of(events.RetrainResult, show(learner, part(inverted, 140, 200), "b"))
         assert result.outcome == "rejected"
-        assert "no images yet" in result.reasons[0]  # on trial, of which nothing has been seen
+        assert "no images predicted by both yet" in result.reasons[0]  # on trial, of which nothing has been seen
 
 
 def test_following_relabelling_can_be_switched_on_and_off(home: Home, clean: Images) -> None:
