@@ -1,4 +1,4 @@
-"""The learner as a service: it stands by, works while it holds the seat, and saves its work."""
+"""The learner as a service: it stands by, works while it is the leader, and saves its work."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dataclasses import asdict
 from cifarctl import events
 from cifarctl.errors import BrokerAway, RegistryError, Superseded
 from cifarctl.learning.cpu_budget import CpuBudget
-from cifarctl.learning.leadership import Seat, open_seat
+from cifarctl.learning.leadership import Leadership, open_leadership
 from cifarctl.learning.learner import Learner
-from cifarctl.learning.term import Material, Stopped, tenure
+from cifarctl.learning.term import Material, Stopped, term
 from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
 from cifarctl.stream import clients
 
-WAIT = 0.2  # seconds to wait for the seat
+WAIT = 0.2  # seconds to wait for leadership
 PAUSE = 1.0  # seconds before another attempt after a failure
-JOINING = 5.0  # seconds that joining the group may take; afterwards another learner has the seat
+JOINING = 5.0  # seconds that joining the group may take; afterwards another learner is the leader
 SAVE_INTERVAL = 5.0  # seconds between checkpoints while examples arrive
 STATUS_INTERVAL = 0.5  # seconds between two LearnerStatus events, which are also the heartbeat
 
@@ -37,13 +37,13 @@ def learn(
     """
     material = Material.of(settings)
     budget = CpuBudget(settings.online.cpu_budget)
-    with open_seat(settings) as seat:
+    with open_leadership(settings) as leadership:
 
         def look() -> None:
             on_step()
             if stop.is_set():
                 raise Stopped
-            _require(seat)
+            _require(leadership)
 
         def step() -> None:
             look()
@@ -55,19 +55,19 @@ def learn(
         while not stop.is_set():
             on_step()
             try:
-                if seat.wait(WAIT):
+                if leadership.wait(WAIT):
                     worked = True
-                    yield from _work(settings, material, seat, budget, stop, look, step)
+                    yield from _work(settings, material, leadership, budget, stop, look, step)
                 elif time.monotonic() >= tell_at:
                     tell_at = time.monotonic() + JOINING
-                    if (why := _standing_by(settings, seat)) != told:
+                    if (why := _standing_by(settings, leadership)) != told:
                         told = why
                         yield why
             except Stopped:  # in the middle of an update, which starts again from the last checkpoint
                 return
             except Superseded as reason:
                 yield events.Notice(
-                    f"{reason}; this learner continues from the last checkpoint once it holds the seat again"
+                    f"{reason}; this learner continues from the last checkpoint once it is the leader again"
                 )
                 tell_at, told = time.monotonic() + JOINING, None
                 stop.wait(PAUSE)
@@ -81,15 +81,15 @@ def learn(
 def _work(
     settings: Settings,
     material: Material,
-    seat: Seat,
+    leadership: Leadership,
     budget: CpuBudget,
     stop: threading.Event,
     look: Callable[[], None],
     step: Callable[[], None],
 ) -> Iterator[events.LearnEvent]:
-    """Learn while the seat is held and `stop` is not set; `look` is called while waiting, `step` while learning."""
+    """Learn as the leader until `stop` is set; `look` is called while waiting, `step` while learning."""
     canary = settings.serve.canary > 0
-    with tenure(settings, material, seat, on_wait=look, on_step=step, canary=canary) as examples:
+    with term(settings, material, leadership, on_wait=look, on_step=step, canary=canary) as examples:
         learner, source = examples.learner, examples.source
         yield learner.started()
         yield examples.status()
@@ -101,7 +101,7 @@ def _work(
             yield from examples.read()
             with suppress(Stopped):  # what has been read is saved below
                 budget.keep(look)
-            _require(seat)
+            _require(leadership)
             yield from learner.follow_alias()
             yield from _answer(requests, learner)
             if (trigger := learner.due()) is not None:  # by time: updates that images make due are done by now
@@ -121,22 +121,22 @@ def _work(
             examples.save()
 
 
-def _standing_by(settings: Settings, seat: Seat) -> events.LearnEvent:
+def _standing_by(settings: Settings, leadership: Leadership) -> events.LearnEvent:
     """Why this learner stands by."""
-    if seat.trouble is not None:
-        return events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer ({seat.trouble})")
-    if seat.working:
+    if leadership.trouble is not None:
+        return events.Waiting(f"{settings.kafka.bootstrap_servers} does not answer ({leadership.trouble})")
+    if leadership.working:
         return events.Notice("another learner is at work: this one stands by")
     topic = clients.Topics.of(settings.kafka.topic_prefix).learner
     return events.Notice(
-        f"this learner stands by: no learner works on {settings.registry.dir}, but the seat on {topic} is taken: "
+        f"this learner stands by: no learner works on {settings.registry.dir}, but leadership on {topic} is taken: "
         "either a killed learner has not timed out at the broker yet, or one works for another registry, alias or group"
     )
 
 
-def _require(seat: Seat) -> None:
-    if not seat.held:
-        raise Superseded("this learner has lost its seat")
+def _require(leadership: Leadership) -> None:
+    if not leadership.held:
+        raise Superseded("this learner has lost leadership")
 
 
 def _answer(requests: Requests, learner: Learner) -> Iterator[events.LearnEvent]:

@@ -15,15 +15,15 @@ from cifarctl import events
 from cifarctl.errors import BrokerError, NotEnoughData, RegistryBusy
 from cifarctl.flows.learn import STATUS_INTERVAL
 from cifarctl.learning.examples import Examples
-from cifarctl.learning.leadership import RegistrySeat, Seat, open_seat, stream_of
-from cifarctl.learning.term import Material, Stopped, tenure
+from cifarctl.learning.leadership import Leadership, RegistryLeadership, open_leadership, stream_of
+from cifarctl.learning.term import Material, Stopped, term
 from cifarctl.registry import Registry
 from cifarctl.registry.requests import Requests
 from cifarctl.settings import Settings
 from cifarctl.stream import clients
 
 ANSWER_INTERVAL = 0.2  # seconds between two looks for an answer
-JOIN_S = 30.0  # to get a seat that no other learner wants; a broker's first group takes a while
+JOIN_S = 30.0  # to get leadership that no other learner wants; a broker's first group takes a while
 STUCK_S = 60.0  # without anything to read; a dead member has timed out by then, after 45 s by Kafka's default
 PARTS = 4  # parts of the examples, with an update after each
 
@@ -37,8 +37,8 @@ def rehearse(settings: Settings, stop: threading.Event, *, since_ms: int | None 
         RegistryBusy: a learner is at work, which reads the same messages.
     """
     folder = settings.registry.dir
-    with open_seat(settings) as seat:
-        if seat.taken:
+    with open_leadership(settings) as leadership:
+        if leadership.taken:
             raise RegistryBusy(
                 f"a learner works on {folder}; stop it first, or leave out --dry-run and it is asked to learn"
             )
@@ -74,13 +74,15 @@ def once(
     began = time.perf_counter()
     with ExitStack() as stack:
         if dry:
-            seat: Seat = RegistrySeat(Registry(settings.registry), stream_of(settings, clients.check(settings.kafka)))
+            leadership: Leadership = RegistryLeadership(
+                Registry(settings.registry), stream_of(settings, clients.check(settings.kafka))
+            )
         else:
-            seat = stack.enter_context(open_seat(settings))
-        if not seat.taken and seat.wait(JOIN_S):
-            yield from _learn(settings, stop, seat, began, since_ms, dry=dry)
+            leadership = stack.enter_context(open_leadership(settings))
+        if not leadership.taken and leadership.wait(JOIN_S):
+            yield from _learn(settings, stop, leadership, began, since_ms, dry=dry)
         elif since_ms is None:
-            yield from _ask(settings, seat, stop)
+            yield from _ask(settings, leadership, stop)
         else:
             raise RegistryBusy(
                 f"a learner works on {settings.registry.dir} and goes on from what it has learned: stop it first, "
@@ -89,9 +91,9 @@ def once(
 
 
 def _learn(
-    settings: Settings, stop: threading.Event, seat: Seat, began: float, since_ms: int | None, *, dry: bool
+    settings: Settings, stop: threading.Event, leadership: Leadership, began: float, since_ms: int | None, *, dry: bool
 ) -> Iterator[events.LearnEvent]:
-    """Read and learn in the seat, which is held; ends without a result when `stop` is set."""
+    """Read and learn as the leader; ends without a result when `stop` is set."""
 
     def step() -> None:
         if stop.is_set():
@@ -99,8 +101,15 @@ def _learn(
 
     with (
         suppress(Stopped),
-        tenure(
-            settings, Material.of(settings), seat, on_wait=step, on_step=step, since_ms=since_ms, dry=dry, hold=True
+        term(
+            settings,
+            Material.of(settings),
+            leadership,
+            on_wait=step,
+            on_step=step,
+            since_ms=since_ms,
+            dry=dry,
+            hold=True,
         ) as examples,
     ):
         learner, held = examples.learner, examples.held
@@ -153,7 +162,7 @@ def _refuse(result: events.RetrainResult) -> Iterator[events.LearnEvent]:
     raise NotEnoughData(f"{result.reasons[0]}; stream more, or lower online.min_examples")
 
 
-def _ask(settings: Settings, seat: Seat, stop: threading.Event) -> Iterator[events.LearnEvent]:
+def _ask(settings: Settings, leadership: Leadership, stop: threading.Event) -> Iterator[events.LearnEvent]:
     """Ask the learner that is at work to learn; ends with its RetrainResult, or without one when `stop` is set."""
     requests = Requests(settings.registry.dir, settings.serve.alias)
     name = requests.ask()
@@ -164,7 +173,7 @@ def _ask(settings: Settings, seat: Seat, stop: threading.Event) -> Iterator[even
                 result = events.RetrainResult(**found)
                 yield from _refuse(result) if result.outcome == "not_enough_data" else [result]
                 return
-            if seat.held or not seat.taken:
+            if leadership.held or not leadership.taken:
                 raise RegistryBusy("the learner that was at work has ended without an answer: try again")
     finally:
         requests.withdraw(name)

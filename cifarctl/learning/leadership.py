@@ -29,7 +29,7 @@ from cifarctl.stream.source import Source
 CLAIM_INTERVAL_S = 1.0  # between two checks of whether a suspended process has released the claim
 
 
-class Seat(Protocol):
+class Leadership(Protocol):
     """Leadership of a stream's learners, which only one process has at a time.
 
     `taken`, `wait`, `working` and `take` raise AliasClaimed if the learner of another stream moves the alias.
@@ -78,7 +78,7 @@ class Seat(Protocol):
         ...
 
 
-class RegistrySeat(Seat):
+class RegistryLeadership(Leadership):
     """Leadership by claiming the alias in the registry: for brokers without transactions."""
 
     trouble = None
@@ -122,7 +122,7 @@ class RegistrySeat(Seat):
         self._claim.release()
 
 
-class KafkaSeat(Seat):
+class KafkaLeadership(Leadership):
     """Leadership by owning the only partition of the learner's topic, which logs every decision of every term.
 
     The alias's claim keeps away learners of other streams, which have other topics. If a suspended process still has
@@ -132,7 +132,7 @@ class KafkaSeat(Seat):
     def __init__(self, registry: Registry, kafka: KafkaSettings, stream: Stream) -> None:
         self.stream = stream
         self._registry = registry
-        self._seat = leader_election.Leadership(kafka)
+        self._candidate = leader_election.Candidate(kafka)
         self._claim = Claim(registry.dir, stream)
         self._ask_at = math.inf  # when to ask for the claim again, in a term that began without it
 
@@ -140,7 +140,7 @@ class KafkaSeat(Seat):
     @override
     def taken(self) -> bool:
         self._claim.taken()  # raises if another stream has it
-        return self._seat.taken
+        return self._candidate.taken
 
     @property
     @override
@@ -150,7 +150,7 @@ class KafkaSeat(Seat):
     @property
     @override
     def held(self) -> bool:
-        if not self._seat.held:
+        if not self._candidate.held:
             return False
         try:
             if time.monotonic() >= self._ask_at:
@@ -162,17 +162,17 @@ class KafkaSeat(Seat):
     @property
     @override
     def trouble(self) -> str | None:
-        return self._seat.trouble
+        return self._candidate.trouble
 
     @override
     def wait(self, timeout_s: float) -> bool:
-        return self._seat.wait(timeout_s)
+        return self._candidate.wait(timeout_s)
 
     @override
     def take(self, on_wait: Callable[[], None]) -> int:
         """Carries out the previous leader's last decision first."""
         self._ask_at = math.inf if self._claim.hold() else time.monotonic() + CLAIM_INTERVAL_S
-        own = [entry for value in self._seat.take(on_wait) if (entry := self._read(value)) is not None]
+        own = [entry for value in self._candidate.take(on_wait) if (entry := self._read(value)) is not None]
         if own and isinstance(last := own[-1], Move):
             with suppress(AliasConflict, VersionNotFound):  # the alias was moved or the version removed since
                 self._registry.carry_out(last)
@@ -188,7 +188,7 @@ class KafkaSeat(Seat):
 
     def close(self) -> None:
         """Give up leadership."""
-        self._seat.close()
+        self._candidate.close()
         self._claim.release()
 
     @cached_property
@@ -203,7 +203,7 @@ class KafkaSeat(Seat):
         source: Source | None = None,
     ) -> None:
         content = {"registry": self._name} | entry
-        self._seat.commit(json.dumps(content).encode(), on_wait, offsets, source)
+        self._candidate.commit(json.dumps(content).encode(), on_wait, offsets, source)
 
     def _read(self, value: bytes) -> Move | int | None:
         """A decision, or the epoch of a term; None for anything else and for entries of other registries."""
@@ -217,7 +217,7 @@ class KafkaSeat(Seat):
 
 
 @contextmanager
-def open_seat(settings: Settings) -> Iterator[Seat]:
+def open_leadership(settings: Settings) -> Iterator[Leadership]:
     """Leadership of the settings' alias and stream; on Kafka if transactions are available and wanted.
 
     Raises:
@@ -227,7 +227,7 @@ def open_seat(settings: Settings) -> Iterator[Seat]:
     broker = clients.check(settings.kafka)
     stream = stream_of(settings, broker)
     lacking = settings.kafka.delivery == "at-least-once" or broker.embedded
-    found = RegistrySeat(registry, stream) if lacking else KafkaSeat(registry, settings.kafka, stream)
+    found = RegistryLeadership(registry, stream) if lacking else KafkaLeadership(registry, settings.kafka, stream)
     try:
         yield found
     finally:

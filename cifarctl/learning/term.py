@@ -11,7 +11,7 @@ import torch
 from cifarctl import data
 from cifarctl.data import Images
 from cifarctl.learning.examples import Examples
-from cifarctl.learning.leadership import Seat
+from cifarctl.learning.leadership import Leadership
 from cifarctl.learning.learner import Learner
 from cifarctl.learning.teaching import HeldExamples
 from cifarctl.registry import Move, Registry
@@ -63,10 +63,10 @@ class Material:
 
 
 @contextmanager
-def tenure(
+def term(
     settings: Settings,
     material: Material,
-    seat: Seat,
+    leadership: Leadership,
     *,
     on_wait: Callable[[], None],
     on_step: Callable[[], None],
@@ -83,7 +83,7 @@ def tenure(
 
     def commit(move: Move) -> None:
         on_wait()  # raises once the learner has been told to stop: it decides nothing more
-        seat.commit(move, examples.saved, source, on_wait)  # no decision comes before examples exist
+        leadership.commit(move, examples.saved, source, on_wait)  # no decision comes before examples exist
 
     learner = Learner(
         Registry(settings.registry),
@@ -91,8 +91,8 @@ def tenure(
         settings.serve.alias,
         reference=material.reference,
         validation=material.validation,
-        epoch=seat.take(on_wait),
-        stream=seat.stream,
+        epoch=leadership.take(on_wait),
+        stream=leadership.stream,
         afresh=since_ms is not None,
         canary=canary,
         commit=commit,

@@ -31,7 +31,7 @@ WAIT_S = 0.2
 ABORT_S = 2.0
 
 
-class Leadership:
+class Candidate:
     """Leadership of the learners: this process is a candidate, and the leader once `wait` says so.
 
     A thread keeps the membership alive, whatever its owner is busy with. A suspended process loses leadership when its

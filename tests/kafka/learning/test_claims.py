@@ -18,7 +18,7 @@ from cifarctl import events
 from cifarctl.flows import learn
 from cifarctl.flows.serve import LEARNER
 from cifarctl.serving.learner_process import LearnerProcess
-from cifarctl.stream.leader_election import Leadership
+from cifarctl.stream.leader_election import Candidate
 
 
 @pytest.fixture
@@ -107,12 +107,12 @@ def test_who_waits_for_a_seat_says_that_no_learner_is_at_work(
     """As after a learner was killed: the broker has not missed it yet, but no other learner is to be blamed."""
     monkeypatch.setattr(learn, "JOINING", 0.5)
     site = sites[0]
-    with closing(Leadership(site.kafka)) as killed:
+    with closing(Candidate(site.kafka)) as killed:
         until(lambda: killed.wait(0.2))
         waiting = following(site)
         waiting.until(lambda: waiting.of(events.Notice))
         (notice,) = waiting.of(events.Notice)
         assert f"no learner works on {site.registry.dir}" in notice.message
-        assert f"the seat on {site.topics.learner} is not free" in notice.message
+        assert f"leadership on {site.topics.learner} is taken" in notice.message
         assert "another learner is at work" not in notice.message
     waiting.until(lambda: waiting.of(events.LearnerStarted))

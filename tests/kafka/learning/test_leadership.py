@@ -16,12 +16,12 @@ from helpers import draft
 from processes import Site, until
 
 from cifarctl.errors import Superseded
-from cifarctl.learning.leadership import KafkaSeat, RegistrySeat, open_seat
+from cifarctl.learning.leadership import KafkaLeadership, RegistryLeadership, open_leadership
 from cifarctl.registry import Move, Registry
 from cifarctl.registry.claims import Stream
 from cifarctl.settings import KafkaSettings, RegistrySettings, Settings
 from cifarctl.stream import browse, clients
-from cifarctl.stream.leader_election import Leadership
+from cifarctl.stream.leader_election import Candidate
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
 
@@ -74,11 +74,15 @@ def log(kafka: KafkaSettings) -> list[Any]:
 # --- where there are no transactions
 
 
-def test_the_seat_goes_by_what_the_broker_can_do(registry: Registry, kafka: KafkaSettings) -> None:
-    for delivery, kind in (("auto", KafkaSeat), ("exactly-once", KafkaSeat), ("at-least-once", RegistrySeat)):
+def test_leadership_goes_by_what_the_broker_can_do(registry: Registry, kafka: KafkaSettings) -> None:
+    for delivery, kind in (
+        ("auto", KafkaLeadership),
+        ("exactly-once", KafkaLeadership),
+        ("at-least-once", RegistryLeadership),
+    ):
         own = kafka.model_copy(update={"delivery": delivery})
-        with open_seat(Settings(kafka=own, registry=RegistrySettings(dir=registry.dir))) as seat:
-            assert isinstance(seat, kind)
+        with open_leadership(Settings(kafka=own, registry=RegistrySettings(dir=registry.dir))) as leadership:
+            assert isinstance(leadership, kind)
 
 
 # --- on Apache Kafka
@@ -102,7 +106,7 @@ def opened() -> Iterator[Callable[..., Any]]:
 def test_one_holds_the_seat_and_the_next_one_gets_it(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
-    first, second = (opened(KafkaSeat(registry, kafka, STREAM)) for _ in range(2))
+    first, second = (opened(KafkaLeadership(registry, kafka, STREAM)) for _ in range(2))
     assert not first.taken
     assert first.wait(PATIENCE_S)
     assert first.take(patient) == 1
@@ -116,8 +120,8 @@ def test_one_holds_the_seat_and_the_next_one_gets_it(
 
 
 def test_who_is_no_longer_in_office_decides_nothing(kafka: KafkaSettings, opened: Callable[..., Any]) -> None:
-    """As a process that wakes from a suspension: it believes that it holds the seat."""
-    first, second = (opened(Leadership(kafka)) for _ in range(2))
+    """As a process that wakes from a suspension: it believes that it is still the leader."""
+    first, second = (opened(Candidate(kafka)) for _ in range(2))
     assert first.wait(PATIENCE_S)
     assert first.take(patient) == []
     first.commit(b'"counts"', patient)
@@ -131,7 +135,7 @@ def test_who_is_no_longer_in_office_decides_nothing(kafka: KafkaSettings, opened
 def test_a_decision_that_was_not_carried_out_is_carried_out_by_the_next_one(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
-    first, second, third = (opened(KafkaSeat(registry, kafka, STREAM)) for _ in range(3))
+    first, second, third = (opened(KafkaLeadership(registry, kafka, STREAM)) for _ in range(3))
     topics = clients.Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.images, topics.learner])
     source = opened(Source(kafka, [topics.images], group_id=f"{kafka.group_id}.learner"))
@@ -151,7 +155,7 @@ def test_a_decision_that_was_not_carried_out_is_carried_out_by_the_next_one(
 def test_offsets_are_committed_with_the_decision_or_not_at_all(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
-    seat = opened(KafkaSeat(registry, kafka, STREAM))
+    leadership = opened(KafkaLeadership(registry, kafka, STREAM))
     topics, group = clients.Topics.of(kafka.topic_prefix), f"{kafka.group_id}.learner"
     clients.ensure_topics(kafka, [topics.images, topics.learner])
     sender = Sender(kafka)
@@ -160,13 +164,13 @@ def test_offsets_are_committed_with_the_decision_or_not_at_all(
     sender.close(PATIENCE_S)
     source = opened(Source(kafka, [topics.images], group_id=group))
     until(lambda: source.read(10, 0.2))
-    epoch = seat.take(patient)
-    seat.commit(promotion(registry, epoch), {(topics.images, 0): 2}, source, patient)
+    epoch = leadership.take(patient)
+    leadership.commit(promotion(registry, epoch), {(topics.images, 0): 2}, source, patient)
     assert browse.committed(kafka, topics.images, group) == {0: 2}
 
     stranger = opened(Source(kafka, [topics.images], group_id=group))  # no member, as long as it does not read
     with pytest.raises(Superseded):
-        seat.commit(promotion(registry, epoch), {(topics.images, 0): 3}, stranger, patient)
+        leadership.commit(promotion(registry, epoch), {(topics.images, 0): 3}, stranger, patient)
     assert browse.committed(kafka, topics.images, group) == {0: 2}
     assert [entry.get("decided", {}).get("action") for entry in log(kafka)] == [None, "promote"]
 
@@ -178,7 +182,7 @@ def test_decisions_about_another_registry_are_none_of_ours(
     for _ in range(2):
         other.publish(draft(), b"weights")
     other.promote(1, who="test", why="first")
-    first, second = opened(KafkaSeat(registry, kafka, STREAM)), opened(KafkaSeat(other, kafka, STREAM))
+    first, second = opened(KafkaLeadership(registry, kafka, STREAM)), opened(KafkaLeadership(other, kafka, STREAM))
     topics = clients.Topics.of(kafka.topic_prefix)
     clients.ensure_topics(kafka, [topics.images, topics.learner])
     source = opened(Source(kafka, [topics.images], group_id=f"{kafka.group_id}.learner"))
@@ -211,7 +215,7 @@ def test_a_learner_that_was_suspended_stands_by_when_it_wakes(site: Site) -> Non
         standby.until(lambda: f"labelled {shown} " in standby.out)  # noqa: B023  awaited here
     standby.until(lambda: "promoted version" in standby.out)
     active.signal(signal.SIGCONT)
-    active.until(lambda: "once the seat is held" in active.out)
+    active.until(lambda: "once it is the leader again" in active.out)
     assert "promoted version" not in active.out
 
     epochs = {move.epoch for move in site.registry.history() if move.who == "learner"}

@@ -1,4 +1,4 @@
-"""The lock of a registry as a seat."""
+"""The lock of a registry as a leadership."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import draft
 
-from cifarctl.learning.leadership import RegistrySeat
+from cifarctl.learning.leadership import RegistryLeadership
 from cifarctl.registry import Registry
 from cifarctl.registry.claims import Stream
 from cifarctl.settings import RegistrySettings
@@ -31,7 +31,7 @@ def patient() -> None:
 
 
 def test_the_lock_of_a_registry_is_a_seat(registry: Registry) -> None:
-    first, second = RegistrySeat(registry, STREAM), RegistrySeat(registry, STREAM)
+    first, second = RegistryLeadership(registry, STREAM), RegistryLeadership(registry, STREAM)
     assert not first.taken
     assert first.wait(0)
     assert (first.held, second.taken, second.wait(0.01), second.held) == (True, True, False, False)
