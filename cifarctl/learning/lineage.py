@@ -10,13 +10,13 @@ import torch
 from cifarctl import models
 from cifarctl.data import Images
 from cifarctl.errors import IntegrityError, RegistryError
-from cifarctl.learning.observed import within
 from cifarctl.learning.scored_model import ScoredModel
 from cifarctl.learning.state import Progress, Standing
 from cifarctl.models.predictor import Precision, Predictor, choose_precision
 from cifarctl.models.preprocess import Channels
 from cifarctl.online.strategies import Snapshot, Start, Strategy, strategy
 from cifarctl.registry import Registry
+from cifarctl.registry.checkpoint import within
 from cifarctl.registry.loading import LoadedModel, canary, load, require_trusted
 from cifarctl.settings import OnlineSettings
 

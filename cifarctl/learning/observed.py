@@ -11,6 +11,7 @@ from cifarctl.data import Images
 from cifarctl.online.buffer import ReplayBuffer, Ring
 from cifarctl.online.concept import ARRIVED, MIN_LABELLED, Concept
 from cifarctl.online.inputs import InputMonitor
+from cifarctl.registry.checkpoint import within
 from cifarctl.settings import OnlineSettings
 
 #: Newest held-out images that a snapshot must not lose on; older ones are more likely to be of an earlier concept.
@@ -98,8 +99,3 @@ class ObservedStream:
         self.concept.load(within("concept/", tensors), concept)
         pixels = tensors["arrived"]
         self._arrived.restore(Images(pixels, torch.full((len(pixels),), -1)), seen)
-
-
-def within(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

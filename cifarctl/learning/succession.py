@@ -9,13 +9,13 @@ import torch
 
 from cifarctl import events
 from cifarctl.errors import AliasConflict, DataError, IntegrityError, ModelTooLarge, RegistryError
-from cifarctl.learning.observed import within
 from cifarctl.learning.promotion import Promotion
 from cifarctl.learning.state import LearnerState, WatchState
 from cifarctl.learning.trial import Trial, Verdict
 from cifarctl.learning.watch import Watch
 from cifarctl.online.judgeable import require_judgeable
 from cifarctl.registry import Registry
+from cifarctl.registry.checkpoint import within
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.settings import OnlineSettings
 
