@@ -11,6 +11,7 @@ import torch
 from cifarctl.registry import Manifest, Registry, checkpoint
 from cifarctl.registry.claims import Stream
 from cifarctl.registry.files import os_errors
+from cifarctl.registry.layout import LEARNER
 from cifarctl.settings import OnlineSettings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -23,7 +24,7 @@ class LearnerCheckpoint:
     def __init__(self, registry: Registry, alias: str, *, stream: Stream | None, epoch: int | None) -> None:
         """`stream` None: of whoever moves `alias`; `epoch` is the learner's leader epoch, checked when it saves."""
         self._registry, self._alias, self._stream, self._epoch = registry, alias, stream, epoch
-        self.folder = registry.dir / "learner"
+        self.folder = registry.dir / LEARNER
         self.path = self.folder / (CHECKPOINT if stream is None else stream.checkpoint)
 
     def save(

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cifarctl import events
-from cifarctl.ui.widgets import Cells, Every, bar, duration, facts, frame, percent, shown, sparkline
+from cifarctl.ui.tables import headed
+from cifarctl.ui.widgets import Every, bar, duration, facts, frame, percent, shown, sparkline
 
 LOG_INTERVAL_S = 10.0
 
@@ -76,7 +77,8 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
     """Results of the strategies: in total, by phase, by concept; with several seeds, mean ± standard deviation."""
     groups = _by_strategy(result.results)
     several = any(len(group) > 1 for group in groups.values())
-    total = _table("strategy", "prequential", "recovered", "updates", "promoted", "rolled back", "CPU")
+    figures = "prequential", "recovered", "updates", "promoted", "rolled back", "CPU"
+    total = headed("strategy", *figures, right=figures)
     for name, group in groups.items():
         total.row(
             name,
@@ -93,7 +95,7 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
         parts.append(Text("mean over the seeds ± standard deviation", style="dim"))
     phases = result.results[0].phases
     if len(phases) > 1:
-        table = _table("images", "phase", *groups)
+        table = headed("images", "phase", *groups, right=list(groups))
         for index, phase in enumerate(phases):
             cells = [
                 _mean(group, lambda one, index=index: one.phases[index].accuracy)  # type: ignore[misc]
@@ -101,7 +103,7 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
             ]
             table.row(f"{phase.start:,}–{phase.end:,}", phase.name, *cells)
         parts += [Text("prequential accuracy by phase"), table]
-    final = _table("concept", *groups)
+    final = headed("concept", *groups, right=list(groups))
     for concept in result.results[0].final:
         cells = [
             _mean(group, lambda one, concept=concept: one.final[concept])  # type: ignore[misc]
@@ -128,13 +130,6 @@ def _mean(group: Sequence[events.StrategyResult], figure: Callable[[events.Strat
         return "–"
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return percent(statistics.fmean(values)) + spread
-
-
-def _table(*columns: str) -> Cells:
-    table = Cells()
-    for number, column in enumerate(columns):
-        table.column(column, right=number > 0 and column != "phase", wrap=column == "phase")
-    return table
 
 
 def _thin(curve: Sequence[float], points: int = 40) -> list[float]:

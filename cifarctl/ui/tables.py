@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from cifarctl.settings import Effective
 
 SIGNIFICANCE = 0.05  # the customary level: a p-value below it counts as significant
-WRAPPED = {"created", "why", "value", "finding", "reason", "verdict", "source, id"}
+WRAPPED = {"created", "why", "value", "finding", "reason", "verdict", "source, id", "phase"}
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Cells:
+def headed(*columns: str, right: Sequence[str] = ()) -> Cells:
+    """An empty table with these columns; those in `right` are right-aligned, and long texts wrap."""
     table = Cells()
     for column in columns:
         table.column(column, right=column in right, wrap=column in WRAPPED)
@@ -32,7 +33,7 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Cells:
 
 def config_table(rows: Sequence[Effective]) -> RenderableType:
     """Settings with their values and sources."""
-    table = _table("setting", "value", "from")
+    table = headed("setting", "value", "from")
     for row in rows:
         style = "" if row.source == "default" else "bold"
         table.row(row.setting.name, row.value, row.source, style=style)
@@ -43,7 +44,7 @@ def versions_table(versions: Sequence[Mapping[str, Any]], registry: Path) -> Ren
     """The versions of a registry."""
     if not versions:
         return f"the registry in {registry} is empty; `cifarctl train` creates the first version"
-    table = _table(
+    table = headed(
         "version", "created", "model", "parent", "validation", "test", "aliases", right=["version", "parent"]
     )
     for row in versions:
@@ -63,7 +64,7 @@ def versions_table(versions: Sequence[Mapping[str, Any]], registry: Path) -> Ren
 
 def manifest_table(manifest: Mapping[str, Any], folder: Path, plots: Sequence[Path]) -> RenderableType:
     """The manifest of one version."""
-    table = _table("field", "value")
+    table = headed("field", "value")
     for name, value in manifest.items():
         if name == "canary":
             continue
@@ -78,7 +79,7 @@ def history_table(moves: Sequence[Move]) -> RenderableType:
     """Alias moves and rejections, oldest first."""
     if not moves:
         return "no alias has been moved yet"
-    table = _table("when", "alias", "move", "who", "why")
+    table = headed("when", "alias", "move", "who", "why")
     for move in moves:
         steps = "rejected" if move.action == "reject" else f"{move.from_version or '–'} → {move.to_version or '–'}"
         back = " back" if move.action == "rollback" else ""
@@ -90,7 +91,7 @@ def removed_table(removed: Sequence[Mapping[str, Any]], *, dry_run: bool) -> Ren
     """The folders that gc removed or would remove."""
     if not removed:
         return "nothing to remove"
-    table = _table("would be removed" if dry_run else "removed", "reason", "bytes", right=["bytes"])
+    table = headed("would be removed" if dry_run else "removed", "reason", "bytes", right=["bytes"])
     for row in removed:
         table.row(Path(row["path"]).name, row["reason"], f"{row['bytes']:,}")
     return table
@@ -100,7 +101,7 @@ def verify_table(checks: Sequence[Mapping[str, Any]], registry: Path) -> Rendera
     """Verdicts on the versions and aliases of a registry."""
     if not checks:
         return f"the registry in {registry} is empty"
-    table = _table("version", "verdict", right=["version"])
+    table = headed("version", "verdict", right=["version"])
     for row in checks:
         version = "" if row["version"] is None else str(row["version"])
         if row.get("repaired"):
@@ -132,7 +133,7 @@ def evaluation(result: EvaluateResult) -> RenderableType:
             for column, count in enumerate(counts)
         ]
         table.row(printable(name)[:10], *cells)
-    accuracies = _table("class", "accuracy", "")
+    accuracies = headed("class", "accuracy", "")
     for name, share in result.per_class.items():
         accuracies.row(name, percent(share), bar(share or 0.0, 20))
     return Group(accuracies, table, head)  # last: a small terminal shows the end
@@ -141,7 +142,7 @@ def evaluation(result: EvaluateResult) -> RenderableType:
 def comparison(result: Comparison) -> RenderableType:
     """Two versions side by side with the better values in bold, and the result of McNemar's test."""
     first, second = result.versions
-    table = _table("", f"version {first.version}", f"version {second.version}", "")
+    table = headed("", f"version {first.version}", f"version {second.version}", "")
     table.row("model", *(f"{version.model}, {version.parameters:,}" for version in result.versions), "parameters")
 
     def add(name: str, pair: Sequence[float | None], metric: str, show: Callable[[float | None], str]) -> None:
@@ -174,7 +175,7 @@ def comparison(result: Comparison) -> RenderableType:
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The checks of `doctor`."""
-    table = _table("check", "", "finding")
+    table = headed("check", "", "finding")
     for row in checks:
         mark = Text("ok", style="green") if row["ok"] else Text("FAIL", style="bold red")
         table.row(row["check"], mark, row["finding"])
@@ -185,7 +186,7 @@ def letters_table(letters: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Dead letters, oldest first, two lines each so that the reason fits on a small terminal."""
     if not letters:
         return "no dead letters"
-    table = _table("at", "when", "source, id", "reason")
+    table = headed("at", "when", "source, id", "reason")
     for row in letters:
         source = row["source"]
         origin = f"{source['topic']} {source['partition']}:{source['offset']}" if source else "unknown"
