@@ -42,7 +42,7 @@ from cifarctl.online.concept import DriftSignal
 from cifarctl.online.gate import Decision, Guard, Pairs
 from cifarctl.online.judgeable import require_judgeable
 from cifarctl.online.rate import AdaptiveRate
-from cifarctl.registry import Manifest, Registry
+from cifarctl.registry import Registry
 from cifarctl.registry.claims import Stream
 from cifarctl.registry.history import Move
 from cifarctl.registry.loading import load
@@ -131,11 +131,6 @@ class Learner:
     def classes(self) -> tuple[str, ...]:
         """The classes that the champion knows."""
         return self.lineage.classes
-
-    @property
-    def manifest(self) -> Manifest:
-        """That of the champion."""
-        return self.lineage.champion.manifest
 
     @property
     def buffer(self) -> ReplayBuffer:
@@ -285,11 +280,13 @@ class Learner:
             standing=self.lineage.standing,
         )
         tensors = observed | learned | {"generator": self._generator.get_state()}
-        self.file.save(tensors, {"buffer": buffer, "learner": state.to_json()}, self.manifest, self.settings)
+        self.file.save(
+            tensors, {"buffer": buffer, "learner": state.to_json()}, self.lineage.champion.manifest, self.settings
+        )
 
     def _restore(self) -> None:
         """Take over the checkpoint, as far as it is of the same stream and lineage."""
-        if (found := self.file.load(self.manifest, self.settings)) is None:
+        if (found := self.file.load(self.lineage.champion.manifest, self.settings)) is None:
             return
         tensors, state = found
         own = LearnerState.of_json(state["learner"])

@@ -58,7 +58,11 @@ class Material:
             DataError: says what to set.
         """
         require_compatible(
-            learner.manifest, self.dataset, self.classes, split=self.split, unseen="the validation images"
+            learner.lineage.champion.manifest,
+            self.dataset,
+            self.classes,
+            split=self.split,
+            unseen="the validation images",
         )
 
 
