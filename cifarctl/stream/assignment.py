@@ -1,4 +1,4 @@
-"""The partitions that a group assigns to this process, and those to be told when that changes."""
+"""The partitions that a group assigns to this process, and the listeners for changes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Assignment:
         self._listeners.append((on_revoke, on_lost))
 
     def close(self) -> None:
-        """Tell nobody any more."""
+        """Drop the listeners."""
         self._listeners.clear()
 
     def on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

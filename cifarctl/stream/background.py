@@ -1,4 +1,4 @@
-"""Calls in threads of their own, so that a call which outlasts its own time limit holds nobody up."""
+"""Calls in threads of their own, so that one which outlasts its time limit holds up nothing else."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from cifarctl.settings import KafkaSettings
 from cifarctl.stream import connection, options
 from cifarctl.stream.connection import broker_errors
 
-LONGEST_CHECK_S = 10.0
+MAX_CHECK_S = 10.0
 EMBEDDED_CLUSTER = "cifarctl"  # the cluster id by which the embedded broker is known
 QUEUE_KIB = 32 * 1024  # of unsent messages; beyond this, senders have to wait
 METADATA_MS = 10_000  # until a new partition is noticed; the default is five minutes
@@ -171,7 +171,7 @@ def check(settings: KafkaSettings) -> Broker:
     seen: list[KafkaError] = []
     client = producer(settings, on_error=seen.append)
     try:
-        return Broker.of(client, min(settings.timeout_s, LONGEST_CHECK_S))
+        return Broker.of(client, min(settings.timeout_s, MAX_CHECK_S))
     except KafkaException as error:
         client.poll(0)  # delivers the connection errors, which say more than "no answer"
         raise connection.explain(settings, "cannot connect", connection.most_telling(seen, error.args[0])) from None

@@ -140,7 +140,7 @@ class EmbeddedBroker:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether nobody listens on `port` of this machine and it may be bound."""
+    """Whether `port` of this machine is unused and may be bound."""
     if _listening(port):  # some systems allow a second listener on one port
         return False
     with socket.socket() as probe:

@@ -42,9 +42,7 @@ class Candidate:
         """The group is joined by the first `wait`."""
         self._settings = settings
         self._topic = clients.Topics.of(settings.topic_prefix).learner
-        self._group = (
-            f"{settings.topic_prefix}.active-learner"  # one leader a topic prefix, whichever group reads images
-        )
+        self._group = f"{settings.topic_prefix}.active-learner"  # one leader for each prefix, not for each group
         self._admin: AdminClient | None = None
         self._held, self._closing = threading.Event(), threading.Event()
         self._failure: CifarctlError | None = None

@@ -34,7 +34,7 @@ class StallDetector:
     """Counts for how long each partition has had something to read without making progress."""
 
     def __init__(self, limit_s: float = STALL_S, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` tells seconds."""
+        """`clock` returns seconds."""
         self.limit_s = limit_s
         self._clock = clock
         self._at = clock()

@@ -22,7 +22,7 @@ ANSWER_WAIT_S = 0.2
 class StartOffsets:
     """Partitions that wait for an offset to start from: the group has committed none, or it is gone.
 
-    A broker that does not answer holds up nobody: the other partitions are read meanwhile.
+    If the broker does not answer, the other partitions are still read.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class StartOffsets:
                 continue  # a new leader does not know the end of its partition yet
             self._beyond.pop(partition, None)
             self._waiting.discard(partition)
-            if oldest <= offset <= end:  # it is there after all
+            if oldest <= offset <= end:  # the offset exists after all
                 self._read_from(partition, offset)
                 continue
             if 0 <= offset < oldest:
