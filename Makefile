@@ -7,7 +7,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-SLOW := apache or long or slow
 BESIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 OLDEST := 3.10
 BEFORE := 3.14
@@ -29,17 +28,17 @@ help: ## list these habits
 demo: $(STAMP)embedded ## show the whole loop on an embedded broker, in a few minutes
 	$(RUN) cifarctl demo $(ARGS)
 
-test: $(STAMP)test ## run the tests that take minutes, the embedded broker's among them
-	$(RUN) pytest $(BESIDE) -m "not ($(SLOW))" $(ARGS)
+test: $(STAMP)test ## run the tests that take minutes, those with the embedded broker among them
+	$(RUN) pytest $(BESIDE) tests/unit tests/broker $(ARGS)
 
 # Two at a time: each has Kafka brokers of its own.
 test-slow: $(STAMP)test ## run the others: Apache Kafka, kills, storms, training in earnest
-	$(RUN) pytest $(BESIDE) --maxprocesses 2 -m "$(SLOW)" $(ARGS)
+	$(RUN) pytest $(BESIDE) --maxprocesses 2 tests/kafka tests/slow $(ARGS)
 
 test-all: test test-slow ## run all tests
 
-test-fast: $(STAMP)test ## run those for every edit: no broker, nothing slow
-	$(RUN) pytest $(BESIDE) -m "not (broker or $(SLOW))" $(ARGS)
+test-fast: $(STAMP)test ## run the unit tests, in about a minute: no broker, no child process
+	$(RUN) pytest $(BESIDE) --hypothesis-profile=fast tests/unit $(ARGS)
 
 check: lint types test-all ## everything that has to pass
 

@@ -66,7 +66,7 @@ def broker(wanted: str = "auto") -> Iterator[Broker]:
         _delete(servers, RUN)
         return
     if wanted != "embedded":
-        from tests.apache_kafka import ApacheKafka, unavailable
+        from tests.support.apache_kafka import ApacheKafka, unavailable
 
         if (reason := unavailable()) is None:
             with ApacheKafka() as kafka:

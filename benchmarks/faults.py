@@ -36,7 +36,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from benchmarks.bed import Requirement, verdict
 from benchmarks.process import CIFARCTL, Running, machine, run
-from tests.apache_kafka import ApacheKafka, unavailable
+from tests.support.apache_kafka import ApacheKafka, unavailable
 
 PROTOCOLS = ("classic", "consumer")
 PARTITIONS = 3

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cifarctl import events
 
-RECENT = 200  # labelled images of the recent accuracy
+RECENT_LABELLED = 200  # labelled images over which the recent accuracy is measured
 PER_DECADE = 100  # buckets of the latency histogram: 2.3 % wide
 LOWEST_MS = 0.01
 BUCKETS = 11 * PER_DECADE
@@ -114,7 +114,7 @@ class Tally:
     trial: Trial | None = None  # the newest, also when it is over
     canary: int | None = None  # the version on trial now
     latencies: Latencies = field(default_factory=Latencies)
-    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT_LABELLED))
 
     def update(self, event: events.ServeEvent) -> None:
         """Take in what happened."""

@@ -6,9 +6,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from helpers import Home, train_home
+from helpers import Home, load_data, once_a_run, open_registry, train_home
 
 from cifarctl import cpus
+
+# What they assert is shown as in test modules.
+pytest.register_assert_rewrite("letters_anywhere", "browsing_anywhere", "tutorial_anywhere")
 
 #: Brokers and running commands, for every module.
 pytest_plugins = ["fixtures_broker", "fixtures_kafka", "processes"]
@@ -19,6 +22,7 @@ CIFAR10_DIR = Path(_GIVEN).resolve() if _GIVEN else None
 
 # Shared machines are slow at moments, which says nothing about the code.
 hypothesis.settings.register_profile("cifarctl", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=15)  # make test-fast, for every edit
 hypothesis.settings.load_profile("cifarctl")
 
 # The tests' models are so small that a second thread costs more than it brings.
@@ -51,7 +55,8 @@ def cifar10_dir() -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A small trained registry that nobody may write to; `home` is a copy for one test."""
-    return train_home(tmp_path_factory.mktemp("trained") / "registry")
+    folder = once_a_run(tmp_path_factory, "trained-home", train_home)
+    return Home(open_registry(folder), *load_data())
 
 
 @pytest.fixture
@@ -65,6 +70,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return cpus.count() + 1
 
 
+#: Tests of these folders get the marker of that name; those of unit/ get none.
+TIERS = ("broker", "kafka", "slow")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first, so that no worker is left alone with it at the end."""
+    """Mark tests with their tier, and begin with those that take long, so that no worker is left alone at the end."""
+    for item in items:
+        tier = item.path.relative_to(Path(__file__).parent).parts[0]
+        if tier in TIERS:
+            item.add_marker(tier)
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

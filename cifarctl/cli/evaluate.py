@@ -53,7 +53,11 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE.html", help="With --stream: write figures and tables to one file.")
     ] = None,
 ) -> None:
-    """Evaluate a version on the test images, or online-learning strategies over a drifting stream."""
+    """Evaluate a version on the test images, or online-learning strategies over a drifting stream.
+
+    \f
+    Long because its signature is the list of its options.
+    """
     settings = run.settings()
     from cifarctl.errors import QualityGateError, SettingsError
 

@@ -30,7 +30,11 @@ def produce(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed for order, drift and withheld labels.")] = None,
 ) -> None:
-    """Send the images of the stream split to the images topic, optionally with drift."""
+    """Send the images of the stream split to the images topic, optionally with drift.
+
+    \f
+    Long because its signature is the list of its options.
+    """
     settings = run.settings(
         {
             "produce.rate": rate,

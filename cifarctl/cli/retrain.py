@@ -51,7 +51,7 @@ def retrain(
     with run.signals() as stop:
         if follow:
             tally = Tally()
-            for event in run.output.show(learn.follow(settings, stop), RetrainView()):
+            for event in run.output.show(learn.learn(settings, stop), RetrainView()):
                 tally.update(event)
             run.output.result(tally.learner())
             return

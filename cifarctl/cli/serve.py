@@ -39,7 +39,11 @@ def serve(
         bool, typer.Option("--print", help="Print one line per image instead of the dashboard.")
     ] = False,
 ) -> None:
-    """Predict the images of the stream in real time."""
+    """Predict the images of the stream in real time.
+
+    \f
+    Long because its signature is the list of its options.
+    """
     settings = run.settings({"kafka.group_id": group})
     from cifarctl.stream import clients, rights
     from cifarctl.stream.positions import Start, move
@@ -53,7 +57,7 @@ def serve(
         where = ", ".join(f"{number}: {offset:,}" for number, offset in sorted(offsets.items()))
         run.output.say(f"group {settings.kafka.group_id} starts at {where}")
     from cifarctl.events import ServeResult
-    from cifarctl.flows.serve import LEARNER
+    from cifarctl.flows.serve import LEARNER, ServeOptions
     from cifarctl.flows.serve import serve as serve_flow
     from cifarctl.online.judgeable import require_judgeable
     from cifarctl.online.strategies import require
@@ -69,7 +73,7 @@ def serve(
     if print_images:
         run.output.live = False
     with run.signals() as stop:
-        stream = serve_flow(
+        options = ServeOptions(
             registry,
             settings.serve,
             settings.kafka,
@@ -80,6 +84,6 @@ def serve(
             ready_file=ready_file,
             stop=stop,
         )
-        result = run.output.drain(stream, ServeView(print_images=print_images))
+        result = run.output.drain(serve_flow(options), ServeView(print_images=print_images))
         if isinstance(result, ServeResult):
             run.output.result(result, serve_summary(result))

@@ -39,7 +39,11 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
     log: Annotated[Log | None, typer.Option(help="Also write metrics for TensorBoard.")] = None,
 ) -> None:
-    """Train a model offline and register it as a version."""
+    """Train a model offline and register it as a version.
+
+    \f
+    Long because its signature is the list of its options.
+    """
     settings = run.settings(
         {
             "train.epochs": epochs,

@@ -70,7 +70,9 @@ def classes(directory: Path) -> tuple[str, ...] | None:
 def _class_folders(directory: Path, part: str) -> dict[str, Path]:
     folder = directory / part
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; data.source=folder needs train/<class>/*.png and test/<class>/*.png")
+        raise DataError(
+            f"{folder} is not a folder; data.source=folder needs train/<class>/*.png and test/<class>/*.png"
+        )
     found = {entry.name: entry for entry in _visible(folder) if entry.is_dir()}
     for name, entry in found.items():
         try:

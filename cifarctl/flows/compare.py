@@ -1,4 +1,4 @@
-"""Two versions on the same validation images: by how much one is better, and whether that may be chance."""
+"""``cifarctl registry compare``: two versions on the same validation images, with a test for chance."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from cifarctl.training.metrics import measure
 
 
 def compare_versions(registry: Registry, first: str, second: str) -> Comparison:
-    """The figures of both on the validation images in the registry, in float32.
+    """The figures of both versions on the validation images in the registry, in float32.
 
-    `p_value` is that of McNemar's test in its exact form (McNemar 1947, Note on the Sampling Error of the Difference
-    Between Correlated Proportions or Percentages): how often images that only one of the two gets right would be shared
-    out between them as unevenly as that if they were equally good.
+    `p_value` is that of McNemar's exact test (McNemar 1947, Note on the Sampling Error of the Difference Between
+    Correlated Proportions or Percentages): the probability that two equally good versions divide the images which only
+    one of them gets right at least as unevenly.
 
     Raises:
         VersionNotFound: one of them does not exist.
-        RegistryError: they cannot be loaded, or there are no images that say anything of both.
+        RegistryError: they cannot be loaded, or the registry has no images to compare them on.
     """
     pair = load(registry, first), load(registry, second)
     images = _common(registry, *pair)
@@ -54,20 +54,20 @@ def compare_versions(registry: Registry, first: str, second: str) -> Comparison:
 
 
 def _common(registry: Registry, first: LoadedModel, second: LoadedModel) -> Images:
-    """The validation images of both, which neither has been trained on."""
+    """The validation images of both versions, which neither was trained on."""
     one, other = first.manifest, second.manifest
     if one.classes != other.classes:
         raise RegistryError(f"versions {one.version} and {other.version} know different classes")
     if one.split.sha256 != other.split.sha256:
         raise RegistryError(
-            f"versions {one.version} and {other.version} come of different splits of the images (data.split, "
+            f"versions {one.version} and {other.version} were trained on different splits of the images (data.split, "
             "data.split_seed, data.dir): no validation images are new to both"
         )
     for manifest in (one, other):
         if "validation" in manifest.split.seen:
             how = "may have been" if manifest.origin == "import" else "was"
             raise RegistryError(
-                f"version {manifest.version} {how} trained on the validation images: on these nothing can be compared; "
+                f"version {manifest.version} {how} trained on the validation images, so they cannot compare it; "
                 f"its test accuracy is in `cifarctl registry show {manifest.version}`"
             )
     found = validation.load(registry, one.split.sha256)

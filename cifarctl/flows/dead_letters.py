@@ -16,7 +16,7 @@ from cifarctl.stream import browse, clients, letters, rights
 from cifarctl.stream.fields import shown_key
 from cifarctl.stream.letters import Letter, Source
 from cifarctl.stream.records import Headers
-from cifarctl.stream.returns import Return, Returns, Sent
+from cifarctl.stream.replay import Replay, ReplayMessage, ReplayOutcome
 
 BATCH_BYTES = 8 * 1024 * 1024  # of a batch that is sent back, so that it is there well before a transaction times out
 
@@ -55,7 +55,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Row:
-    """What a list tells of a letter; `size` is that of its value in bytes, a digest's own where it is `digested`."""
+    """A letter in a list; `size` is that of its value in bytes, of the digest where it is `digested`."""
 
     partition: int
     offset: int
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass
 class Replayed:
-    """What came of a replay; `problems` says why the failed ones were not sent."""
+    """The outcome of a replay; `problems` says why the failed letters were not sent."""
 
     replayed: int = 0
     skipped: int = 0
@@ -80,13 +80,13 @@ class Replayed:
     problems: list[str] = field(default_factory=list)
 
     def fail(self, place: tuple[int, int], why: str) -> None:
-        """Count one that cannot be sent."""
+        """Count a letter that cannot be sent."""
         self.failed += 1
         self.problems.append(f"{place[0]}:{place[1]}: {why}")
 
 
 def examine(kafka: KafkaSettings, choice: Choice, limit: int) -> tuple[list[Row], int]:
-    """The youngest `limit` of the chosen letters, oldest first, and how many are chosen altogether.
+    """The newest `limit` of the chosen letters, oldest first, and the number of all chosen ones.
 
     Raises:
         BrokerError: no broker, or it has no such topic.
@@ -122,8 +122,8 @@ def replay(
 ) -> Replayed:
     """Send the chosen letters back to the topics that they came from, in the order of each partition.
 
-    Key, value and headers are the original ones, and a header says which letter it was. One that has been sent back
-    before is skipped, but for `again`. With `dry_run` nothing is sent, and `replayed` counts what would be. Ends early
+    Key, value and headers are the original ones, and a header names the letter. A letter that was sent back before is
+    skipped, unless `again`. With `dry_run` nothing is sent, and `replayed` counts the letters that would be. Ends early
     between two batches when `stop` is set.
 
     Raises:
@@ -134,15 +134,15 @@ def replay(
     rights.require(kafka, {topic: ["Read"] if dry_run else ["Read", "Write"]})
     if dry_run:
         return _Replay(kafka, topic, None, again, stop).run(choice)
-    with Returns(kafka, topic) as returns:  # opened before the receipts are read: nobody else adds any from now on
+    with Replay(kafka, topic) as returns:  # opened before the receipts are read: no other replay adds any from now on
         return _Replay(kafka, topic, returns, again, stop).run(choice)
 
 
 class _Replay:
-    """Two passes over the topic: the places of what is to be sent first, then one batch after another of them."""
+    """Two passes over the topic: the first finds the letters to send, the second sends them in batches."""
 
     def __init__(
-        self, kafka: KafkaSettings, topic: str, returns: Returns | None, again: bool, stop: threading.Event | None
+        self, kafka: KafkaSettings, topic: str, returns: Replay | None, again: bool, stop: threading.Event | None
     ) -> None:
         self._kafka, self._topic, self._returns = kafka, topic, returns
         self._again, self._stop = again, stop or threading.Event()
@@ -159,12 +159,12 @@ class _Replay:
         except BrokerError as error:
             raise BrokerError(
                 f"{self._result.replayed} of {len(due)} letters were sent back, then: {error}; "
-                "the same command again goes on with the others"
+                "run the same command again to continue with the others"
             ) from None
         return self._result
 
     def _due(self, choice: Choice) -> set[tuple[int, int]]:
-        """The places of the letters to send; counts those that are not."""
+        """The places of the letters to send; counts the skipped ones."""
         sent: set[tuple[int, int]] = set()
         found = set()
         classes = set()
@@ -179,12 +179,12 @@ class _Replay:
         self._result.skipped = len(skipped)
         return found - skipped
 
-    def _batches(self, due: set[tuple[int, int]]) -> Iterator[list[Return]]:
-        """What to send back; a letter that cannot be is counted as failed."""
+    def _batches(self, due: set[tuple[int, int]]) -> Iterator[list[ReplayMessage]]:
+        """The messages to send back, in batches; a letter that cannot be sent is counted as failed."""
         first: dict[int, int] = {}
         for partition, offset in due:
             first[partition] = min(offset, first.get(partition, offset))
-        batch: list[Return] = []
+        batch: list[ReplayMessage] = []
         size = 0
         missing = set(due)
         for record in browse.read(self._kafka, self._topic, partitions=first, start=first) if first else ():
@@ -208,8 +208,8 @@ class _Replay:
             for place in sorted(missing):
                 self._result.fail(place, "the letter has aged out meanwhile")
 
-    def _return(self, letter: Letter) -> Return | None:
-        """The original message of `letter`; None, and counted as failed, where that is gone."""
+    def _return(self, letter: Letter) -> ReplayMessage | None:
+        """The original message of `letter`; None, and counted as failed, where it is gone."""
         record, source = letter.record, letter.source
         place = (record.partition, record.offset)
         if source is None:
@@ -219,7 +219,7 @@ class _Replay:
             self._result.fail(place, f"there is no topic {source.topic} any more")
             return None
         origin = f"{source.topic}, partition {source.partition}, offset {source.offset}"
-        if letter.error == "HeadersUnread":  # without them it would be another message
+        if letter.error == "HeadersUnread":  # without its headers it would be another message
             self._result.fail(
                 place, f"its headers could not be read: let its sender send the message at {origin} again"
             )
@@ -235,17 +235,17 @@ class _Replay:
             key, value = original.key, original.value
             headers = [(name, text) for name, text in original.headers if not name.startswith(letters.OWN)]
         mark: Headers = [(letters.REPLAYED_FROM, letters.place(*place))]
-        return Return(source.topic, key, value, headers + mark, *place)
+        return ReplayMessage(source.topic, key, value, headers + mark, *place)
 
-    def _deliver(self, batch: list[Return]) -> None:
+    def _deliver(self, batch: list[ReplayMessage]) -> None:
         """Send a batch back; where it is too large or too slow as a whole, each half of it."""
-        sent = Sent.DONE if self._returns is None else self._returns.send(batch)
-        if sent is Sent.DONE:
+        sent = ReplayOutcome.DONE if self._returns is None else self._returns.send(batch)
+        if sent is ReplayOutcome.DONE:
             self._result.replayed += len(batch)
         elif len(batch) > 1:
             self._deliver(batch[: len(batch) // 2])
             self._deliver(batch[len(batch) // 2 :])
-        elif sent is Sent.TOO_LARGE:
+        elif sent is ReplayOutcome.TOO_LARGE:
             self._result.fail((batch[0].partition, batch[0].offset), f"{batch[0].topic} takes no message of its size")
         else:
             raise BrokerError(

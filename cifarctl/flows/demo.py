@@ -1,4 +1,4 @@
-"""The whole loop on the embedded broker: train, stream, drift, detect, relearn, promote, recover."""
+"""``cifarctl demo``: the whole loop on the embedded broker: train, stream, drift, detect, relearn, promote, recover."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 
 from cifarctl import events
 from cifarctl.data import Course, Dataset, Images, Scenario, Split
 from cifarctl.errors import CifarctlError, RegistryError
+from cifarctl.flows.background import BackgroundFlow
 from cifarctl.flows.produce import produce
-from cifarctl.flows.serve import LEARNER, serve
+from cifarctl.flows.serve import LEARNER, ServeOptions, serve
 from cifarctl.flows.train import train
-from cifarctl.registry import Registry
+from cifarctl.registry import Description, Registry
 from cifarctl.registry.loading import load
-from cifarctl.registry.publishing import publish_like
+from cifarctl.registry.publishing import publish
 from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import KafkaSettings, ProduceSettings, Settings
 from cifarctl.stream.embedded import EmbeddedBroker
@@ -33,17 +35,27 @@ OPERATION = "invert"
 EPOCHS = 3
 RATE = 60.0  # images a second
 CLEAN, DRIFTED = 1500, 5000  # images
-TAIL = 1000  # images at an end over which an accuracy is told
+AFTER_DRIFT = 200  # images over which the accuracy right after the drift is measured
+TAIL = 1000  # images over which the accuracy at the end is measured
+
+
+@dataclass
+class _Observed:
+    """What the demo has seen of its stream: whether each prediction was right, in order, and serve's result."""
+
+    outcomes: list[bool] = field(default_factory=list)
+    result: events.OnlineServeResult | None = None
 
 
 def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.Event) -> Iterator[events.DemoEvent]:
     """Run the loop in a registry of its own, the folder ``demo`` in that of `settings`; ends with a DemoResult.
 
     The registry's production version is taken where it fits the data and has not seen the stream, else a small one
-    is trained. When `stop` is set it ends without a result.
+    is trained. When `stop` is set the demo ends without a result.
 
     Raises:
         BrokerError: the embedded broker cannot be started.
+        CifarctlError: the learner cannot start.
     """
     began = time.monotonic()
     home = Registry(settings.registry)
@@ -61,12 +73,11 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
     first = registry.resolve("production")
 
     yield _stage(2)
+    observed = _Observed()
     with EmbeddedBroker() as broker:
         kafka = settings.kafka.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
         settings = settings.model_copy(update={"kafka": kafka})
-        outcomes: list[bool] = []
-        learned: events.OnlineServeResult | None = None
-        answered = threading.Event()  # set when all is answered, and when we are told to stop
+        answered = threading.Event()  # set when everything is answered, and by `stop`
         threading.Thread(target=_pass_on, args=(stop, answered), daemon=True).start()
         sending = produce(
             stream,
@@ -78,83 +89,77 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
             drift=drift,
             stop=answered,
         )
-        sender = _Sender(sending)
-        serving = serve(registry, settings.serve, kafka, learner=LearnerProcess(settings, LEARNER), stop=answered)
-        with closing(serving):
-            for event in serving:
-                yield event
-                if isinstance(event, events.LearnerStarted) and not sender.started:
-                    yield _stage(3)
-                    sender.start()
-                elif isinstance(event, events.LearnerDown) and not sender.started:
-                    raise CifarctlError(
-                        f"the learner cannot start ({event.reason}); `cifarctl doctor` looks for the cause"
-                    )
-                elif isinstance(event, events.BatchServed):
-                    before = len(outcomes)
-                    outcomes += (event.predicted == event.labels).tolist()
-                    if before < CLEAN <= len(outcomes):
-                        yield _stage(4)
-                elif isinstance(event, events.OnlineServeResult):
-                    learned = event
-                sender.check()
-                if len(outcomes) >= CLEAN + DRIFTED:
-                    answered.set()
-    if stop.is_set() or learned is None:
+        yield from _serve_until_answered(settings, registry, sending, answered, observed)
+    if stop.is_set() or observed.result is None:
         return
 
     yield _stage(5)
     passage = Course(stream, drift, settings.produce.seed, len(dataset.classes)).take(CLEAN + DRIFTED - TAIL, TAIL)
     tail = Images(passage.pixels, passage.concept)
-    alone = load(registry, first)
-    yield events.DemoResult(
-        data=dataset.name,
+    left_alone = evaluate(load(registry, first).predictor(), tail).accuracy
+    yield _result(observed.outcomes, observed.result, dataset.name, left_alone, time.monotonic() - began, registry)
+
+
+def _serve_until_answered(
+    settings: Settings,
+    registry: Registry,
+    sending: Iterator[events.ProduceEvent],
+    answered: threading.Event,
+    observed: _Observed,
+) -> Iterator[events.DemoEvent]:
+    """Serve and learn while `sending` runs, from the time when the learner is ready; sets `answered` at the end."""
+    producer = BackgroundFlow(sending)
+    learner = LearnerProcess(settings, LEARNER)
+    options = ServeOptions(registry, settings.serve, settings.kafka, learner=learner, stop=answered)
+    with closing(serve(options)) as serving:
+        for event in serving:
+            yield event
+            if isinstance(event, events.LearnerStarted) and not producer.started:
+                yield _stage(3)
+                producer.start()
+            elif isinstance(event, events.LearnerDown) and not producer.started:
+                raise CifarctlError(f"the learner cannot start ({event.reason}); `cifarctl doctor` looks for the cause")
+            elif isinstance(event, events.BatchServed):
+                before = len(observed.outcomes)
+                observed.outcomes += (event.predicted == event.labels).tolist()
+                if before < CLEAN <= len(observed.outcomes):
+                    yield _stage(4)
+            elif isinstance(event, events.OnlineServeResult):
+                observed.result = event
+            producer.check()
+            if len(observed.outcomes) >= CLEAN + DRIFTED:
+                answered.set()
+
+
+def _result(
+    outcomes: list[bool],
+    served: events.OnlineServeResult,
+    data: str,
+    left_alone: float,
+    seconds: float,
+    registry: Registry,
+) -> events.DemoResult:
+    """The result; `left_alone` is the accuracy at the end of the stream of the version that the demo began with."""
+    return events.DemoResult(
+        data=data,
         images=len(outcomes),
         drift=OPERATION,
         accuracy_clean=_mean(outcomes[:CLEAN]),
-        accuracy_after_drift=_mean(outcomes[CLEAN : CLEAN + 200]),
+        accuracy_after_drift=_mean(outcomes[CLEAN : CLEAN + AFTER_DRIFT]),
         accuracy_at_end=_mean(outcomes[-TAIL:]),
-        accuracy_left_alone=evaluate(alone.predictor(), tail).accuracy,
-        retrains=learned.retrains,
-        promotions=learned.promotions,
-        model_versions=learned.model_versions,
-        latency_ms=learned.latency_ms,
-        seconds=time.monotonic() - began,
-        registry=str(settings.registry.dir),
+        accuracy_left_alone=left_alone,
+        retrains=served.retrains,
+        promotions=served.promotions,
+        model_versions=served.model_versions,
+        latency_ms=served.latency_ms,
+        seconds=seconds,
+        registry=str(registry.dir),
     )
 
 
 def _pass_on(stop: threading.Event, answered: threading.Event) -> None:
     stop.wait()
     answered.set()
-
-
-class _Sender:
-    """The producer in a thread, its failure kept for the main one."""
-
-    def __init__(self, flow: Iterator[events.ProduceEvent]) -> None:
-        self._flow = flow
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="producer", daemon=True)
-
-    @property
-    def started(self) -> bool:
-        return self._thread.ident is not None
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def check(self) -> None:
-        """Raise here what ended the producer."""
-        if self._failure is not None:
-            raise self._failure
-
-    def _run(self) -> None:
-        try:
-            for _ in self._flow:
-                pass
-        except BaseException as error:  # noqa: BLE001  raised again by check
-            self._failure = error
 
 
 def _stage(number: int) -> events.DemoStage:
@@ -175,7 +180,7 @@ def _demo_settings(settings: Settings) -> Settings:
 
 
 def _copy_production(home: Registry, registry: Registry, dataset: Dataset, split: Split) -> bool:
-    """Publish the production version of `home` in `registry`; False where there is none that will do."""
+    """Publish the production version of `home` in `registry`; False where there is none, or none that fits."""
     try:
         loaded = load(home, "production")
     except RegistryError:
@@ -183,15 +188,7 @@ def _copy_production(home: Registry, registry: Registry, dataset: Dataset, split
     manifest = loaded.manifest
     if manifest.classes != dataset.classes or manifest.split.sha256 != split.sha256 or "stream" in manifest.split.seen:
         return False
-    copy = publish_like(
-        registry,
-        loaded.model,
-        manifest,
-        settings=manifest.settings,
-        metrics=manifest.metrics,
-        parent=None,
-        origin=manifest.origin,
-    )
+    copy = publish(registry, loaded.model, Description.like(manifest, parent=None))
     registry.promote(copy.version, who="demo", why=f"copy of version {manifest.version} of {home.dir}")
     return True
 

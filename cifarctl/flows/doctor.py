@@ -1,4 +1,4 @@
-"""Looking at everything that a command may need, without changing any of it."""
+"""``cifarctl doctor``: checks everything that a command may need, and changes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BEHIND_BROKER = ("credentials", "topics")
 
 
 def examine(settings: Settings) -> list[tuple[Check, int]]:
-    """Each check with the exit code that its failure deserves (0 where it is fine); downloads and creates nothing."""
+    """Each check, with the exit code of its failure (0 where it passes); downloads and creates nothing."""
 
     @functools.cache
     def asked() -> rights.Rights | CifarctlError:
@@ -48,7 +48,7 @@ def examine(settings: Settings) -> list[tuple[Check, int]]:
     found: list[tuple[Check, int]] = []
     broker = True
     for name, look in checks:
-        if name in BEHIND_BROKER and not broker:  # the same failure again, and the same wait
+        if name in BEHIND_BROKER and not broker:  # they would fail, and wait, the same way
             continue
         try:
             found.append((Check(name, ok=True, finding=look(settings)), 0))
@@ -64,7 +64,7 @@ def _device(settings: Settings) -> str:
 
 
 def _cores() -> str:
-    """How many CPUs may be used, and how many there are where those are more."""
+    """The number of CPUs that may be used, and of all where there are more."""
     allowed, there = cpus.count(), os.cpu_count() or 1
     return f"{allowed} core{'s' if allowed != 1 else ''}" + (f" of {there}" if there > allowed else "")
 
@@ -105,7 +105,7 @@ def _credentials(settings: Settings, found: rights.Rights) -> str:
     if found.missing:
         raise BrokerError(
             f"{kafka.bootstrap_servers} does not permit {name} ({how}): {', '.join(found.missing)}; grant it, "
-            "unless the commands that need it run as somebody else"
+            "unless the commands that need it run as another user"
         )
     return f"{name} ({how}) may do what produce, serve and retrain need"
 

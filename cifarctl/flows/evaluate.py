@@ -1,4 +1,4 @@
-"""The figures of a version on the test images."""
+"""``cifarctl eval``: the figures of a version on the test images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cifarctl.training.metrics import evaluate
 def evaluate_version(registry: Registry, version: int, dataset: Dataset) -> EvaluateResult:
     """The figures of a version on the test images, in float32.
 
-    Where the registry lacks the validation images that serve checks backends on, they are left there.
+    Where the registry lacks the validation images that serve checks backends on, they are added.
 
     Raises:
         RegistryError: the version cannot be loaded.
@@ -43,5 +43,5 @@ def _keep_validation_images(registry: Registry, record: SplitRecord, dataset: Da
     division = split(dataset.train.labels, record.shares, record.seed)
     if division.sha256 == record.sha256:
         images = dataset.train.take(division.validation)
-        with suppress(RegistryError):  # who may only read a registry may evaluate all the same
+        with suppress(RegistryError):  # a registry that is read-only can be evaluated too
             validation.save(registry, record.sha256, images.pixels, images.labels)

@@ -1,4 +1,4 @@
-"""Bringing a model of another program into the registry."""
+"""Import a model of another program into the registry."""
 
 from __future__ import annotations
 
@@ -12,11 +12,24 @@ from cifarctl import models
 from cifarctl.data import Dataset, Split
 from cifarctl.errors import IntegrityError, RegistryError
 from cifarctl.models.predictor import Predictor
-from cifarctl.registry import Manifest, Normalisation, Registry
+from cifarctl.registry import Description, Manifest, Normalisation, Registry
 from cifarctl.registry import validation as validation_images
 from cifarctl.registry.publishing import publish, split_record
 from cifarctl.settings import DataSettings, ServeSettings
 from cifarctl.training.metrics import evaluate
+
+#: What torch.load raises for files that hold something else; which of these depends on their content.
+NOT_WEIGHTS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+SHOWN = 12  # tensors that an error message lists
 
 
 def import_weights(
@@ -30,55 +43,25 @@ def import_weights(
 ) -> Manifest:
     """Publish the state dictionary that torch.save wrote to `file` as a version of architecture `name`.
 
-    The tensors are matched by order and shape where the names differ, as they do when a class of layers is
-    rewritten as a sequence. The normalisation is that of the producers of JSON, which is what the tutorial's model
-    saw; training, validation and stream images all count as seen, since nobody can tell.
+    Tensors whose names differ are matched by order and shape, as a class of layers rewritten as a sequence needs. The
+    normalisation is that of the producers of JSON, as for the tutorial's model; training, validation and stream images
+    all count as seen, since nobody can tell.
 
     Raises:
         IntegrityError: the file holds something else, or weights of another shape.
+        RegistryError: there is no such file, or the registry cannot be written.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's about unusual files: either we can use them or we say why not
-            found = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
-    except FileNotFoundError:
-        raise RegistryError(f"{file}: no such file") from None
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        pickle.UnpicklingError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:  # what torch raises for files that are something else depends on what they are
-        raise IntegrityError(
-            f"{file} holds no plain weights ({type(error).__name__}); save model.state_dict() by torch.save"
-        ) from None
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise IntegrityError(f"{file} holds no state dictionary; save model.state_dict(), not the model")
+    found = _read_state(file)
     arguments = {"classes": len(dataset.classes), **models.recipe_of(name).arguments}
     model = models.build(name, arguments)
-    wanted = model.state_dict()
-    weights = found if found.keys() == wanted.keys() else dict(zip(wanted, found.values(), strict=False))
-    shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    if len(found) != len(wanted) or shapes != {key: tuple(value.shape) for key, value in wanted.items()}:
-        raise IntegrityError(f"{file} does not fit the architecture {name}: it holds {_describe(found)}")
-    if not all(bool(value.isfinite().all()) for value in weights.values()):
-        raise IntegrityError(f"{file} holds numbers that are not finite")
-    model.load_state_dict(weights)
+    model.load_state_dict(_matched(found, model.state_dict(), file, name))
     normalisation = Normalisation(mean=serve_settings.json_mean, std=serve_settings.json_std)
     predictor = Predictor(model, normalisation.mean, normalisation.std)
     held_out = dataset.train.take(split.validation)
     validation = evaluate(predictor, held_out)
     test = evaluate(predictor, dataset.test)
-    manifest = publish(
-        registry,
-        model,
-        name=name,
+    description = Description(
+        model=name,
         arguments=arguments,
         normalisation=normalisation,
         classes=dataset.classes,
@@ -92,9 +75,42 @@ def import_weights(
         parent=None,
         origin="import",
     )
+    manifest = publish(registry, model, description)
     validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)
     return manifest
 
 
+def _read_state(file: Path) -> dict[str, torch.Tensor]:
+    """The state dictionary in `file`, alone or under the key ``state_dict``."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about unusual files: either we can use them or we say why not
+            found = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
+    except FileNotFoundError:
+        raise RegistryError(f"{file}: no such file") from None
+    except NOT_WEIGHTS as error:
+        raise IntegrityError(
+            f"{file} holds no plain weights ({type(error).__name__}); save model.state_dict() with torch.save"
+        ) from None
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise IntegrityError(f"{file} holds no state dictionary; save model.state_dict(), not the model")
+    return found
+
+
+def _matched(
+    found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], file: Path, name: str
+) -> dict[str, torch.Tensor]:
+    """The tensors of `found` under the names of `wanted`."""
+    weights = found if found.keys() == wanted.keys() else dict(zip(wanted, found.values(), strict=False))
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    if len(found) != len(wanted) or shapes != {key: tuple(value.shape) for key, value in wanted.items()}:
+        raise IntegrityError(f"{file} does not fit the architecture {name}: it holds {_describe(found)}")
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise IntegrityError(f"{file} holds numbers that are not finite")
+    return weights
+
+
 def _describe(tensors: dict[str, torch.Tensor]) -> str:
-    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(tensors.items())[:12])
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(tensors.items())[:SHOWN])

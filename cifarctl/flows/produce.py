@@ -1,17 +1,14 @@
-"""Streaming images into Kafka, on time, and their labels with them or later."""
+"""``cifarctl produce``: streams images into Kafka, on time, and their labels with them or later."""
 
 from __future__ import annotations
 
-import heapq
 import math
 import secrets
 import threading
 import time
-from array import array
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
 
 import torch
 
@@ -20,17 +17,16 @@ from cifarctl.data import Course, Images, Scenario
 from cifarctl.errors import BrokerError
 from cifarctl.models import threads
 from cifarctl.settings import KafkaSettings, ProduceSettings, ServeSettings
-from cifarctl.stream import clients, codecs, connection, rights
+from cifarctl.stream import clients, rights
+from cifarctl.stream.codecs import encode_images, headers_for
 from cifarctl.stream.label_records import encode_label
-from cifarctl.stream.limits import of_topics
-from cifarctl.stream.sender import Sender
-from cifarctl.stream.standstill import STANDSTILL_S, Standstill
+from cifarctl.stream.lane import Lane, Message
+from cifarctl.stream.producer_stall import PRODUCER_STALL_S
+from cifarctl.stream.scheduled_labels import LabelsByClock, LabelsByPosition
 
 BLOCK = 256  # images prepared at once
 PROGRESS_INTERVAL = 0.2  # seconds between two ProduceProgress events
 ROOM_INTERVAL = 0.02  # seconds between two tries to put more into a full queue
-
-Message: TypeAlias = tuple[bytes, bytes, codecs.Headers]  # key, value, headers
 
 
 def produce(
@@ -46,25 +42,25 @@ def produce(
 ) -> Iterator[events.ProduceEvent]:
     """Send `count` images (None: until stopped) at `settings.rate` a second, in a seeded order.
 
-    Message n is due n / rate seconds after the first, by a clock that only goes forward, so lateness of one never
-    delays another; while the broker is away they wait, and then follow as fast as it takes them. With a label delay
-    labels go to the labels topic that long after their images, and where `drift` makes them late, so many images after
-    them, or after the last; all at once when `stop` is set. Labels are 0 to `classes` - 1. Ids are unique to the run.
-    JSON is normalised as `serve` expects it.
+    Message n is due n / rate seconds after the first, by a monotonic clock, so a late message never delays another.
+    While the broker is away messages wait; afterwards they follow as fast as it takes them. With a label delay, labels
+    go to the labels topic that many seconds after their images. Where `drift` makes them late, they follow so many
+    images later, or after the last one. When `stop` is set, all of them are sent at once. Labels are 0 to
+    `classes` - 1. Ids are unique to the run. JSON is normalised as `serve` expects it.
 
     Raises:
         SettingsError: `drift` names a class that there is not, or leaves none to choose from.
         BrokerError: no broker at the start, or something was not delivered; the ProduceResult before it has counts.
     """
     stop, drift = stop or threading.Event(), drift or Scenario("", ())
-    threads.use(1)  # drift takes little; threads that spin for each other would take it from the broker
+    threads.use(1)  # drift needs little time; threads that spin for each other would take it from the broker
     topics = clients.Topics.of(kafka.topic_prefix)
     course = Course(images, drift, settings.seed, classes)
     late = bool(settings.label_delay) or drift.uses("late")
     needed = [topics.images, topics.labels] if late else [topics.images]
     rights.ensure_topics(kafka, {topic: ["Write"] for topic in needed})
     run = secrets.token_hex(4)
-    out = _Out(kafka, settings, topics, drift, stop, run, late=late)
+    out = _StreamSender(kafka, settings, topics, drift, stop, run, late=late)
     yield events.ProduceStarted(topics.images, len(images), count, settings.rate, settings.format, drift.text)
     out.begin()
     for block in _blocks(course, settings, serve, count, run):
@@ -79,9 +75,10 @@ def produce(
 
 @dataclass(frozen=True)
 class _Block:
-    """Messages for the images topic from `position` of the stream on, and labels that are to follow.
+    """Messages for the images topic from `position` of the stream on, and labels that are sent later.
 
-    `late` has a label for each message, None where none follows, and how many images later; 0 is by the clock.
+    `late` has for each message its label, None where none is sent later, and by how many images it is late; 0 = by the
+    clock.
     """
 
     position: int
@@ -106,128 +103,17 @@ def _blocks(
         labels = [None if later else label for label, later in zip(given, follows, strict=True)]
         late = [(label if later else None, delay) for label, later, delay in zip(given, follows, delays, strict=True)]
         ids = [_id(run, number) for number in range(position, position + size)]
-        values = codecs.encode_images(form, passage.pixels.numpy(), labels, ids, mean, std)
+        values = encode_images(form, passage.pixels.numpy(), labels, ids, mean, std)
         messages: list[Message] = [
-            (image_id.encode(), value, codecs.headers_for(form, image_id, label))
+            (image_id.encode(), value, headers_for(form, image_id, label))
             for image_id, value, label in zip(ids, values, labels, strict=True)
         ]
         yield _Block(position, messages, late)
         position += size
 
 
-class _Lane:
-    """A way out to one topic; a full queue is waited for by the loop above, which has something to tell meanwhile."""
-
-    def __init__(self, kafka: KafkaSettings, topic: str, linger: bool) -> None:
-        # Nothing is given up, however long the broker is away.
-        options = {"message.timeout.ms": 0} | ({} if linger else {"linger.ms": 0})
-        self.sender = Sender(kafka, options=options, limits=of_topics(kafka, [topic]))
-        self._kafka, self._topic = kafka, topic
-        self._standstill = Standstill(self.sender, topic)
-
-    @property
-    def pending(self) -> int:
-        """Messages whose fate is not known yet."""
-        return self.sender.pending
-
-    @property
-    def delivered(self) -> int:
-        """Messages that the broker has acknowledged."""
-        return self.sender.sent - self.failed - self.sender.unconfirmed - self.sender.pending
-
-    @property
-    def failed(self) -> int:
-        """Messages that have certainly not arrived, or that the client has given up for its time limit."""
-        return self.sender.failed + self.sender.unsent
-
-    def put(self, messages: Sequence[Message]) -> int:
-        """Queue as many of `messages` as there is room for; how many that were."""
-        with connection.broker_errors(self._kafka, f"cannot send to {self._topic}"):
-            return self.sender.enqueue_many(self._topic, messages)
-
-    def look(self) -> int:
-        """Hear of acknowledgements; how many messages a new client was given, 0 while they come: see Standstill."""
-        self.sender.poll(0)
-        return self._standstill.look()
-
-    def flush(self, timeout_s: float) -> None:
-        """Wait until the fate of all messages is known, `timeout_s` seconds at most."""
-        if self.pending:
-            self.sender.flush(timeout_s)
-
-
-class _LateLabels:
-    """The labels that are not due yet by the clock, in a few bytes each."""
-
-    def __init__(self, run: str) -> None:
-        self._run = run
-        self._groups: deque[tuple[float, array[int], array[int]]] = deque()  # when, positions, labels
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def next_at(self) -> float:
-        """When the next ones are due."""
-        return self._groups[0][0] if self._groups else math.inf
-
-    def add(self, at: float, known: Sequence[tuple[int, int]]) -> None:
-        """The labels of some images, (position, label), are due `at` this time, which must not fall."""
-        if known:
-            numbers, values = zip(*known, strict=True)
-            self._groups.append((at, array("q", numbers), array("i", values)))
-            self._count += len(known)
-
-    def send(self, now: float, lane: _Lane) -> None:
-        """Send what is due, as far as there is room."""
-        while self._groups and self.next_at <= now:
-            at, numbers, values = self._groups.popleft()
-            taken = lane.put([_label(self._run, number, label) for number, label in zip(numbers, values, strict=True)])
-            self._count -= taken
-            if taken < len(numbers):
-                self._groups.appendleft((at, numbers[taken:], values[taken:]))
-                return
-
-
-class _LabelsBehind:
-    """The labels that are to come so many images after their own."""
-
-    def __init__(self, run: str) -> None:
-        self._run = run
-        self._waiting: list[tuple[int, int, int]] = []  # a heap: images to be sent before, position, label
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def next_at(self) -> float:
-        """How many images must be sent before the next one."""
-        return self._waiting[0][0] if self._waiting else math.inf
-
-    def limit(self, position: int, late: Sequence[tuple[int | None, int]]) -> float:
-        """Up to which position images may go before a label is due, if those of `late` follow from `position` on."""
-        numbered = ((number, delay) for number, (label, delay) in enumerate(late, position) if label is not None)
-        return min(self.next_at, min((number + delay + 1 for number, delay in numbered if delay), default=math.inf))
-
-    def add(self, known: Iterable[tuple[int, int, int]]) -> None:
-        """(position, label, by how many images it is late); those that are not late are somebody else's."""
-        for number, label, delay in known:
-            if delay:
-                heapq.heappush(self._waiting, (number + delay + 1, number, label))
-
-    def send(self, position: float, lane: _Lane) -> None:
-        """Send what is due once `position` images are sent, as far as there is room."""
-        ready = []
-        while self._waiting and self._waiting[0][0] <= position:
-            ready.append(heapq.heappop(self._waiting))
-        taken = lane.put([_label(self._run, number, label) for _, number, label in ready]) if ready else 0
-        for item in ready[taken:]:
-            heapq.heappush(self._waiting, item)
-
-
-class _Out:
-    """Sends the stream, and tells how it goes."""
+class _StreamSender:
+    """Sends images and labels when they are due, and reports on it."""
 
     def __init__(
         self,
@@ -243,10 +129,11 @@ class _Out:
         self._kafka, self._rate, self._delay = kafka, settings.rate, settings.label_delay
         self._drift, self._stop = drift, stop
         linger = settings.rate == 0
-        self._images = _Lane(kafka, topics.images, linger)
-        self._labels = _Lane(kafka, topics.labels, linger) if late else None
+        message = partial(_label, run)
+        self._images = Lane(kafka, topics.images, linger=linger)
+        self._labels = Lane(kafka, topics.labels, linger=linger) if late else None
         self._lanes = [lane for lane in (self._images, self._labels) if lane is not None]
-        self._late, self._behind = _LateLabels(run), _LabelsBehind(run)
+        self._by_clock, self._by_position = LabelsByClock(message), LabelsByPosition(message)
         self.position = 0  # of the next image
         self._acknowledged = 0
         self._ended: float | None = None  # when the last image was acknowledged
@@ -263,7 +150,7 @@ class _Out:
             now = time.monotonic()
             first = self.position - block.position
             due = self._due(end, now)
-            limit = self._behind.limit(self.position, block.late[first:])
+            limit = self._by_position.limit(self.position, block.late[first:])
             last = round(min(due, limit)) - block.position
             taken = self._images.put(block.messages[first:last])
             known = [
@@ -272,22 +159,22 @@ class _Out:
                 if label is not None
             ]
             taken_at = time.monotonic()  # later than any of these images' own time
-            self._late.add(taken_at + self._delay, [(number, label) for number, label, delay in known if not delay])
-            self._behind.add(known)
+            self._by_clock.add(taken_at + self._delay, [(number, label) for number, label, delay in known if not delay])
+            self._by_position.add(known)
             self.position += taken
             self._send_labels(now, self.position)
             if taken < last - first:
                 self._images.sender.poll(ROOM_INTERVAL)
-            elif self._behind.next_at <= self.position and self._labels is not None:
+            elif self._by_position.next_at <= self.position and self._labels is not None:
                 self._labels.sender.poll(ROOM_INTERVAL)
             elif due <= self.position < end:
-                self._wait(min(self._began + self.position / self._rate, self._late.next_at))
+                self._wait(min(self._began + self.position / self._rate, self._by_clock.next_at))
             yield from self._report()
 
     def finish(self) -> Iterator[events.ProduceEvent]:
-        """Send the labels that are due yet and wait for the acknowledgements; ends with the ProduceResult.
+        """Send the remaining labels and wait for the acknowledgements; ends with the ProduceResult.
 
-        Waits as long as the client has not given up a message; once told to stop, `kafka.timeout_s` at most.
+        Waits as long as the client has not given up a message; once `stop` is set, `kafka.timeout_s` seconds at most.
 
         Raises:
             BrokerError: something was not delivered.
@@ -303,11 +190,11 @@ class _Out:
             if now >= deadline or not (self._waiting or self._pending):
                 break
             if self._pending:
-                step = max(ROOM_INTERVAL, min(self._late.next_at - now, PROGRESS_INTERVAL))
+                step = max(ROOM_INTERVAL, min(self._by_clock.next_at - now, PROGRESS_INTERVAL))
                 for lane in self._lanes:
                     lane.flush(step)
             else:
-                self._wait(self._late.next_at)
+                self._wait(self._by_clock.next_at)
             yield from self._report()
         for lane in self._lanes:
             if lane.pending:
@@ -335,7 +222,7 @@ class _Out:
 
     @property
     def _waiting(self) -> int:
-        return len(self._late) + len(self._behind)
+        return len(self._by_clock) + len(self._by_position)
 
     def _due(self, end: int, now: float) -> int:
         """The position up to which images are due at `now`, `end` at most."""
@@ -354,8 +241,8 @@ class _Out:
 
     def _send_labels(self, now: float, position: float) -> None:
         if self._labels is not None:
-            self._late.send(now, self._labels)
-            self._behind.send(position, self._labels)
+            self._by_clock.send(now, self._labels)
+            self._by_position.send(position, self._labels)
 
     def _report(self) -> Iterator[events.ProduceEvent]:
         """Progress, now and then; notices where messages wait and none has been acknowledged for long."""
@@ -367,7 +254,7 @@ class _Out:
             if moved := lane.look():
                 yield events.Notice(
                     f"{moved} messages are sent again by a new client: the old one has stood still for "
-                    f"{STANDSTILL_S:g} s although {self._kafka.bootstrap_servers} answers; a few may arrive twice, "
+                    f"{PRODUCER_STALL_S:g} s although {self._kafka.bootstrap_servers} answers; a few may arrive twice, "
                     "under the same ids"
                 )
         yield self._progress()

@@ -1,4 +1,4 @@
-"""Learning by hand: from what has arrived, once; or by whoever is at work."""
+"""``cifarctl retrain``: learn once from what has arrived, or have the learner that is at work do it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,17 +23,17 @@ from cifarctl.settings import Settings
 from cifarctl.stream import clients
 
 ANSWER_INTERVAL = 0.2  # seconds between two looks for an answer
-JOIN_S = 30.0  # for a seat that nobody else is after; a broker's first group takes a while
-STUCK_S = 60.0  # without anything to read; who died is missed by then, after 45 s where the broker decides
-PARTS = 4  # of the examples that `retrain` learns from by hand
+JOIN_S = 30.0  # to get a seat that no other learner wants; a broker's first group takes a while
+STUCK_S = 60.0  # without anything to read; a dead member has timed out by then, after 45 s by Kafka's default
+PARTS = 4  # parts of the examples, with an update after each
 
 
 def rehearse(settings: Settings, stop: threading.Event, *, since_ms: int | None = None) -> Iterator[events.LearnEvent]:
-    """As `once`, on a copy of the registry and without committing: what would come of it; nothing is changed.
+    """As `once`, on a copy of the registry and without committing, so that nothing is changed.
 
     Raises:
         NotEnoughData: fewer than `online.min_examples` examples.
-        BrokerError: the broker does not answer, or others keep from it what it is to read.
+        BrokerError: the broker does not answer, or another member of the group holds partitions without reading them.
         RegistryBusy: a learner is at work, which reads the same messages.
     """
     folder = settings.registry.dir
@@ -58,22 +58,18 @@ def once(
 ) -> Iterator[events.LearnEvent]:
     """Learn from the labelled examples that have arrived since the last time; ends with a RetrainResult.
 
-    They are taken in their order in `PARTS` parts, with an update after each, so that what has been learned from the
-    ones before predicts the next and is judged by that. Where it has not won its trial by the end, the trial goes on
-    the next time. Where another learner is at work, it is asked to learn from what it has got now. With `since_ms`
-    (epoch milliseconds) they are those produced since then, and it begins anew from the version in production, whatever
-    was learned before. `dry`: nothing is saved, committed or sent.
+    The examples are taken in order, in `PARTS` parts, with an update after each: the model that has learned from the
+    earlier parts predicts the next one, and is judged by that. A trial that is undecided at the end goes on the next
+    time. Where another learner is at work, it is asked to learn from what it has now. With `since_ms` (epoch
+    milliseconds) the examples are those produced since then, and learning starts over from the production version.
+    `dry`: nothing is saved, committed or sent.
 
     Raises:
-        NotEnoughData: fewer than `online.min_examples` of them; they are kept for the next time.
-        BrokerError: the broker does not answer, or others keep from it what it is to read.
-        RegistryBusy: another learner was at work, and has ended without an answer; or is, and should begin anew.
+        NotEnoughData: fewer than `online.min_examples` examples; they are kept for the next time.
+        BrokerError: the broker does not answer, or another member of the group holds partitions without reading them.
+        RegistryBusy: another learner was at work and has ended without an answer; or is at work, with `since_ms`.
         Superseded: another learner has taken over.
     """
-
-    def step() -> None:
-        if stop.is_set():
-            raise Stopped
 
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -81,23 +77,35 @@ def once(
             seat: Seat = RegistrySeat(Registry(settings.registry), stream_of(settings, clients.check(settings.kafka)))
         else:
             seat = stack.enter_context(open_seat(settings))
-        if seat.taken or not seat.wait(JOIN_S):
-            if since_ms is not None:
-                raise RegistryBusy(
-                    f"a learner works on {settings.registry.dir} and goes on from what it has learned: stop it first, "
-                    "or leave out --since and it is asked to learn"
-                )
+        if not seat.taken and seat.wait(JOIN_S):
+            yield from _learn(settings, stop, seat, began, since_ms, dry=dry)
+        elif since_ms is None:
             yield from _ask(settings, seat, stop)
-            return
-        stack.enter_context(suppress(Stopped))
-        material = Material.of(settings)
-        examples = stack.enter_context(
-            tenure(settings, material, seat, on_wait=step, on_step=step, since_ms=since_ms, dry=dry, hold=True)
-        )
-        learner = examples.learner
-        yield learner.started()
-        held = examples.held
+        else:
+            raise RegistryBusy(
+                f"a learner works on {settings.registry.dir} and goes on from what it has learned: stop it first, "
+                "or leave out --since and it is asked to learn"
+            )
+
+
+def _learn(
+    settings: Settings, stop: threading.Event, seat: Seat, began: float, since_ms: int | None, *, dry: bool
+) -> Iterator[events.LearnEvent]:
+    """Read and learn in the seat, which is held; ends without a result when `stop` is set."""
+
+    def step() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    with (
+        suppress(Stopped),
+        tenure(
+            settings, Material.of(settings), seat, on_wait=step, on_step=step, since_ms=since_ms, dry=dry, hold=True
+        ) as examples,
+    ):
+        learner, held = examples.learner, examples.held
         assert held is not None
+        yield learner.started()
         yield from _catch_up(examples, settings, stop)
         if stop.is_set():
             return
@@ -114,32 +122,39 @@ def once(
                 results.append(event)
             yield event
         examples.save()
-        first = results[0]
-        won = next((result for result in results if result.outcome == "promoted"), results[-1])
-        promoted = learner.champion != first.champion["version"]
-        decisive = won if promoted else results[-1]
-        result = replace(
-            decisive,
-            outcome="promoted" if promoted else "rejected",
-            examples=held.count,
-            champion=decisive.champion | {"version": first.champion["version"]},
-            challenger=decisive.challenger | {"version": learner.champion if promoted else None},
-            seconds=time.perf_counter() - began,
-        )
+        result = _combined(results, learner.champion, held.count, time.perf_counter() - began)
         requests = Requests(settings.registry.dir, settings.serve.alias)
         for name in requests.waiting():  # others who have asked meanwhile
             requests.answer(name, asdict(result))
         yield result
 
 
+def _combined(
+    results: Sequence[events.RetrainResult], champion: int, examples: int, seconds: float
+) -> events.RetrainResult:
+    """The result of all parts: promoted where the `champion` at the end is another version than at the beginning."""
+    before = results[0].champion["version"]
+    promoted = champion != before
+    won = next((result for result in results if result.outcome == "promoted"), results[-1])
+    decisive = won if promoted else results[-1]
+    return replace(
+        decisive,
+        outcome="promoted" if promoted else "rejected",
+        examples=examples,
+        champion=decisive.champion | {"version": before},
+        challenger=decisive.challenger | {"version": champion if promoted else None},
+        seconds=seconds,
+    )
+
+
 def _refuse(result: events.RetrainResult) -> Iterator[events.LearnEvent]:
-    """Tell that there are too few examples, and how many, before the error that says so: scripts read it."""
+    """Yield the result, which scripts read, before the error that says that there are too few examples."""
     yield result
     raise NotEnoughData(f"{result.reasons[0]}; stream more, or lower online.min_examples")
 
 
 def _ask(settings: Settings, seat: Seat, stop: threading.Event) -> Iterator[events.LearnEvent]:
-    """Let the learner that is at work learn; ends with its RetrainResult, or without one when `stop` is set."""
+    """Ask the learner that is at work to learn; ends with its RetrainResult, or without one when `stop` is set."""
     requests = Requests(settings.registry.dir, settings.serve.alias)
     name = requests.ask()
     yield events.Notice("a learner is at work on this registry: it is asked to learn now")
@@ -156,7 +171,7 @@ def _ask(settings: Settings, seat: Seat, stop: threading.Event) -> Iterator[even
 
 
 def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> Iterator[events.LearnEvent]:
-    """Read all that has arrived.
+    """Read everything that has arrived.
 
     Raises:
         BrokerError: the broker has stopped answering, or gives nothing to read although the end was not reached.
@@ -182,8 +197,8 @@ def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> 
             missing = ", ".join(source.unfinished) or f"{whole - len(source.assigned)} partitions"
             raise BrokerError(
                 f"{broker} answers, but for {STUCK_S:.0f} s has given nothing to read of {missing}: another member of "
-                f"the group {source.group_id} holds on to what it does not read; end that process, or wait until the "
-                "group has missed it"
+                f"the group {source.group_id} holds partitions without reading them; end that process, or wait until "
+                "the group has removed it"
             )
         if time.monotonic() - shown >= STATUS_INTERVAL:
             shown = time.monotonic()

@@ -1,4 +1,7 @@
-"""The real-time stream predictor."""
+"""``cifarctl serve``: predicts the images of a stream in real time.
+
+`serving.pipeline` shows a message's way from the images topic to its committed answer; this is the loop around it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cifarctl import cpus, events
 from cifarctl.errors import VersionNotFound
 from cifarctl.models.threads import use as use_threads
-from cifarctl.registry import Registry
+from cifarctl.registry import Alias, Registry
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.serving.alias_watcher import Ready
 from cifarctl.serving.backend_selection import Prepared, prepare
@@ -20,215 +24,185 @@ from cifarctl.serving.clocks import Clocks
 from cifarctl.serving.in_service import ModelsInService, notices
 from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.serving.pipeline import InferencePipeline
+from cifarctl.serving.stream_watch import StreamWatch
 from cifarctl.settings import KafkaSettings, ServeSettings
 from cifarctl.stream import clients, rights
-from cifarctl.stream.answering import Sink
 from cifarctl.stream.delayed_labels import DelayedLabels
+from cifarctl.stream.delivery import open_sink
 from cifarctl.stream.label_records import label_reader
-from cifarctl.stream.lookout import Lookout
-from cifarctl.stream.sink import PENDING_HIGH, open_sink
 from cifarctl.stream.source import Source
+from cifarctl.stream.topic_check import TopicCheck
 from cifarctl.stream.unmatched_labels import UnmatchedLabels
 from cifarctl.tally import Tally
 
-LONGEST_WAIT_S = 0.1  # for a next message: signals, swaps and the learner's events are looked at in between
-BLOCKED_WAIT_S = 0.02  # while nothing may be read
-COMMIT_WAIT_S = 1.0  # what takes longer is gone on with in the next round
-STATUS_INTERVAL_S = 0.5
-#: What the learner's process does. Named, not imported: what learning needs is no business of the predictor.
-LEARNER = "cifarctl.flows.learn:run_process"
+#: The function that the learner's process runs. Named, not imported: the predictor needs no learning code.
+LEARNER = "cifarctl.flows.learner_child:run"
 
 
-def serve(
-    registry: Registry,
-    options: ServeSettings,
-    kafka: KafkaSettings,
-    *,
-    label_wait: float = 600.0,
-    learner: LearnerProcess | None = None,
-    max_messages: int | None = None,
-    idle_timeout: float | None = None,
-    ready_file: Path | None = None,
-    stop: threading.Event | None = None,
-) -> Generator[events.ServeEvent, None, None]:
-    """Predict what arrives on the images topic until told to stop; every input is answered by `kafka.delivery`.
+@dataclass(frozen=True)
+class ServeOptions:
+    """Everything that one run of `serve` is given.
 
-    A `learner` is started beside it, as a process of its own, and its events are passed on. Ends with a ServeResult
-    when `stop` is set, after `max_messages` inputs, or when all assigned partitions have been read to their end for
-    `idle_timeout` seconds. Labels that come within `label_wait` seconds of their image, on the labels topic, count for
-    the accuracy.
+    Attributes:
+        registry: holds the versions to serve.
+        settings: the section ``serve``.
+        kafka: the section ``kafka``; `kafka.delivery` says how answers are delivered.
+        label_wait: seconds that an image and its label on the labels topic wait for each other.
+        learner: started next to the predictor, as a process of its own; its events are passed on.
+        max_messages: stop after so many inputs.
+        idle_timeout: stop once all assigned partitions have been read to their end for so many seconds.
+        ready_file: created, with the process id, once the model is loaded and the topic subscribed.
+        stop: ends the run when set.
+    """
+
+    registry: Registry
+    settings: ServeSettings
+    kafka: KafkaSettings
+    label_wait: float = 600.0
+    learner: LearnerProcess | None = None
+    max_messages: int | None = None
+    idle_timeout: float | None = None
+    ready_file: Path | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def serve(options: ServeOptions) -> Generator[events.ServeEvent, None, None]:
+    """Predict what arrives on the images topic until the options say to stop; ends with a ServeResult.
 
     Raises:
         VersionNotFound, IntegrityError: there is no version to serve, or it fails its checks.
         BrokerError: no broker, predictions are not accepted, or images have aged out unread.
-        SettingsError: the backend that is asked for is not usable or does not agree with the model.
+        SettingsError: the backend named in the settings is not usable or does not agree with the model.
     """
     tally, clocks = Tally(), Clocks()
-    loop = _loop(
-        registry, options, kafka, label_wait, learner, max_messages, idle_timeout, ready_file, stop or threading.Event()
-    )
-    with closing(loop):
+    with closing(_loop(options)) as loop:
         for event in loop:
             tally.update(event)
             yield event
             if isinstance(event, events.BatchServed):
                 yield from clocks.look(event)
-    yield _result(tally, online=learner is not None)
+    yield _result(tally, online=options.learner is not None)
 
 
-def _loop(
-    registry: Registry,
-    options: ServeSettings,
-    kafka: KafkaSettings,
-    label_wait: float,
-    learner: LearnerProcess | None,
-    max_messages: int | None,
-    idle_timeout: float | None,
-    ready_file: Path | None,
-    stop: threading.Event,
-) -> Generator[events.ServeEvent, None, None]:
-    """The loop itself: read, submit to the model, send what it is through with, commit."""
-    # Half of the cores: the rest is for the Kafka client, the broker beside it and the learner. PyTorch's threads spin
-    # while they wait for each other, so one too many costs far more than it brings.
-    threads = use_threads(options.threads or max(1, cpus.count() // 2))
-    alias = registry.alias(options.alias)
+def _loop(options: ServeOptions) -> Generator[events.ServeEvent, None, None]:
+    # Half of the cores: the rest is for the Kafka client, the broker and the learner. PyTorch's threads spin while they
+    # wait for each other, so one too many costs far more than it gains.
+    threads = use_threads(options.settings.threads or max(1, cpus.count() // 2))
+    registry, alias = options.registry, options.registry.alias(options.settings.alias)
     if alias is None:
         raise VersionNotFound(
-            f"there is no {options.alias} version in {registry.dir}; train one first: `cifarctl train`"
+            f"there is no {options.settings.alias} version in {registry.dir}; train one first: `cifarctl train`"
         )
     loaded = load(registry, alias.version)
-    prepared = prepare(loaded, registry, options, threads)
-    topics = clients.Topics.of(kafka.topic_prefix)
-    rights.ensure_topics(
-        kafka, {topics.images: ["Read"], topics.predictions: ["Write"], topics.dead_letters: ["Write"]}
-    )
-
-    def prepare_another(found: LoadedModel, like: Prepared) -> Prepared:
-        return prepare(found, registry, options, threads, like=like)
-
+    first = Ready(loaded, prepare(loaded, registry, options.settings, threads))
     with ExitStack() as stack:
-        current = Ready(loaded, prepared)
-        duty = stack.enter_context(ModelsInService(registry, options, alias, current, prepare_another))
-        classes = loaded.manifest.classes
-        labels = stack.enter_context(label_reader(kafka, classes=len(classes), wait_s=label_wait))
-        late_labels = DelayedLabels(label_wait)
-        source = stack.enter_context(Source(kafka, [topics.images], progress="commits"))
-        sink = stack.enter_context(closing(open_sink(kafka, source)))
-        answers = stack.enter_context(InferencePipeline(source, sink, topics, kafka, options, duty.model))
-        strays = UnmatchedLabels(late_labels, topics.labels, label_wait)
-        partitions = clients.partition_counts(kafka)[topics.images]
-        status = _Status(source, sink, kafka, strays)
-        lookout = stack.enter_context(Lookout(kafka))
-        if learner is not None:
-            stack.enter_context(learner)
+        service = _Service(options, alias, first, threads, stack)
+        yield from service.started()
+        while not options.stop.is_set() and not service.finished:
+            yield from service.turn()
+        yield from service.settled()
+    if options.learner is not None:
+        yield from options.learner.poll()  # its last words
+
+
+class _Service:
+    """The parts of a running `serve`, opened on an ExitStack, and one turn of its loop."""
+
+    def __init__(self, options: ServeOptions, alias: Alias, first: Ready, threads: int, stack: ExitStack) -> None:
+        """`first` is the version that `alias` names."""
+
+        def prepare_successor(found: LoadedModel, like: Prepared) -> Prepared:
+            return prepare(found, options.registry, options.settings, threads, like=like)
+
+        kafka = options.kafka
+        self._options, self._first, self._threads = options, first, threads
+        self._topics = topics = clients.Topics.of(kafka.topic_prefix)
+        rights.ensure_topics(
+            kafka, {topics.images: ["Read"], topics.predictions: ["Write"], topics.dead_letters: ["Write"]}
+        )
+        self._models = stack.enter_context(
+            ModelsInService(options.registry, options.settings, alias, first, prepare_successor)
+        )
+        classes = len(first.loaded.manifest.classes)
+        self._labels = stack.enter_context(label_reader(kafka, classes=classes, wait_s=options.label_wait))
+        self._late_labels = DelayedLabels(options.label_wait)
+        self._source = stack.enter_context(Source(kafka, [topics.images], progress="commits"))
+        self._sink = stack.enter_context(closing(open_sink(kafka, self._source)))
+        self._pipeline = stack.enter_context(
+            InferencePipeline(self._source, self._sink, topics, kafka, options.settings, self._models.model)
+        )
+        self._unmatched = UnmatchedLabels(self._late_labels, topics.labels, options.label_wait)
+        self._partitions = clients.partition_counts(kafka)[topics.images]
+        self._watch = StreamWatch(self._source, self._sink, kafka, self._pipeline.backpressure, self._unmatched)
+        self._lookout = stack.enter_context(TopicCheck(kafka))
+        if options.learner is not None:
+            stack.enter_context(options.learner)
+        self._handled = 0  # inputs whose answers are committed
+        self._idle_since: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the inputs or the idle time that the options allow are used up."""
+        limit, since = self._options.idle_timeout, self._idle_since
+        idle = limit is not None and since is not None and time.monotonic() - since >= limit
+        return idle or self._handled == self._options.max_messages
+
+    def started(self) -> Iterator[events.ServeEvent]:
+        """ServeStarted, and notices of what is not as it should be from the start."""
+        options, kafka, backend = self._options, self._options.kafka, self._first.prepared.backend
+        manifest = self._first.loaded.manifest
         yield events.ServeStarted(
-            topic=topics.images,
+            topic=self._topics.images,
             group=kafka.group_id,
-            version=alias.version,
-            model=loaded.manifest.model,
-            classes=classes,
-            backend=prepared.backend.name,
-            precision=prepared.backend.precision,
-            threads=threads,
-            delivery=sink.delivery,
-            online=learner is not None,
-            canary=options.canary,
+            version=manifest.version,
+            model=manifest.model,
+            classes=manifest.classes,
+            backend=backend.name,
+            precision=backend.precision,
+            threads=self._threads,
+            delivery=self._sink.delivery,
+            online=options.learner is not None,
+            canary=options.settings.canary,
         )
-        yield from notices(current)
-        if unlabelled := rights.lacking(kafka, {topics.labels: ["Read"]}):
+        yield from notices(self._first)
+        if unlabelled := rights.lacking(kafka, {self._topics.labels: ["Read"]}):
             yield events.Notice(f"labels are not read: {kafka.bootstrap_servers} does not permit {unlabelled[0]}")
-        if ready_file is not None:
-            ready_file.write_text(f"{os.getpid()}\n")
-        handled = 0
-        idle_since: float | None = None
+        if options.ready_file is not None:
+            options.ready_file.write_text(f"{os.getpid()}\n")
 
-        while not stop.is_set() and handled != max_messages:
-            yield from duty.changes()
-            answers.model, answers.canary = duty.model, duty.canary
+    def turn(self) -> Iterator[events.ServeEvent]:
+        """Take the models in service, advance the batches, match labels, and look at everything around."""
+        yield from self._models.changes()
+        self._pipeline.model, self._pipeline.canary = self._models.model, self._models.canary
+        limit, handled = self._options.max_messages, self._handled
+        for event in self._pipeline.advance(None if limit is None else limit - handled):
+            yield event
+            if isinstance(event, events.BatchServed):
+                yield from self._count(event)
+        if (matched := self._late_labels.label(self._labels.read())) is not None:
+            yield matched
+        if self._options.learner is not None:
+            yield from self._options.learner.poll()
+        yield from self._watch.news()
+        yield from map(events.Notice, self._lookout.news())
+        drained = self._source.drained and not self._pipeline.open
+        whole = len(self._source.assigned) >= self._partitions
+        if (notice := self._unmatched.look(drained=drained, whole=whole)) is not None:
+            yield notice
+        idle = drained and self._handled == handled
+        self._idle_since = (self._idle_since or time.monotonic()) if idle else None
 
-            room = options.batch_size if max_messages is None else max_messages - handled - answers.open
-            blocked = status.blocked()
-            source.hold(source.assigned if blocked else frozenset())
-            wait = BLOCKED_WAIT_S if blocked else LONGEST_WAIT_S if answers.idle else 0.0
-            wanted = 0 if answers.full and not blocked else min(options.batch_size, room, sink.portion)
-            records = source.read(wanted, wait, options.max_wait_ms / 1000) if wanted > 0 else []
-            if records:
-                answers.submit(records)
-                yield from answers.doubts()
-            answers.finish(wait=not records)
-            if sink.due() or sink.busy or (room <= 0 and answers.idle):
-                answers.commit(COMMIT_WAIT_S)
-            for event in answers.committed():
-                handled += len(event.ids) + len(event.dead_letters)
-                yield event
-                matched = late_labels.add(event.ids, event.labels, event.predicted, event.version, event.trial)
-                if matched is not None:
-                    yield matched
-            if (matched := late_labels.label(labels.read())) is not None:
-                yield matched
+    def settled(self) -> Iterator[events.ServeEvent]:
+        """Commit what is left, and tell where the stream stands at the end."""
+        self._pipeline.settle(self._options.kafka.timeout_s)
+        yield from self._pipeline.committed()
+        yield self._watch.status()
 
-            if learner is not None:
-                yield from learner.poll()
-            yield from status.news()
-            yield from map(events.Notice, lookout.news())
-            drained = source.drained and not answers.open
-            if (notice := strays.look(drained=drained, whole=len(source.assigned) >= partitions)) is not None:
-                yield notice
-            idle_since = (idle_since or time.monotonic()) if drained and not records else None
-            if idle_timeout is not None and idle_since and time.monotonic() - idle_since >= idle_timeout:
-                break
-
-        answers.settle(kafka.timeout_s)
-        yield from answers.committed()
-        yield status.now()
-    if learner is not None:
-        yield from learner.poll()  # its last words
-
-
-class _Status:
-    """What is to be said of the stream itself, when it changes and now and then."""
-
-    def __init__(self, source: Source, sink: Sink, kafka: KafkaSettings, strays: UnmatchedLabels) -> None:
-        self._source, self._sink, self._kafka, self._strays = source, sink, kafka, strays
-        self._waiting = self._blocked = False
-        self._busy_since: float | None = None
-        self._rebalances = 0
-        self._next = 0.0
-
-    def blocked(self) -> bool:
-        """Whether nothing more should be read: the broker takes no answers, or not as fast as they come."""
-        limit = PENDING_HIGH // 2 if self._blocked else PENDING_HIGH
-        self._blocked = self._sink.busy or self._sink.pending > limit
-        return self._blocked
-
-    def news(self) -> Iterator[events.ServeEvent]:
-        """Waiting when it begins, Assigned after a rebalance, StreamStatus every half second, the sink's notices."""
-        now = time.monotonic()
-        yield from map(events.Notice, self._sink.news())
-        self._busy_since = (self._busy_since or now) if self._sink.busy else None
-        hung = self._busy_since is not None and now - self._busy_since > self._kafka.timeout_s
-        reason = self._source.last_error or ("a commit is pending" if hung else None)
-        if (reason is not None) != self._waiting:
-            self._waiting = reason is not None
-            if self._waiting:
-                yield events.Waiting(f"{self._kafka.bootstrap_servers} does not answer ({reason})")
-        if self._source.rebalances != self._rebalances:
-            self._rebalances = self._source.rebalances
-            yield events.Assigned(tuple(sorted(number for _, number in self._source.assigned)), self._rebalances)
-        if now >= self._next:
-            self._next = now + STATUS_INTERVAL_S
-            yield self.now()
-
-    def now(self) -> events.StreamStatus:
-        """Where the stream stands."""
-        return events.StreamStatus(
-            lag=self._source.lag(),
-            queue=self._sink.pending,
-            commits=self._sink.commits,
-            undone=self._sink.undone,
-            paused=self._blocked,
-            labels_unmatched=self._strays.count,
-        )
+    def _count(self, batch: events.BatchServed) -> Iterator[events.LabelsMatched]:
+        self._handled += len(batch.ids) + len(batch.dead_letters)
+        matched = self._late_labels.add(batch.ids, batch.labels, batch.predicted, batch.version, batch.trial)
+        if matched is not None:
+            yield matched
 
 
 def _result(tally: Tally, *, online: bool) -> events.ServeResult:
@@ -248,7 +222,4 @@ def _result(tally: Tally, *, online: bool) -> events.ServeResult:
     )
     if not online:
         return result
-    return events.OnlineServeResult(
-        **vars(result),
-        **tally.learner(),
-    )
+    return events.OnlineServeResult(**vars(result), **tally.learner())

@@ -1,4 +1,4 @@
-"""The yardstick: strategies over the same drifting stream, each image predicted before its label is learned from.
+"""``cifarctl eval --stream``: strategies over the same drifting stream, each image predicted before it is learned from.
 
 Prequential (test-then-train) evaluation: Gama et al. 2013, On Evaluating Stream Learning Algorithms.
 """
@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,22 +29,28 @@ from cifarctl.settings import OnlineSettings, Settings
 
 STEP = 25  # images predicted at once; an update takes effect with the next ones
 FINAL_IMAGES = 2000  # test images under each concept at the end
-CLOSE = 0.02  # to the ceiling: when a phase counts as recovered
-RECENT = 200  # images over which that is judged
-NOTHING_TO_GAIN = 0.03  # between frozen and oracle: below it no share is told
+RECOVERED_WITHIN = 0.02  # of the oracle's accuracy: a phase counts as recovered
+RECOVERY_WINDOW = 200  # images over which that accuracy is measured
+LEAST_GAIN = 0.03  # of accuracy between frozen and oracle, below which the recovered share is mere noise
 BASELINES = ("frozen", "tutorial")
 OURS = "online"
 ORACLE = "oracle"
 
 
 @dataclass
-class Run:
-    """What came of one contestant on one stream."""
+class Performance:
+    """One contestant on one stream of N images, with its record so far.
+
+    Attributes:
+        correct: (N,) whether each prediction was right.
+        seconds: CPU time of learning.
+        detections: positions at which drifts were detected.
+    """
 
     contestant: Contestant
     correct: NDArray[np.bool_]
-    seconds: float = 0.0  # CPU time of learning
-    detections: list[int] = field(default_factory=list)  # positions at which drifts were noticed
+    seconds: float = 0.0
+    detections: list[int] = field(default_factory=list)
 
 
 def strategies() -> list[str]:
@@ -68,9 +74,9 @@ def compare(
 ) -> Iterator[events.ContestEvent]:
     """Run each strategy of `compared` over the stream, with `seeds` seeds; ends with a StreamResult.
 
-    With `rate` images a second the run is on a clock: an update takes effect as much later as it took to compute, and
-    what comes meanwhile is learned from afterwards. Without, updates take no time. The images are those of the stream
-    split, none twice. When `stop` is set it ends without a result.
+    With `rate` images a second the evaluation is on a clock: an update takes effect as much later as it took to
+    compute, and images that come meanwhile are learned from afterwards. Without, updates take no time. The images are
+    those of the stream split, none twice. When `stop` is set it ends without a result.
 
     Raises:
         SettingsError: an unknown strategy, or a scenario that needs more images of a class than there are.
@@ -83,27 +89,21 @@ def compare(
     stream = dataset.train.take(split.stream)
     count = min(images or len(stream), len(stream))
     yield events.ContestStarted(name, scenario.text, base.manifest.version, count, tuple(compared), seeds, rate)
-    ceiling: Contestant | None = None
     results: list[events.StrategyResult] = []
+    contestants = _Contestants(base, dataset, split, scenario, count)
     for seed in range(seeds):
         course = Course(stream, scenario, settings.produce.seed + seed, len(dataset.classes))
         passages = _passages(course, count)
         online = settings.online.model_copy(update={"seed": settings.online.seed + seed})
         for strategy in compared:
             yield events.ContestProgress(strategy, seed, 0, None)
-            with ExitStack() as stack:
-                if strategy == ORACLE:
-                    ceiling = contestant = ceiling or oracle(
-                        base, dataset.train.take(split.train), scenario, count, settings.online.seed
-                    )
-                else:
-                    contestant = _contestant(stack, strategy, base, dataset, split, online)
-                run = Run(contestant, np.zeros(count, dtype=np.bool_))
-                for done in play(run, passages, rate):
+            with contestants.open(strategy, online, settings.online.seed) as contestant:
+                performance = Performance(contestant, np.zeros(count, dtype=np.bool_))
+                for done in play(performance, passages, rate):
                     if stop.is_set():
                         return
-                    yield events.ContestProgress(strategy, seed, done, float(run.correct[:done].mean()))
-                results.append(_result(strategy, seed, run, dataset.test, scenario))
+                    yield events.ContestProgress(strategy, seed, done, float(performance.correct[:done].mean()))
+                results.append(_result(strategy, seed, performance, dataset.test, scenario))
                 yield results[-1]
     for index, result in enumerate(results):
         results[index] = _with_share(result, results)
@@ -134,19 +134,39 @@ def _require_unseen(base: LoadedModel, dataset: Dataset, split: Split) -> None:
         )
 
 
-def _contestant(
-    stack: ExitStack, name: str, base: LoadedModel, dataset: Dataset, split: Split, online: OnlineSettings
-) -> Contestant:
-    if name == "frozen":
-        return frozen(base)
-    if name == "tutorial":
-        return Tutorial(base, online.seed)
-    generator = torch.Generator().manual_seed(online.seed)
-    chosen = split.train[torch.randperm(len(split.train), generator=generator)[: online.reference_size]]
-    reference = dataset.train.take(chosen)
-    if name == OURS:
-        return stack.enter_context(gated(base, online, reference, dataset.train.take(split.validation)))
-    return Ungated(name, base, online, reference)
+@dataclass
+class _Contestants:
+    """Opens contestants on one stream; the oracle, which takes long to train, is the same for all seeds."""
+
+    base: LoadedModel
+    dataset: Dataset
+    split: Split
+    scenario: Scenario
+    count: int
+    oracle: Contestant | None = None
+
+    @contextmanager
+    def open(self, name: str, online: OnlineSettings, oracle_seed: int) -> Iterator[Contestant]:
+        """The contestant of that name, with the seed of `online`."""
+        base, train = self.base, self.dataset.train
+        if name == ORACLE:
+            self.oracle = self.oracle or oracle(
+                base, train.take(self.split.train), self.scenario, self.count, oracle_seed
+            )
+            yield self.oracle
+        elif name == "frozen":
+            yield frozen(base)
+        elif name == "tutorial":
+            yield Tutorial(base, online.seed)
+        else:
+            generator = torch.Generator().manual_seed(online.seed)
+            chosen = torch.randperm(len(self.split.train), generator=generator)[: online.reference_size]
+            reference = train.take(self.split.train[chosen])
+            if name == OURS:
+                with gated(base, online, reference, train.take(self.split.validation)) as contestant:
+                    yield contestant
+            else:
+                yield Ungated(name, base, online, reference)
 
 
 def _passages(course: Course, count: int) -> list[Passage]:
@@ -164,13 +184,13 @@ def _passages(course: Course, count: int) -> list[Passage]:
     return passages
 
 
-def play(run: Run, passages: Sequence[Passage], rate: float | None) -> Iterator[int]:
-    """Predict, then learn what labels have come; yields how many images are done.
+def play(performance: Performance, passages: Sequence[Passage], rate: float | None) -> Iterator[int]:
+    """Predict each passage, then learn from the labels that have come; yields the number of images done so far.
 
-    On a clock of `rate` images a second what is replaced predicts from when that was done, and as long as the
-    contestant is at work it neither sees nor learns.
+    On a clock of `rate` images a second a replaced model predicts on until its replacement is computed, and the
+    contestant neither sees nor learns anything else meanwhile.
     """
-    contestant = run.contestant
+    contestant = performance.contestant
     serving, busy_until = contestant.serving, 0.0
     replaced: list[tuple[float, Predicts]] = []  # from when, by what
     arriving: list[tuple[int, int, torch.Tensor, int]] = []  # when by position, position, image, label
@@ -180,7 +200,7 @@ def play(run: Run, passages: Sequence[Passage], rate: float | None) -> Iterator[
         end = start + len(passage)
         while replaced and replaced[0][0] <= (start / rate if rate else math.inf):
             _, serving = replaced.pop(0)
-        run.correct[start:end] = (serving(passage.pixels, start).argmax(dim=1) == passage.concept).numpy()
+        performance.correct[start:end] = (serving(passage.pixels, start).argmax(dim=1) == passage.concept).numpy()
         for index, (label, late) in enumerate(zip(passage.given.tolist(), passage.late.tolist(), strict=True)):
             if label >= 0:
                 heapq.heappush(arriving, (start + index + late, start + index, passage.pixels[index], label))
@@ -195,15 +215,15 @@ def play(run: Run, passages: Sequence[Passage], rate: float | None) -> Iterator[
                 before = contestant.serving
                 replaced.append((end / rate + time.perf_counter() - clock if rate else 0.0, before))
         busy_until = end / rate + time.perf_counter() - clock if rate else 0.0
-        run.detections += [end - 1] * (contestant.drifts - len(run.detections))
-        run.seconds += time.process_time() - began
+        performance.detections += [end - 1] * (contestant.drifts - len(performance.detections))
+        performance.seconds += time.process_time() - began
         yield end
 
 
 def _work(
     contestant: Contestant, unseen: list[torch.Tensor], arriving: list[tuple[int, int, torch.Tensor, int]], end: int
 ) -> Iterator[None]:
-    """What the contestant does with the images and the labels that have come before position `end`."""
+    """Show the contestant the images, and teach it the labels, that have come before position `end`."""
     yield from contestant.see(torch.cat(unseen))
     unseen.clear()
     ready = []
@@ -215,8 +235,10 @@ def _work(
     yield from contestant.settle()
 
 
-def _result(strategy: str, seed: int, run: Run, test: Images, scenario: Scenario) -> events.StrategyResult:
-    correct, count = run.correct, len(run.correct)
+def _result(
+    strategy: str, seed: int, performance: Performance, test: Images, scenario: Scenario
+) -> events.StrategyResult:
+    correct, count = performance.correct, len(performance.correct)
     edges = sorted({0, count, *(edge for edge in scenario.boundaries() if edge < count)})
     phases = [
         events.Phase(
@@ -227,27 +249,27 @@ def _result(strategy: str, seed: int, run: Run, test: Images, scenario: Scenario
         )
         for start, end in itertools.pairwise(edges)
     ]
-    delays, false_alarms = _judge(run.detections, edges[1:-1])
+    delays, false_alarms = _judge(performance.detections, edges[1:-1])
     return events.StrategyResult(
         strategy=strategy,
         seed=seed,
         prequential_accuracy=float(correct.mean()),
         recovered_share=None,
         phases=phases,
-        final=_final(run.contestant, phases, test, scenario),
-        detections=run.detections,
+        final=_final(performance.contestant, phases, test, scenario),
+        detections=performance.detections,
         detection_delays=delays,
         false_alarms=false_alarms,
-        updates=run.contestant.updates,
-        promotions=run.contestant.promotions,
-        rollbacks=run.contestant.rollbacks,
-        seconds=run.seconds,
+        updates=performance.contestant.updates,
+        promotions=performance.contestant.promotions,
+        rollbacks=performance.contestant.rollbacks,
+        seconds=performance.seconds,
         curve=_curve(correct),
     )
 
 
 def _judge(detections: Sequence[int], changes: Sequence[int]) -> tuple[list[int | None], int]:
-    """Images from each change to its first detection, None where none came before the next; how many are neither."""
+    """Images from each change to its first detection, None where it has none; and the number of false alarms."""
     delays: list[int | None] = []
     for change, after in itertools.pairwise([*changes, math.inf]):
         found = next((at for at in detections if change <= at < after), None)
@@ -258,7 +280,7 @@ def _judge(detections: Sequence[int], changes: Sequence[int]) -> tuple[list[int 
 def _final(
     contestant: Contestant, phases: Sequence[events.Phase], test: Images, scenario: Scenario
 ) -> dict[str, float]:
-    """The accuracy, after the stream, on test images under each concept that it had."""
+    """The accuracy after the stream on test images, under each concept that the stream had."""
     images = test.take(torch.arange(min(FINAL_IMAGES, len(test))))
     found: dict[str, float] = {}
     for phase in phases:
@@ -276,32 +298,32 @@ def _final(
 
 
 def _curve(correct: NDArray[np.bool_]) -> list[float]:
-    """Accuracy of the last images, every STEP images."""
+    """Accuracy over the last RECOVERY_WINDOW images, every STEP images."""
     total = np.concatenate([[0], np.cumsum(correct)])
     ends = np.arange(STEP, len(correct) + 1, STEP)
-    starts = np.maximum(ends - RECENT, 0)
+    starts = np.maximum(ends - RECOVERY_WINDOW, 0)
     return [round(float(share), 4) for share in (total[ends] - total[starts]) / (ends - starts)]
 
 
 def _with_share(result: events.StrategyResult, results: Sequence[events.StrategyResult]) -> events.StrategyResult:
-    """With what only the other strategies' results can tell: the recovered share, and when phases were recovered."""
+    """The result with what follows from those of frozen and oracle: the recovered share, and when phases recovered."""
     others = {other.strategy: other for other in results if other.seed == result.seed}
     if "frozen" not in others or ORACLE not in others:
         return result
     low, high = others["frozen"].prequential_accuracy, others[ORACLE].prequential_accuracy
     gain = high - low
-    share = (result.prequential_accuracy - low) / gain if gain >= NOTHING_TO_GAIN else None
+    share = (result.prequential_accuracy - low) / gain if gain >= LEAST_GAIN else None
     phases = [
-        replace(phase, recovered_after=_recovered(phase, result.curve, ceiling.accuracy - CLOSE))
+        replace(phase, recovered_after=_recovered(phase, result.curve, ceiling.accuracy - RECOVERED_WITHIN))
         for phase, ceiling in zip(result.phases, others[ORACLE].phases, strict=True)
     ]
     return replace(result, recovered_share=share, phases=phases)
 
 
 def _recovered(phase: events.Phase, curve: Sequence[float], wanted: float) -> int | None:
-    """Images of a phase after which the last RECENT of them were as good as wanted; None if never."""
+    """Images of a phase until the accuracy over the last RECOVERY_WINDOW of them was `wanted`; None if never."""
     for number, accuracy in enumerate(curve):
         end = (number + 1) * STEP
-        if phase.start + min(RECENT, phase.end - phase.start) <= end <= phase.end and accuracy >= wanted:
+        if phase.start + min(RECOVERY_WINDOW, phase.end - phase.start) <= end <= phase.end and accuracy >= wanted:
             return end - phase.start
     return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,18 @@ from cifarctl.errors import AliasConflict, RegistryError, SettingsError, Untrust
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Precision, choose_device
 from cifarctl.models.threads import use as use_threads
-from cifarctl.registry import Manifest, Registry, checkpoint
+from cifarctl.registry import Description, Manifest, Registry, SplitRecord, checkpoint
 from cifarctl.registry import validation as validation_images
+from cifarctl.registry.layout import TRAINING
 from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish, split_record
 from cifarctl.settings import DataSettings, Launch, TrainSettings
 from cifarctl.training.distribution import team
 from cifarctl.training.metrics import Metrics, evaluate, measure
-from cifarctl.training.run import Run
+from cifarctl.training.preparation import prepare
+from cifarctl.training.run import TrainingRun
 
-MISTAKES = 25  # that a report shows
+MISTAKES = 25  # misclassified test images in a report: a grid of 5 by 5
 
 
 def train(
@@ -44,47 +46,73 @@ def train(
     illustrate: Callable[[events.TrainReport], Mapping[str, bytes]] = lambda _: {},
     launch: Launch | None = None,
 ) -> Iterator[events.TrainEvent]:
-    """Train a model, publish it, and promote it where it is better (`promote` None) or as told.
+    """Train a model, publish it, and promote it where it is better (`promote` None) or as `promote` says.
 
     `full` trains on every training image, validation and stream included. When `stop` is set the run leaves
     its checkpoint and ends without a result; `resume` continues it, bit for bit on the same machine. The version is
     published with the figures of each epoch, a line of JSON each, and with the pictures that `illustrate` draws.
 
-    With a target accuracy it ends with the epoch after which it is seen on the validation images, at the latest after
-    all epochs; on the way the learning rate falls to nothing more than once.
+    With a target accuracy the run ends with the epoch that reaches it on the validation images, at the latest after all
+    epochs; on the way the learning rate falls to zero more than once.
 
-    Where torchrun has launched several processes each trains on its part of every batch; the first one tells, judges
-    and writes, and what torchrun starts again continues from the checkpoint.
+    Where torchrun has launched several processes each trains on its part of every batch. The first process yields
+    events, evaluates and writes; a process that torchrun restarts continues from the checkpoint.
 
     Raises:
-        SettingsError: a target with `full`, which leaves no images to see it on.
+        SettingsError: a target accuracy with `full`, which leaves no images to measure it on.
         TrainingDiverged: the loss is not finite; the last good checkpoint stays.
         RegistryError: nothing to resume, or the registry cannot be written.
         TeammateLost: another process of the run has ended.
     """
     if full and settings.target_accuracy is not None:
-        raise SettingsError("train.target_accuracy: with --full no images are left to see by that it is reached")
+        raise SettingsError("train.target_accuracy: --full leaves no images to measure it on; leave one of them out")
     use_threads(settings.threads)
     index = torch.arange(len(dataset.train)) if full else split.train
     held_out = dataset.train.take(split.validation)
     validation = None if full else held_out
     record = split_record(dataset, split, data_settings, ("train", "validation", "stream") if full else ("train",))
     with team(launch, choose_device(settings.device, "train.device")) as members:
-        run = Run.start(settings, dataset.train, index, len(dataset.classes), members)
-        chosen = settings.model_dump(mode="json") | asdict(run.recipe)
-        del chosen["arguments"]  # the manifest has them, with the others
-        path = _checkpoint_path(registry, chosen | run.arguments, record.model_dump(mode="json"))
-        if resume or members.told(lambda: launch is not None and run.continues(path, launch)):
-            run.restore(path)
-        elif members.first:
-            run.save(path)  # from now on there is something to resume
+        run = prepare(settings, dataset.train, index, len(dataset.classes), members)
+        used = settings.model_dump(mode="json") | asdict(run.recipe)
+        del used["arguments"]  # the manifest has them, with the others
+        path = _checkpoint_path(registry, used | run.arguments, record.model_dump(mode="json"))
+        _restore_or_begin(run, path, launch, resume=resume)
         for event in run.train(dataset.name, validation, path, stop):
             if members.first:
                 yield event
     if run.interrupted or not members.first:
         return
 
-    last = run.epochs[-1]
+    found = _evaluate(run, dataset)
+    pictures = yield from _drawn(illustrate, found.report)
+    manifest = _publish(registry, run, dataset.classes, record, used, found.metrics, pictures)
+    validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)  # before the version is served
+    promoted, reason = _promote(registry, manifest, validation, promote, run.progress.precision)
+    checkpoint.discard(path)
+    for code in own_code(settings.model, run.arguments):
+        yield events.Notice(f"to load this version its code must be trusted: set registry.trusted_models = {code}")
+    yield _result(run, manifest, promoted, reason)
+
+
+def _restore_or_begin(run: TrainingRun, path: Path, launch: Launch | None, *, resume: bool) -> None:
+    """Continue from the checkpoint, as asked to or as torchrun has restarted the run; else write the first one."""
+    if resume or run.team.told(lambda: launch is not None and run.continues(path, launch)):
+        run.restore(path)
+    elif run.team.first:
+        run.save(path)  # from now on there is something to resume
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Figures of a trained model for its manifest, and a report of them to draw."""
+
+    metrics: dict[str, float | None]
+    report: events.TrainReport
+
+
+def _evaluate(run: TrainingRun, dataset: Dataset) -> _Evaluation:
+    """Measure the model on the test images, as it will answer and, where it averages its answers, also plainly."""
+    last = run.progress.epochs[-1]
     answers = run.predictor()(dataset.test.pixels)
     served = measure(answers, dataset.test.labels)
     test = evaluate(run.predictor(averaged=False), dataset.test) if run.averaged else served
@@ -96,43 +124,61 @@ def train(
     if run.averaged:
         metrics["validation_accuracy_tta"] = last.validation_accuracy_tta
         metrics["test_accuracy_tta"] = served.accuracy
+    return _Evaluation(metrics, _report(run.progress.epochs, dataset, answers, served))
+
+
+def _drawn(
+    illustrate: Callable[[events.TrainReport], Mapping[str, bytes]], report: events.TrainReport
+) -> Generator[events.Notice, None, Mapping[str, bytes]]:
+    """The pictures of a report; none, and a notice, where drawing fails: that is no reason to lose a trained model."""
     try:
-        pictures = illustrate(_report(run.epochs, dataset, answers, served))
-    except Exception as error:  # noqa: BLE001  whatever it is, it is no reason to lose a trained model
-        pictures = {}
-        yield events.Notice(f"nothing was drawn: {error or type(error).__name__}")
-    lines = "".join(f"{json.dumps(asdict(done))}\n" for done in run.epochs)
-    manifest = publish(
-        registry,
-        run.model,
-        name=settings.model,
+        return illustrate(report)
+    except Exception as error:  # noqa: BLE001  a drawing library may raise anything
+        yield events.Notice(f"no pictures were drawn: {error or type(error).__name__}")
+        return {}
+
+
+def _publish(
+    registry: Registry,
+    run: TrainingRun,
+    classes: tuple[str, ...],
+    split: SplitRecord,
+    used: dict[str, Any],
+    metrics: Mapping[str, float | None],
+    pictures: Mapping[str, bytes],
+) -> Manifest:
+    """Publish the model with the figures of each epoch and the pictures; `used` are the settings of its training."""
+    description = Description(
+        model=run.settings.model,
         arguments=run.arguments,
         normalisation=run.normalisation,
-        classes=dataset.classes,
-        split=record,
-        settings=chosen,
-        metrics=metrics,
+        classes=classes,
+        split=split,
+        settings=used,
+        metrics=dict(metrics),
         parent=None,
         origin="train",
-        files={"metrics.jsonl": lines.encode(), **pictures},
     )
-    validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)  # before anybody serves it
-    promoted, reason = _promote(registry, manifest, validation, promote, run.precision)
-    checkpoint.discard(path)
-    for code in own_code(settings.model, run.arguments):
-        yield events.Notice(f"whoever loads this version must trust its code: registry.trusted_models = {code}")
-    yield events.TrainResult(
+    lines = "".join(f"{json.dumps(asdict(done))}\n" for done in run.progress.epochs)
+    return publish(registry, run.model, description, {"metrics.jsonl": lines.encode(), **pictures})
+
+
+def _result(run: TrainingRun, manifest: Manifest, promoted: bool, reason: str) -> events.TrainResult:
+    progress, metrics = run.progress, manifest.metrics
+    test_accuracy = metrics["test_accuracy"]
+    assert test_accuracy is not None
+    return events.TrainResult(
         version=manifest.version,
-        model=settings.model,
-        epochs=len(run.epochs),
-        train_images=len(index),
+        model=manifest.model,
+        epochs=len(progress.epochs),
+        train_images=len(run.index),
         validation_accuracy=metrics["validation_accuracy"],
-        test_accuracy=test.accuracy,
+        test_accuracy=test_accuracy,
         validation_accuracy_tta=metrics.get("validation_accuracy_tta"),
         test_accuracy_tta=metrics.get("test_accuracy_tta"),
-        target_reached=run.reached() if settings.target_accuracy is not None else None,
-        seconds=run.seconds,
-        images_per_second=len(run.epochs) * run.batches * run.batch_size / run.seconds,
+        target_reached=run.reached() if run.settings.target_accuracy is not None else None,
+        seconds=progress.seconds,
+        images_per_second=len(progress.epochs) * run.batches * run.batch_size / progress.seconds,
         promoted=promoted,
         reason=reason,
     )
@@ -141,7 +187,7 @@ def train(
 def _report(
     epochs: Sequence[events.EpochDone], dataset: Dataset, answers: torch.Tensor, test: Metrics
 ) -> events.TrainReport:
-    """What there is to draw; `answers` (N, classes) are the probabilities of the test images."""
+    """A report to draw pictures of; `answers` (N, classes) are the probabilities of the test images."""
     images = dataset.test
     confidence, predicted = answers.max(dim=1)
     wrong = (predicted != images.labels).nonzero().flatten()
@@ -160,16 +206,16 @@ def _report(
     )
 
 
-def _checkpoint_path(registry: Registry, chosen: dict[str, Any], split: dict[str, Any]) -> Path:
-    """Where a run with all that is `chosen` for it, over these images, keeps its checkpoint."""
-    name = hashlib.sha256(json.dumps([chosen, split], sort_keys=True).encode()).hexdigest()[:12]
-    return registry.dir / "training" / f"{chosen['model'].replace(':', '-')}-{name}.safetensors"
+def _checkpoint_path(registry: Registry, used: dict[str, Any], split: dict[str, Any]) -> Path:
+    """The checkpoint file of a run with these settings and arguments over these images."""
+    name = hashlib.sha256(json.dumps([used, split], sort_keys=True).encode()).hexdigest()[:12]
+    return registry.dir / TRAINING / f"{used['model'].replace(':', '-')}-{name}.safetensors"
 
 
 def _promote(
     registry: Registry, new: Manifest, validation: Images | None, wanted: bool | None, precision: Precision
 ) -> tuple[bool, str]:
-    """Move `production` to `new` where that is right; whether it was moved, and why."""
+    """Promote `new` to production where it is better, or as `wanted`; whether it was promoted, and why."""
     if wanted is not None:
         reason = "by --promote" if wanted else "by --no-promote"
         if wanted:
@@ -183,7 +229,7 @@ def _promote(
         try:
             generation = current.generation if current else 0
             registry.promote(new.version, who="train", why=reason, expected_generation=generation)
-        except AliasConflict:  # somebody was faster, so there is another version to be compared with
+        except AliasConflict:  # another writer was faster: compare with its version
             continue
         return True, reason
 
@@ -191,7 +237,7 @@ def _promote(
 def _better(
     registry: Registry, new: Manifest, current: int | None, validation: Images | None, precision: Precision
 ) -> tuple[bool, str]:
-    """Whether `new` beats version `current` on the validation images, both in the arithmetic that judged `new`."""
+    """Whether `new` beats version `current` on the validation images, at the precision at which `new` was evaluated."""
     if current is None:
         return True, "there was no production version"
     if validation is None:

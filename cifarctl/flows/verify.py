@@ -1,8 +1,7 @@
-"""The books of a stream: is every input answered exactly once, and in order?"""
+"""``cifarctl verify-stream``: is every input of a stream answered exactly once, and in order?"""
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 
@@ -12,23 +11,25 @@ from cifarctl.stream import browse, clients, identity
 from cifarctl.stream.browse import Place
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.ledger import Answer, Findings, Partition, digest
+from cifarctl.stream.patience import Patience
 
 PROGRESS = 20_000  # records between two VerifyProgress events
-AGAIN_S = 0.2  # between two looks whether serve has committed what it had answered
+AGAIN_S = 0.2  # between two looks at the offsets that serve commits after its answers
 
 
 def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
     """Compare inputs, answers and committed offsets of the group `kafka.group_id`; ends with a VerifyResult.
 
-    Every input record below the committed offset, as read_committed delivers them, must appear exactly once in
-    predictions and dead letters together, except what `serve --from` has passed over. An answer must be to what lies at
-    its source offset: a prediction has that image's id, a dead letter its bytes. No answer may exist for what is not
-    there or lies beyond the committed offset, which must be of this topic and within it. Within a pair of input and
-    output partition answers follow the order of the inputs. What retention or compaction has removed since it was
-    answered is counted and passed over. May run while `serve` does; a group moved back on purpose has answered twice.
+    Every input record below the committed offset, as read_committed delivers it, must be answered exactly once, by a
+    prediction or a dead letter; records that `serve --from` has skipped need no answer. An answer must match the record
+    at its source offset: a prediction has that image's id, a dead letter its bytes. No answer may exist for a record
+    that is absent or beyond the committed offset, which must be of this topic and within it. Within a pair of input and
+    output partition, answers follow the order of the inputs. Records that retention or compaction has removed since
+    they were answered are counted, not judged. `serve` may run meanwhile. A group that was moved back on purpose has
+    answered twice.
 
     Raises:
-        BrokerError: no broker answers, a topic is not there, or a transaction stays open.
+        BrokerError: no broker answers, a topic is missing, or a transaction stays open.
     """
     audit = _Audit(kafka)
     yield from audit.read_inputs()
@@ -37,7 +38,7 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
 
 
 class _Audit:
-    """One run: what was there when it began, what was read, and what is wrong."""
+    """One run: the state at its beginning, what it has read, and what it has found."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self.kafka, self.topics = kafka, Topics.of(kafka.topic_prefix)
@@ -140,7 +141,7 @@ class _Audit:
         )
 
     def _book(self, answer: Answer, topic: str, output: int, at: int) -> None:
-        """Enter an answer that lies at `at` of the output partition `output` of `topic`."""
+        """Record an answer at offset `at` of the output partition `output` of `topic`."""
         number, offset = answer.number, answer.offset
         where = f"{topic}[{output}]@{at} for {self.topics.images}[{number}]@{offset}"
         partition = self.inputs.get(number)
@@ -239,14 +240,13 @@ class _Audit:
                 yield f"{topic} is compacted: of several answers under one key only the last can be told"
 
     def _later(self) -> Mapping[int, Place]:
-        """The group's places by now: serve may have gone on, and at least once it commits after its answers."""
-        deadline = time.monotonic() + self.kafka.timeout_s
+        """The group's places by now: serve may have gone on, and at-least-once delivery commits after the answers."""
+        patience = Patience(self.kafka.timeout_s)
         while True:
             later = self._places()
             behind = any(offset >= _offset(later, number) for number, offset, _ in self.early)
-            if not behind or time.monotonic() >= deadline:
+            if not behind or not patience.again(AGAIN_S):
                 return later
-            time.sleep(AGAIN_S)
 
     def _places(self) -> Mapping[int, Place]:
         return browse.places(self.kafka, self.topics.images, self.kafka.group_id, browse.LONGEST_OPEN_S)

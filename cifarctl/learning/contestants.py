@@ -26,9 +26,9 @@ from cifarctl.online.buffer import ReplayBuffer, Ring
 from cifarctl.online.concept import ARRIVED
 from cifarctl.online.fit import Lesson
 from cifarctl.online.strategies import strategy
-from cifarctl.registry import Registry
+from cifarctl.registry import Description, Registry
 from cifarctl.registry.loading import LoadedModel, load
-from cifarctl.registry.publishing import publish_like
+from cifarctl.registry.publishing import publish
 from cifarctl.settings import OnlineSettings, RegistrySettings
 
 TUTORIAL_BUFFER = 500  # labelled images kept, and between two updates
@@ -241,10 +241,8 @@ def gated(base: LoadedModel, settings: OnlineSettings, reference: Images, valida
         manifest = base.manifest
         own = own_code(manifest.model, manifest.arguments)  # has been run already
         registry = Registry(RegistrySettings(dir=Path(folder)).trusting(*own))
-        first = publish_like(
-            registry, copy.deepcopy(base.model), manifest, settings={}, metrics=manifest.metrics, parent=None,
-            origin="import",
-        )  # fmt: skip
+        description = Description.like(manifest, settings={}, parent=None, origin="import")
+        first = publish(registry, copy.deepcopy(base.model), description)
         registry.promote(first.version, alias="production", who="eval", why="the base version")
         learner = Learner(registry, settings, "production", reference=reference, validation=validation)
         yield Gated(learner, registry)

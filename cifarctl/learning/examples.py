@@ -31,12 +31,11 @@ from cifarctl.learning.served_accuracy import ServedAccuracy
 from cifarctl.learning.teaching import HeldExamples, teach
 from cifarctl.settings import Settings
 from cifarctl.stream import clients, codecs, label_records
-from cifarctl.stream.codecs import Record
 from cifarctl.stream.join import Place
 from cifarctl.stream.label_join import LabelJoin, Matched
 from cifarctl.stream.limits import of_topics
 from cifarctl.stream.predictions import Prediction
-from cifarctl.stream.records import Partition
+from cifarctl.stream.records import Partition, Record
 from cifarctl.stream.sender import Sender
 from cifarctl.stream.source import Source
 from cifarctl.stream.tail import Tail

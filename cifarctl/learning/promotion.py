@@ -11,9 +11,9 @@ from cifarctl.learning.lineage import Lineage
 from cifarctl.learning.observed import ObservedStream
 from cifarctl.learning.trial import Trial, Verdict
 from cifarctl.online.gate import Guard, Pairs
-from cifarctl.registry import Registry
+from cifarctl.registry import Description, Registry
 from cifarctl.registry.loading import load
-from cifarctl.registry.publishing import publish_like
+from cifarctl.registry.publishing import publish
 from cifarctl.settings import OnlineSettings
 
 #: Versions after which those that a learner has made and nobody needs are removed.
@@ -99,11 +99,9 @@ class Promotion:
         assert snapshot is not None
         if (shown := self.canary.version_of(snapshot.model, lineage.version)) is not None:
             return shown
-        version = publish_like(
-            self._registry,
-            snapshot.model,
+        description = Description.like(
             lineage.champion.manifest,
-            name=snapshot.architecture,
+            model=snapshot.architecture,
             arguments=snapshot.arguments,
             settings=self._settings.model_dump(mode="json"),
             metrics={
@@ -114,7 +112,8 @@ class Promotion:
             },
             parent=lineage.version,
             origin="learner",
-        ).version
+        )
+        version = publish(self._registry, snapshot.model, description).version
         if version % TIDY_EVERY == 0:  # there are so many snapshots that nobody else could
             self._registry.gc(of="learner")
         return version

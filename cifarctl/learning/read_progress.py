@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cifarctl.stream.codecs import Record
-from cifarctl.stream.records import Partition
+from cifarctl.stream.records import Partition, Record
 
 MAX_NUMBERS = 50_000  # arrival numbers remembered, of images that may be read again
 

@@ -5,12 +5,14 @@ Nothing here imports torch; ``cifarctl.registry.loading`` and ``cifarctl.registr
 
 from cifarctl.registry.aliases import Alias
 from cifarctl.registry.history import Move
-from cifarctl.registry.manifest import Canary, Draft, Manifest, Normalisation, SplitRecord
-from cifarctl.registry.store import Registry, Removed, utc_now
+from cifarctl.registry.manifest import Canary, Description, Draft, Manifest, Normalisation, SplitRecord
+from cifarctl.registry.pruning import Removed
+from cifarctl.registry.store import Registry, utc_now
 
 __all__ = [
     "Alias",
     "Canary",
+    "Description",
     "Draft",
     "Manifest",
     "Move",

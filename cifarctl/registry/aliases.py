@@ -19,12 +19,12 @@ REPAIR = "`cifarctl registry verify --repair` rebuilds it from the history"
 
 
 class Mark(BaseModel):
-    """What an alias's file says; it stays when the alias is taken away, so that no generation ever comes again."""
+    """The content of an alias's file; it stays when the alias is removed, so that no generation is used twice."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    version: int | None = Field(ge=1, description="None since the alias was taken away")
+    version: int | None = Field(ge=1, description="None since the alias was removed")
     generation: int = Field(ge=1, description="grows by one with every move")
     moved: str = Field(description="ISO 8601, UTC")
     epoch: int | None = Field(None, description="highest epoch of a learner that has moved it")
@@ -37,7 +37,7 @@ class Alias(Mark):
 
 
 def canary_of(alias: str) -> str:
-    """The alias that names the version on trial beside what `alias` names."""
+    """The alias that names the canary of `alias`, the version on trial."""
     return f"{alias}-canary"
 
 
@@ -60,10 +60,10 @@ def check_alias_name(name: str) -> None:
 
 
 def read_mark(path: Path) -> Mark | None:
-    """What the file `path` says: an Alias, the mark of one that was taken away, or None where there never was one.
+    """The mark in the file `path`: an Alias, the mark of a removed one, or None where there never was one.
 
     Raises:
-        AliasDamaged: the file is no alias.
+        AliasDamaged: the file is not an alias file.
         RegistryError: the file cannot be read.
     """
     text = read_text(path)
@@ -74,7 +74,7 @@ def read_mark(path: Path) -> Mark | None:
 
 
 def read_text(path: Path) -> bytes | None:
-    """The content of an alias's file; None where there is none, nothing where something else lies in its place.
+    """The content of an alias's file; None where there is none, empty where something else lies in its place.
 
     Raises:
         RegistryError: it cannot be read.
@@ -91,7 +91,7 @@ def read_text(path: Path) -> bytes | None:
 
 
 def parse_mark(text: bytes, name: str) -> Mark | None:
-    """The mark of the alias `name` in the content of its file; None where that is none."""
+    """The mark of the alias `name` in the content of its file; None where the content is not one."""
     try:
         mark = Mark.model_validate_json(text)
     except ValidationError:
@@ -100,18 +100,18 @@ def parse_mark(text: bytes, name: str) -> Mark | None:
 
 
 def typed(mark: Mark) -> Mark:
-    """The same as an Alias, where it names a version."""
+    """The mark, as an Alias where it names a version."""
     return mark if mark.version is None else Alias(**mark.model_dump())
 
 
 def generation_in(text: bytes) -> int:
-    """The generation in what is left of an alias's file, 0 where it cannot be made out."""
+    """The generation in the remains of an alias's file, 0 where there is none to be found."""
     found = _GENERATION.search(text)
     return int(found[1]) if found else 0
 
 
 def read_texts(directory: Path) -> dict[str, bytes]:
-    """The content of everything that may be an alias's file, by name, as `read_text` gives it.
+    """The content of every file that may be an alias's, by name, as `read_text` returns it.
 
     Raises:
         RegistryError: one cannot be read.

@@ -25,7 +25,7 @@ def save(
     state: Mapping[str, Any],
     allowed: AbstractContextManager[object] | None = None,
 ) -> None:
-    """Replace `path` by these tensors and this JSON-able state, all or nothing; within `allowed`, if that lets it.
+    """Replace `path` by these tensors and this JSON-able state, all or nothing; the rename happens within `allowed`.
 
     Raises:
         RegistryError: the file cannot be written.
@@ -33,6 +33,11 @@ def save(
     # Cloned because safetensors refuses tensors that share memory.
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     replace_file(path, safetensors.save(own, metadata={_STATE: json.dumps(state)}), allowed)
+
+
+def within(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def discard(path: Path) -> None:
@@ -49,7 +54,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """The tensors and state of `path`, or None where there is no such file.
 
     Raises:
-        RegistryError: the file is no checkpoint.
+        RegistryError: the file is not a checkpoint.
     """
     try:
         content = path.read_bytes()

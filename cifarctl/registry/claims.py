@@ -1,4 +1,4 @@
-"""Whose learner moves an alias: that of one stream at a time, which has the alias as long as it works."""
+"""Claims on an alias: the learner of one stream at a time moves it, for as long as it works."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from filelock import FileLock, Timeout
 
 from cifarctl.errors import AliasClaimed
 from cifarctl.registry.files import entries, make_directory, os_errors, replace_file
+from cifarctl.registry.layout import LEARNER
 
 CHECKPOINT = "checkpoint-"
 RECORD = ".stream.json"
-SETTLE_S = 0.5  # who has just got the lock has written down by then whose it is
+SETTLE_S = 0.5  # time for a process that has just got the lock to record its stream
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What a learner's state belongs to: the topics and the group that it reads, and the alias that it moves.
+    """The stream that a learner's state belongs to: the topics and group that it reads, and the alias that it moves.
 
     `cluster` is the id of the Kafka cluster, None of an embedded broker, which has no lasting one.
     """
@@ -46,12 +47,12 @@ class Stream:
         return f"{CHECKPOINT}{self.key}.safetensors"
 
     def to_json(self) -> dict[str, Any]:
-        """What `of_json` reads."""
+        """The JSON-able form that `of_json` reads."""
         return asdict(self)
 
     @classmethod
     def of_json(cls, value: object) -> Stream | None:
-        """None where that is no stream."""
+        """The stream in that value; None where it holds none."""
         try:
             return cls(**value) if isinstance(value, dict) else None
         except TypeError:
@@ -59,26 +60,27 @@ class Stream:
 
 
 class Claim:
-    """The lock of an alias of the registry in `directory`, and beside it whose learner holds it.
+    """The lock of an alias of the registry in `directory`, with a record of the stream whose learner holds it.
 
-    The operating system takes the lock from a process that ends, in whatever way. A process that was suspended keeps
-    it: of the same stream others may work meanwhile, since an epoch tells which of them counts; of others none may.
+    The operating system releases the lock when its process ends, in whatever way. A suspended process keeps it:
+    meanwhile another learner of the same stream may work, as epochs tell which of the two counts; one of another stream
+    may not.
     """
 
     def __init__(self, directory: Path, stream: Stream) -> None:
         """Nothing is claimed yet."""
         self.directory, self.stream = directory, stream
-        self._folder = directory / "learner"
+        self._folder = directory / LEARNER
         self._lock = FileLock(self._folder / f"{stream.alias}.lock")
         self._record = self._folder / f"{stream.alias}{RECORD}"
 
     @property
     def held(self) -> bool:
-        """Whether this process has it."""
+        """Whether this process holds the claim."""
         return self._lock.is_locked
 
     def hold(self, timeout_s: float = 0.0) -> bool:
-        """Claim the alias, within so many seconds; False where a learner of the same stream has it.
+        """Claim the alias within `timeout_s` seconds; False where a learner of the same stream has it.
 
         Raises:
             AliasClaimed: a learner of another stream has it.
@@ -111,7 +113,7 @@ class Claim:
         return False
 
     def release(self) -> None:
-        """Leave the alias to the next one."""
+        """Release the alias for the next learner."""
         self._lock.release()
 
     def _acquire(self, timeout_s: float) -> bool:
@@ -127,9 +129,9 @@ class Claim:
 
 
 def deserted(folder: Path) -> list[Path]:
-    """Checkpoints in `folder` of streams whose learner was not the last one of its alias.
+    """Checkpoints in `folder` of streams whose alias was claimed last by another stream's learner.
 
-    They are none while it is not known of each alias which stream's learner that was.
+    None are deserted while the last claim of any alias is unknown.
 
     Raises:
         RegistryError: the folder cannot be read.

@@ -1,4 +1,4 @@
-"""Whether a version belongs to the images at hand."""
+"""Whether a version fits the images at hand."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cifarctl.registry.manifest import Manifest
 def require_compatible(
     manifest: Manifest, dataset: str, classes: Sequence[str], *, split: str | None = None, unseen: str = ""
 ) -> None:
-    """Refuse a version that knows other classes than the data set of that name.
+    """Refuse a version whose classes are not those of the data set `dataset`.
 
-    With the hash of a `split`, refuse also one that was trained on another split, since it may have seen the images
-    that `unseen` names.
+    With the hash of a `split`, also refuse a version that was trained on another split, since it may have seen the
+    images that `unseen` names.
 
     Raises:
-        DataError: the version does not belong to these images; the message says which settings to change.
+        DataError: the version does not fit these images; the message says which settings to change.
     """
     if manifest.classes != tuple(classes):
         raise DataError(

@@ -36,7 +36,7 @@ def os_errors(path: Path) -> Iterator[None]:
 
 
 def token(prefix: str) -> str:
-    """A name with `prefix` that nobody else uses."""
+    """A unique name with that prefix."""
     return prefix + uuid.uuid4().hex
 
 
@@ -62,7 +62,7 @@ def make_directory(path: Path) -> None:
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
             sync_directory(folder.parent)
-        path.mkdir(exist_ok=True)  # a file in its place is an error here, not a puzzle later
+        path.mkdir(exist_ok=True)  # a file in its place is an error here, not later
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -80,7 +80,7 @@ def write_file(path: Path, content: bytes) -> None:
 def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[object] | None = None) -> None:
     """Put `content` at `path` atomically and durably, with the folders above it.
 
-    The rename alone happens within `allowed`: what takes long does not keep others from what that guards.
+    Only the rename happens within `allowed`, so that a slow write does not hold up what `allowed` guards.
 
     Raises:
         RegistryError: it cannot be written; what was at `path` is still there.
@@ -93,13 +93,13 @@ def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[obj
             with allowed or nullcontext():
                 temporary.replace(path)
         finally:
-            with suppress(OSError):  # the failure that led here is the one to tell
+            with suppress(OSError):  # the failure that led here is the one to report
                 temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Add a line to a file durably, on a line of its own even where a crash tore the last one.
+    """Append a line to a file durably, on a line of its own even where a crash tore the last one.
 
     Raises:
         RegistryError: it cannot be written.
@@ -119,7 +119,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` that becomes it when the block ends well and is deleted when not.
+    """A hidden folder next to `target`, which is renamed to it when the block succeeds and else deleted.
 
     The caller holds the lock under which `target` was found to be free.
 

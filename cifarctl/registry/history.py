@@ -1,9 +1,9 @@
 """The history of alias moves and of refusals to move: ``history.jsonl``, written ahead of the alias itself.
 
 A move is appended and synced before the alias file is replaced. A crash between the two leaves a line whose
-generation the alias never reached: it did not happen, readers pass over it, and the next move takes the same
-generation again, so of several lines with one generation the last one counts. Only where there is no alias file at
-all does the last line count in its place: see `repair`.
+generation the alias never reached: the move did not happen, and readers skip it. The next move takes the same
+generation, so of several lines with one generation the last one counts. Only where there is no alias file at all does
+the last line count in its place: see `repair`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Action = Literal["promote", "rollback", "remove", "reject"]
 
 
 class Move(BaseModel):
-    """One move of an alias; `remove` takes it away, `reject` is a challenger that the gate refused: nothing moves."""
+    """One move of an alias; `remove` removes it, `reject` is a challenger that the gate refused: nothing moves."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,10 +35,10 @@ class Move(BaseModel):
     why: str
     generation: int
     epoch: int | None = None
-    at: int | None = Field(None, description="of a learner: how many images and labels it had seen")
+    at: int | None = Field(None, description="of a learner: images and labels that it had seen")
 
     def same(self, other: Move) -> bool:
-        """Whether both tell of one decision, whenever it was carried out."""
+        """Whether both record the same decision, whenever it was carried out."""
         return self.model_copy(update={"time": other.time, "from_version": other.from_version}) == other
 
     @field_validator("time")
@@ -51,7 +51,7 @@ class Move(BaseModel):
 
 @dataclass(frozen=True)
 class Torn:
-    """A line that is no move: a crash cut it short, or something has damaged it."""
+    """A line that is not a move: a crash cut it short, or it was damaged."""
 
     number: int
     text: bytes
@@ -67,7 +67,7 @@ def append_move(path: Path, move: Move) -> None:
 
 
 def read_lines(path: Path, about: str = "") -> list[Move | Torn]:
-    """Every line that has the text `about`, also the moves that no alias reached, in the order of the file.
+    """Every line that contains the text `about`, in the order of the file; also moves that no alias reached.
 
     Raises:
         RegistryError: the file cannot be read.
@@ -88,7 +88,7 @@ def read_lines(path: Path, about: str = "") -> list[Move | Torn]:
 
 
 def without(path: Path, torn: Iterable[Torn]) -> bytes:
-    """The content of the file but for these lines, the others as they are.
+    """The content of the file without these lines.
 
     Raises:
         RegistryError: the file cannot be read.
@@ -120,7 +120,7 @@ def reached(moves: Iterable[Move], generations: Mapping[str, int]) -> list[Move]
 def stack(moves: Iterable[Move]) -> list[int]:
     """Versions that rollbacks of one alias walk back through, the present one last.
 
-    A promotion pushes; a rollback pops down to the version that it went back to. What was taken away begins anew.
+    A promotion pushes; a rollback pops down to the version that it went back to. After a removal the stack is empty.
     """
     versions: list[int] = []
     for move in moves:

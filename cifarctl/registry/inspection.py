@@ -1,4 +1,4 @@
-"""Looking at a registry: does each version load, does it belong to the data, do aliases and history agree."""
+"""Inspecting a registry: does each version load, does it fit the data, do aliases and history agree."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHOWN = 10  # classes that are listed
 def inspect(
     registry: Registry, numbers: Sequence[int], images: DataSettings, *, everything: bool
 ) -> list[dict[str, Any]]:
-    """A finding for each version, and with `everything` one for whatever is wrong with aliases and history.
+    """A finding for each version, and with `everything` one for each fault of aliases and history.
 
-    Each has `version` and `problem`, None where there is none; `note` where a version was made of other data, which is
-    a problem only where an alias names a version with other classes.
+    Each has `version` and `problem`, None where there is none; `note` where a version was trained on other data, which
+    is a problem only where an alias names a version with other classes.
     """
     findings: list[dict[str, Any]] = []
     strangers: dict[int, str] = {}
@@ -58,7 +58,7 @@ def other_classes(manifest: Manifest, images: DataSettings) -> str | None:
 
 
 def _other_images(registry: Registry, manifest: Manifest, images: DataSettings) -> str | None:
-    """How the images that a version was made of differ from those of the settings, or of this registry."""
+    """How a version's training images differ from those of the settings, or of this registry, if they do."""
     split = manifest.split
     if (split.seed, split.shares) != (images.split_seed, images.split):
         return (

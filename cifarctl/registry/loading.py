@@ -23,9 +23,9 @@ from cifarctl.registry.manifest import Canary, Manifest, Normalisation
 from cifarctl.registry.store import Registry
 
 CANARY_SEED = 20_240_601
+#: Largest allowed difference of a logit, as a share of the largest logit: processors and versions of torch sum in
+#: different orders; a wrong or damaged model is off by far more.
 CANARY_TOLERANCE = 1e-2
-"""Largest difference of a logit that is allowed, as a share of the largest logit: processors and versions of
-torch sum in different orders, a wrong or damaged model is off by far more."""
 
 _CANARY_SHAPE = (4, 3, 32, 32)
 
@@ -78,15 +78,15 @@ def canary(model: nn.Module, normalisation: Normalisation, seed: int = CANARY_SE
 def load(registry: Registry, reference: str | int) -> LoadedModel:
     """The model that `reference` means, built anew from its file and checked.
 
-    In this order: size cap, sha256 of the bytes that are then used, whether code may be run that is neither ours nor
-    torchvision's, safetensors (never pickle), architecture, exact names, shapes and types of all tensors, all values
-    finite, and the logits of the manifest's canary.
+    The checks, in this order: size limit, sha256 of the bytes that are then used, trust in code that is neither ours
+    nor torchvision's, safetensors (never pickle), architecture, exact names, shapes and types of all tensors, all
+    values finite, and the logits of the manifest's canary.
     Torch's random generators are left as they were.
 
     Raises:
         VersionNotFound: there is no such version.
         IntegrityError: a check failed; the message names the version and the cause.
-        UntrustedCode: its architecture is somebody's own, and `registry.trusted_models` does not name it.
+        UntrustedCode: its architecture comes from another package, and `registry.trusted_models` does not name it.
         RegistryError: a file cannot be read.
     """
     version = registry.resolve(reference)
@@ -94,7 +94,7 @@ def load(registry: Registry, reference: str | int) -> LoadedModel:
     require_trusted(registry, manifest.model, manifest.arguments)
     try:
         tensors = safetensors.load(weights)
-    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type that torch has not
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type that torch lacks
         raise _failed(version, f"its file is no usable safetensors ({_line(error)})") from None
     model = _build(manifest)
     _check_tensors(version, model.state_dict(), tensors)
@@ -105,10 +105,10 @@ def load(registry: Registry, reference: str | int) -> LoadedModel:
 
 
 def require_trusted(registry: Registry, model: str, arguments: Mapping[str, Any]) -> None:
-    """See that to build this architecture runs no code but ours, torchvision's and what is trusted.
+    """Require that building this architecture runs only our own code, torchvision's and trusted code.
 
     Raises:
-        UntrustedCode: it would; the message says what to set.
+        UntrustedCode: it would run other code; the message says what to set.
     """
     for path in own_code(model, arguments):
         if path not in registry.trusted_models:

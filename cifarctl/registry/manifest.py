@@ -1,4 +1,4 @@
-"""What a model version says of itself: the manifest that lies beside its weights."""
+"""The manifest of a model version, which lies next to its weights and describes it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Metric: TypeAlias = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 
 class Record(BaseModel):
-    """A frozen part of a manifest; names that a later cifarctl added are passed over."""
+    """A frozen part of a manifest; fields that a later cifarctl added are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class Normalisation(Record):
-    """What is subtracted from pixels and what they are divided by, per channel, on the 0–1 scale."""
+    """Mean and standard deviation of pixels per channel, on the 0–1 scale: they are subtracted and divided by."""
 
     mean: Channels
     std: Deviation
 
 
 class SplitRecord(Record):
-    """Which images there were and which of them training has read."""
+    """The images that there were, and the parts of them that training has read."""
 
     source: str = Field(description="name of the data source")
     seed: int
@@ -49,8 +49,8 @@ class Canary(Record):
     logits: tuple[tuple[float, ...], ...]
 
 
-class Draft(Record):
-    """A manifest before the registry has given it a number."""
+class Description(Record):
+    """The part of a manifest that the caller of `publish` knows: what the model is, and where it comes from."""
 
     model: str = Field(description="name of the architecture")
     arguments: dict[str, Any] = Field(description="arguments of the architecture's build function")
@@ -62,12 +62,29 @@ class Draft(Record):
     metrics: dict[str, Metric]
     parent: int | None = Field(description="version that this one was trained from")
     origin: Literal["train", "learner", "import"]
+
+    @classmethod
+    def like(cls, manifest: Manifest, **changes: Any) -> Description:
+        """The description of another model with the classes, images and all else of `manifest`, but for `changes`.
+
+        Raises:
+            TypeError: a change has no such field.
+            ValidationError: a change has another type than its field.
+        """
+        if unknown := changes.keys() - cls.model_fields.keys():
+            raise TypeError(f"no such field of a description: {', '.join(sorted(unknown))}")
+        return cls(**{name: getattr(manifest, name) for name in cls.model_fields} | changes)
+
+
+class Draft(Description):
+    """A manifest before the registry has given it a number."""
+
     libraries: dict[str, str] = Field(description="versions of python, torch and cifarctl")
     canary: Canary
 
 
 class Manifest(Draft):
-    """All that is known of one version; `sha256` and `bytes` are those of its model file."""
+    """The whole description of one version; `sha256` and `bytes` are those of its model file."""
 
     version: int = Field(ge=1)
     created: str = Field(description="ISO 8601, UTC")

@@ -1,6 +1,6 @@
 """Aliases and their history, two records of the same moves: read, checked against each other, written, repaired.
 
-Whoever writes holds the registry's lock; readers need none.
+A writer holds the registry's lock; readers need none.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from cifarctl.registry.history import Move, Torn, append_move, moves_in, reached
 from cifarctl.registry.repair import Fault, Standing, names, standing
 
 DAMAGED = "damaged"
-#: Whoever makes an alias's first move has told the history and is writing the alias's file: a sync of the disk or two.
+#: Seconds between the history's line of an alias's first move and the alias's file: a sync of the disk or two.
 FIRST_MOVE_S = 1.0
 LOOK_S = 0.05
 
 
 class Pointers:
-    """What each alias of a registry names, and the moves that led there."""
+    """The aliases of a registry, and the moves that led there."""
 
     def __init__(self, registry: Path, clock: Callable[[], datetime]) -> None:
         self._aliases = registry / "aliases"
@@ -45,18 +45,18 @@ class Pointers:
 
     @property
     def folder(self) -> Path:
-        """Where the files of the aliases are."""
+        """The folder of the aliases' files."""
         return self._aliases
 
     def now(self) -> str:
-        """The present time as the files tell it: ISO 8601, UTC."""
+        """The present time as the files hold it: ISO 8601, UTC."""
         return self._clock().astimezone(timezone.utc).isoformat(timespec="milliseconds")
 
     def alias(self, name: str) -> Alias | None:
-        """Where an alias points; None when nobody has set it, or it was taken away.
+        """Where an alias points; None when it was never set, or was removed.
 
         Raises:
-            AliasDamaged: its file does not tell, though it was set.
+            AliasDamaged: the alias was set, but its file is missing or damaged.
             RegistryError: no alias may have that name, or its file cannot be read.
         """
         check_alias_name(name)
@@ -73,7 +73,7 @@ class Pointers:
         return mark if isinstance(mark, Alias) else None
 
     def aliases(self) -> dict[str, Alias]:
-        """All aliases whose files tell what they name."""
+        """All aliases whose files can be read."""
         marks = {name: parse_mark(text, name) for name, text in read_texts(self._aliases).items()}
         return {name: mark for name, mark in marks.items() if isinstance(mark, Alias)}
 
@@ -83,7 +83,7 @@ class Pointers:
         return reached(moves_in(lines), {name: each.generation for name, each in found.items()})
 
     def mentioned(self) -> set[int]:
-        """Versions that any line of the history tells of, whether or not it took place."""
+        """Versions in any line of the history, whether or not the move took place."""
         moves = moves_in(read_lines(self._history))
         return {version for move in moves for version in (move.from_version, move.to_version) if version is not None}
 
@@ -93,10 +93,10 @@ class Pointers:
         return max((mark.epoch or 0 for mark in marks if mark is not None), default=0)
 
     def doubts(self, *, locked: bool = False) -> list[Fault]:
-        """Aliases of which file and history do not agree, so that it is not certain what they name or have named.
+        """Aliases whose file and history disagree, so that it is uncertain what they name or have named.
 
-        `locked` says that the caller holds the lock: otherwise somebody may be moving an alias between one file and the
-        other, and what is doubtful at one look only is not.
+        `locked` says that the caller holds the lock. Otherwise a writer may be between the two files just now, so only
+        aliases that disagree at two looks count.
         """
         found = self._doubts()
         if found and not locked:
@@ -111,18 +111,18 @@ class Pointers:
         ]
 
     def torn(self) -> list[Fault]:
-        """The lines of the history that are no moves."""
+        """A fault for the lines of the history that are not moves, if there are any."""
         numbers = [str(line.number) for line in read_lines(self._history) if isinstance(line, Torn)]
         if not numbers:
             return []
-        which = f"line {numbers[0]} is no move" if len(numbers) == 1 else f"lines {', '.join(numbers)} are no moves"
+        which = f"line {numbers[0]} is not a move" if len(numbers) == 1 else f"lines {', '.join(numbers)} are not moves"
         remedy = f"`cifarctl registry verify --repair` sets {'it' if len(numbers) == 1 else 'them'} aside"
         return [Fault(self._history, f"{which}: cut short or damaged", remedy, curable=True)]
 
     def repair(self) -> None:
         """Make aliases and history agree, and set torn lines aside; see `registry.repair`."""
         for name, found in self._look()[0].items():
-            if found.mark is not None:  # else nobody knows what it named
+            if found.mark is not None:  # else it is unknown what it named
                 self._agree(name)
         torn = [line for line in read_lines(self._history) if isinstance(line, Torn)]
         if torn:
@@ -130,9 +130,9 @@ class Pointers:
             replace_file(self._history, without(self._history, torn))
 
     def expect(self, name: str, generation: int | None, epoch: int | None = None) -> Mark | None:
-        """The alias as it is, if it is as the caller believes; file and history agree from then on.
+        """The alias as it is, if it is as the caller expects; file and history agree from then on.
 
-        Where nobody knows what it named it names nothing.
+        An alias of which it is unknown what it named names nothing.
 
         Raises:
             AliasConflict: it has another generation, or a newer epoch.
@@ -164,7 +164,7 @@ class Pointers:
         epoch: int | None = None,
         at: int | None = None,
     ) -> Mark:
-        """Write a move, first to the history; `before` is what `expect` found."""
+        """Write a move, first to the history; `before` is the mark that `expect` returned."""
         after = Mark(
             name=name,
             version=version,
@@ -205,20 +205,20 @@ class Pointers:
         return Alias(**after.model_dump())
 
     def note(self, move: Move) -> None:
-        """Write to the history alone, as what was refused."""
+        """Write to the history alone: a refusal."""
         append_move(self._history, move)
 
     def _without_file(self, name: str) -> Standing:
-        """How an alias without a file stands."""
+        """The standing of an alias without a file."""
         return standing(name, None, read_lines(self._history, about=name), self.now())
 
     def _look(self) -> tuple[dict[str, Standing], list[Move | Torn]]:
-        """How every alias stands, and the lines of the history."""
+        """The standing of every alias, and the lines of the history."""
         texts, now = read_texts(self._aliases), self.now()
-        lines = read_lines(self._history)  # after the aliases: a move that lands in between is not yet reached then
+        lines = read_lines(self._history)  # after the aliases: a move made in between counts as not yet reached
         known = {move.alias for move in moves_in(lines)}
         for name in texts.keys() - known:
-            if (self._aliases / name).is_dir():  # somebody's own, such as a copy
+            if (self._aliases / name).is_dir():  # a user's own folder, such as a copy
                 del texts[name]
         return {name: standing(name, texts.get(name), lines, now) for name in names(texts, lines)}, lines
 
@@ -226,9 +226,9 @@ class Pointers:
         return {name: found for name, found in self._look()[0].items() if found.problem is not None}
 
     def _agree(self, name: str) -> Mark | None:
-        """The mark of an alias, once file and history agree.
+        """The mark of an alias, after making file and history agree.
 
-        What nobody knows is left as it is: its mark names nothing, above every generation that there may have been.
+        Where it is unknown what the alias named, its mark names nothing, above every generation that it may have had.
         """
         found = standing(name, read_text(self._aliases / name), read_lines(self._history), self.now())
         if found.problem is None:
@@ -243,7 +243,7 @@ class Pointers:
         return found.mark
 
     def _keep(self, path: Path) -> None:
-        """Keep a copy of a file that is to be replaced, if there is anything in it; what is no file moves away."""
+        """Keep a copy of a file that is to be replaced, unless it is empty; anything but a file is moved away."""
         kept = self._damaged / f"{path.name}-{self._clock():%Y%m%dT%H%M%S}-{token('')[:6]}"
         with os_errors(path):
             if path.is_file():
@@ -256,7 +256,7 @@ class Pointers:
 
 
 def _looks() -> Iterator[None]:
-    """Occasions to look again, as long as a first move may be under way."""
+    """Looks, with pauses, for as long as a first move may be under way."""
     until = time.monotonic() + FIRST_MOVE_S
     while time.monotonic() < until:
         time.sleep(LOOK_S)
@@ -264,5 +264,5 @@ def _looks() -> Iterator[None]:
 
 
 def _in_both(one: Mapping[str, Standing], other: Mapping[str, Standing]) -> dict[str, Standing]:
-    """Those of which both say the same."""
+    """The standings with the same problem in both."""
     return {name: found for name, found in one.items() if name in other and other[name].problem == found.problem}

@@ -1,13 +1,13 @@
 """Whether aliases and their history agree, and how to make them agree again without losing anything.
 
-Both files tell of every move, the history first. So each can be rebuilt from the other as far as it is read:
+Both files record every move, the history first. So each can be rebuilt from the other as far as that is readable:
 
-- an alias whose file is missing or says nothing is what the last complete line of the history says;
-- a move that the history does not tell of any more is told there again, as the alias's file says it;
-- an alias whose generation went back (its file was deleted and set anew, or came from a backup) goes on above the
-  highest generation that the history knows.
+- an alias whose file is missing or damaged gets the state in the last complete line of the history;
+- a move that the history has lost is added to it again, from the alias's file;
+- an alias whose generation went back (its file was deleted and set anew, or came from a backup) continues above the
+  highest generation in the history.
 
-A generation never goes back: where a torn line may have been a later move, its generation is passed over.
+A generation never goes back: where a torn line may have been a later move, its generation is skipped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ WHO = "repair"
 
 @dataclass(frozen=True)
 class Fault:
-    """Something of the registry that is not as it should be: in which file, what, and what to do.
+    """A fault of the registry: in which file, what is wrong, and what to do.
 
-    `curable` tells whether a repair makes it right without anybody's decision.
+    `curable` says whether a repair can correct it without a human decision.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class Fault:
 
     @property
     def finding(self) -> str:
-        """What is, or was, wrong where."""
+        """The file and the problem."""
         return f"{self.path}: {self.problem}"
 
     def __str__(self) -> str:
@@ -45,16 +45,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Standing:
-    """How the file of an alias stands to the history.
+    """How the file of an alias compares with the history.
 
     Attributes:
-        generation: that the alias has, as far as anything tells.
-        mark: what its file should say; None where nobody knows, or it was never set.
+        generation: the alias's generation, as far as it is known.
+        mark: the correct content of its file; None where that is unknown, or the alias was never set.
         move: the line that the history lacks.
         problem: what is wrong, None where nothing is.
         remedy: what to do about it.
-        lost: whether the file does not tell what the alias names although it was set.
-        first: whether it may be the alias's first move, under way: the history tells of it, the file is not there yet.
+        lost: whether the alias was set, but its file is missing or damaged.
+        first: whether the alias's first move may be under way: it is in the history, and the file is not there yet.
     """
 
     generation: int
@@ -67,7 +67,7 @@ class Standing:
 
 
 def standing(name: str, text: bytes | None, lines: Sequence[Move | Torn], now: str) -> Standing:
-    """How an alias stands, given the content of its file (None = no file) and the lines of the history."""
+    """The standing of an alias, given the content of its file (None = no file) and the lines of the history."""
     moves = moves_in(lines, name)
     mark = None if text is None else parse_mark(text, name)
     return _lost(name, text, lines, now) if mark is None else _readable(mark, moves, now)
@@ -106,7 +106,7 @@ def _readable(mark: Mark, moves: Sequence[Move], now: str) -> Standing:
 
 
 def _lost(name: str, text: bytes | None, lines: Sequence[Move | Torn], now: str) -> Standing:
-    """Of an alias without a readable file."""
+    """The standing of an alias without a readable file."""
     moves = moves_in(lines, name)
     written = max((move.generation for move in moves), default=0)
     happened = [move for move in reached(moves, {name: written}) if move.action != "reject"]
@@ -122,7 +122,7 @@ def _lost(name: str, text: bytes | None, lines: Sequence[Move | Torn], now: str)
     place = max(index for index, line in enumerate(lines) if line is last)
     torn = sum(isinstance(line, Torn) for line in lines[place + 1 :])  # each may have been one more move
     highest = max(written, generation_in(text or b""), last.generation + torn)
-    # What was named at a later generation is not known: whoever saw it must see that the alias has moved since.
+    # It is unknown what a later generation named: a process that saw it must see that the alias has moved since.
     generation = last.generation if highest == last.generation else highest + 1
     epochs = [move.epoch for move in happened if move.epoch is not None]
     mark = typed(
@@ -139,7 +139,7 @@ def _lost(name: str, text: bytes | None, lines: Sequence[Move | Torn], now: str)
         why = f"the file of {name} was {what}, and lines of the history after its last move were torn"
         move = _move(mark, last.to_version, now, why)
     problem = f"{what}, though the history says {_named(last.to_version)}, generation {last.generation}"
-    # Before a second move is told, the file of the first one is there.
+    # The file of the first move is there before a second one enters the history.
     return Standing(highest, mark, move, problem, REPAIR, lost=True, first=text is None and highest == 1)
 
 

@@ -1,4 +1,4 @@
-"""Words to the learner that moves an alias, and its answers: a file each in ``learner/requests/<alias>``."""
+"""Requests to the learner that moves an alias, and its answers: a file each in ``learner/requests/<alias>``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from cifarctl.registry.files import make_directory, os_errors, replace_file, token
+from cifarctl.registry.layout import LEARNER
 
 ASKED = ".asked"
 ANSWERED = ".json"
-KEPT_S = 3600.0  # seconds after which a request that nobody has answered goes, and an answer that nobody has fetched
+KEPT_S = 3600.0  # seconds after which an unanswered request and an unfetched answer are deleted
 
 
 class Requests:
-    """Requests to learn at once; whoever asks waits for the answer under the name that it was given."""
+    """Requests to learn at once; the process that asks waits for the answer under the name of its request."""
 
     def __init__(self, registry: Path, alias: str = "production") -> None:
-        self._folder = registry / "learner" / "requests" / alias
+        self._folder = registry / LEARNER / "requests" / alias
 
     def ask(self) -> str:
         """Leave a request; its name.
@@ -39,7 +40,7 @@ class Requests:
                 (self._folder / (name + end)).unlink(missing_ok=True)
 
     def waiting(self) -> list[str]:
-        """Names of the requests that wait, until they are answered; what is older than an hour goes.
+        """Names of the requests that wait for an answer; files older than an hour are deleted.
 
         Raises:
             RegistryError: the folder cannot be read or written.
@@ -55,7 +56,7 @@ class Requests:
         return names
 
     def answer(self, name: str, result: dict[str, Any]) -> None:
-        """Answer a request by a JSON-able result; it does not wait any more.
+        """Answer a request by a JSON-able result; from then on it does not wait.
 
         Raises:
             RegistryError: the folder cannot be written.

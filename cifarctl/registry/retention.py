@@ -1,4 +1,4 @@
-"""Which versions a clean-up must not touch."""
+"""The versions that a clean-up keeps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def kept(
 ) -> set[int]:
     """The versions to keep among the existing `numbers`.
 
-    They are the `newest` ones, what an alias names or has named `since` (a version that an alias left after
-    that time was named then), and what the next rollback of each alias would return to. `moves` are those
-    that took place; what an alias named before it was taken away is not kept for that. `bases` names, of what a learner
-    has made, the version that it began with: that is kept as long as any of these, and where one of them has followed
-    another, the older one is not kept for having been named recently.
+    Kept are the `newest` ones, versions that an alias names or has named `since` (a version that an alias left after
+    that time was named then), and the target of each alias's next rollback. `moves` are those that took place; moves
+    before an alias was removed do not count. `bases` maps each version that a learner has made to the version that it
+    began with: that one is kept as long as any of them, and where one of them has replaced another, the older one is
+    not kept for having been named recently.
     """
     keep = set(sorted(numbers)[-newest:]) | {alias.version for alias in aliases.values()}
     by_alias: dict[str, list[Move]] = {}

@@ -1,4 +1,4 @@
-"""Validation images in the registry, so that whoever serves a version can judge it without the data set.
+"""Validation images in the registry, so that a version can be checked where the data set is not at hand.
 
 validation/<sha256 of the split>.safetensors    pixels (N, 3, 32, 32) uint8, labels (N,) int64
 """
@@ -14,10 +14,11 @@ from safetensors import torch as safetensors
 
 from cifarctl.errors import RegistryError
 from cifarctl.registry.files import os_errors, replace_file
-from cifarctl.registry.store import VALIDATION, Registry
+from cifarctl.registry.layout import VALIDATION
+from cifarctl.registry.store import Registry
 
+#: Maximum number of images that are kept, evenly chosen where there are more.
 LIMIT = 5000
-"""Most images that are kept, evenly chosen where there are more."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -41,7 +42,7 @@ def save(registry: Registry, split: str, pixels: torch.Tensor, labels: torch.Ten
 
 
 def load(registry: Registry, split: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Pixels (N, 3, 32, 32) uint8 and labels (N,) int64 of a split; None where there are none of any use.
+    """Pixels (N, 3, 32, 32) uint8 and labels (N,) int64 of a split; None where the file is absent or damaged.
 
     Raises:
         RegistryError: they are there and cannot be read.
@@ -57,7 +58,7 @@ def load(registry: Registry, split: str) -> tuple[torch.Tensor, torch.Tensor] | 
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
-    except (SafetensorError, ValueError, KeyError):  # damaged: whoever has the data set writes it anew
+    except (SafetensorError, ValueError, KeyError):  # damaged: `save` writes it anew where the data set is at hand
         return None
     right = pixels.dtype == torch.uint8 and labels.dtype == torch.int64 and pixels.shape == (len(labels), 3, 32, 32)
     return (pixels, labels) if right and len(labels) else None

@@ -1,1 +1,1 @@
-"""What answers a stream: the inference pipeline, the models in service and their swap, the choice of a backend."""
+"""Answering a stream: the inference pipeline, the models in service and their swap, the choice of a backend."""

@@ -1,4 +1,4 @@
-"""Whether a faster way of computing predicts what float32 eager predicts."""
+"""Whether a faster backend predicts the same as float32 eager."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 
-SAME = 0.995
-"""Smallest share of images that must get the same class."""
-ACCURACY = 0.002
-"""Largest difference of accuracy, either way; of few images, one image."""
+SAME = 0.995  # smallest share of images that must get the same class
+ACCURACY = 0.002  # largest difference of accuracy, either way; one image where there are few
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,13 @@ class Agreement:
 
     @property
     def ok(self) -> bool:
-        """Whether that is close enough to serve."""
+        """Whether the backend is close enough to serve."""
         allowed = max(ACCURACY, 1 / self.images) if self.images else ACCURACY
         return self.same >= SAME and abs(self.accuracy - self.reference) <= allowed + 1e-9
 
     @classmethod
     def parse(cls, value: Mapping[str, Any] | None) -> Agreement | None:
-        """From what `dataclasses.asdict` made; None where it is something else."""
+        """The agreement in the form of `dataclasses.asdict`; None where the value is something else."""
         names = ("images", "same", "accuracy", "reference")
         numbers = [(value or {}).get(name) for name in names]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
@@ -48,9 +46,9 @@ class Agreement:
 
 
 def compare(found: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor) -> Agreement:
-    """Probabilities (N, classes) against those of the reference, N > 0; labels (N,) int64.
+    """Compare probabilities (N, classes) with those of the reference, N > 0; labels (N,) int64.
 
-    An image whose probabilities are not all numbers counts as another class, and as wrong.
+    An image whose probabilities are not all finite counts as another class, and as wrong.
     """
     predicted = found.argmax(dim=1).where(found.isfinite().all(dim=1), torch.tensor(-1))
     expected = reference.argmax(dim=1)

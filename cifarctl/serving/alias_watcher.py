@@ -1,4 +1,4 @@
-"""Following an alias: the next version is loaded and checked beside the one that serves."""
+"""Watching an alias: the next version is loaded and checked while the present one serves."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from cifarctl.registry import Registry
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.serving.backend_selection import Prepared
 
-NICENESS = 10
+NICENESS = 10  # of this thread: between normal (0) and the lowest priority (19)
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A version that has passed its checks, and what runs it."""
+    """A version that has passed its checks, with its backend."""
 
     loaded: LoadedModel
     prepared: Prepared
 
     @property
     def version(self) -> int:
-        """Its number."""
+        """The number of the version."""
         return self.loaded.manifest.version
 
 
 @dataclass(frozen=True)
 class Gone:
-    """The alias has been taken away."""
+    """The alias was removed."""
 
 
 Found: TypeAlias = Ready | events.SwapRefused | events.Notice | Gone
 
 
 class AliasWatcher:
-    """A thread that looks at an alias and prepares what it names; the serving loop takes the result when it likes."""
+    """A thread that watches an alias and prepares the version that it names for the serving loop to take."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class AliasWatcher:
     ) -> None:
         """Report moves after `generation`, 0 where the alias does not exist, looking every `interval` seconds.
 
-        `prepare` makes a version ready to predict, like the one that serves now (`current`).
+        `prepare` makes a version ready to predict, like the version in service (`current`).
         """
         self._registry, self._alias, self._interval, self._generation = registry, alias, interval, generation
         self._current, self._prepare = current, prepare
@@ -63,7 +63,7 @@ class AliasWatcher:
         self._unreadable = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="alias-follower", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="alias-watcher", daemon=True)
 
     def __enter__(self) -> AliasWatcher:
         self._thread.start()
@@ -76,10 +76,10 @@ class AliasWatcher:
         self._thread.join()
 
     def take(self) -> Found | None:
-        """What the alias names since its last move: a version ready to serve, or why it is refused, or nothing.
+        """What the alias names now: a version ready to serve, why it is refused, or that the alias is gone.
 
-        None where it has not moved since the last call. It may be the version that serves, the alias having been
-        away and come back: whether that one was ever taken is known to the caller only.
+        None where the alias has not moved since the last call. The version may be the one in service, where the alias
+        has moved away and back.
         """
         if self._found is None:  # the usual case, without the lock
             return None
@@ -92,7 +92,7 @@ class AliasWatcher:
         while not self._stop.wait(self._interval):
             try:
                 alias = self._registry.alias(self._alias)
-            except CifarctlError as error:  # as when a network disk is away for a moment; what serves, serves on
+            except CifarctlError as error:  # a network disk may be away for a moment: the version in service stays
                 self._tell(error)
                 continue
             self._unreadable = False
@@ -108,7 +108,7 @@ class AliasWatcher:
                 self._found = found
 
     def _tell(self, error: CifarctlError) -> None:
-        """Say once that the alias cannot be read; what has been found and not been taken yet comes first."""
+        """Report once that the alias cannot be read, after any result that has not been taken yet."""
         with self._lock:
             if not self._unreadable and self._found is None:
                 self._unreadable = True
@@ -124,7 +124,7 @@ class AliasWatcher:
             return events.SwapRefused(version, str(error))
         except CifarctlError:
             raise
-        except Exception as error:  # noqa: BLE001  this thread must live: without it no swap ever happens again
+        except Exception as error:  # noqa: BLE001  without this thread no swap ever happens again
             return events.SwapRefused(version, f"{type(error).__name__}: {error}")
 
     def _ready(self, version: int) -> Ready | events.SwapRefused:
@@ -138,7 +138,7 @@ class AliasWatcher:
 
 
 def _step_back() -> None:
-    """Lower the priority of this thread: checking a version takes a second of CPU that predictions need more."""
+    """Lower the priority of this thread: checking a version takes a second of CPU time, and predictions come first."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

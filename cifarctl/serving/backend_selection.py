@@ -1,4 +1,4 @@
-"""Which backend predicts: the fastest on this host that answers as float32 eager does."""
+"""Choosing a backend: the fastest on this host that agrees with float32 eager."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ from cifarctl.serving.ranking import REFERENCE, Choice, identity, order, parse_s
 from cifarctl.serving.speed import images_per_second
 from cifarctl.settings import ServeSettings
 
-MEASURE_SECONDS = 0.3
-"""What measuring may take; to build what is measured takes as long again."""
+MEASURE_SECONDS = 0.3  # for measuring the speeds; building the backends takes as long again
+#: Validation images, about, that a successor of a version in service is checked on, which must not slow that one down.
 SUCCESSOR_IMAGES = 1000
-"""About so many validation images for a version of the kind that serves already, whose check must not hold that up."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A version ready to be served.
 
-    `notices` are lines for people. `ranking`, fastest first and empty where there was no choice, and `architecture`
-    spare the next version the measuring, where both are built of the same.
+    `notices` are lines for people. `ranking`, fastest first and empty where there was no choice, holds for the next
+    version too if it has the same `architecture`.
     """
 
     backend: Backend
@@ -55,13 +54,13 @@ def prepare(
 ) -> Prepared:
     """Make `loaded` ready to predict as `options` say, on `threads` CPU threads.
 
-    Whatever is not float32 eager must predict of the registry's validation images what that predicts, or is
-    refused. `like` is what serves now: its choice holds for a version that is built of the same (see `models.core`)
-    without measuring again, though not without that check, on some thousand images. It may go on predicting in another
-    thread.
+    Any other backend or precision must predict the same as float32 eager on the registry's validation images, or is
+    refused. `like` is the version in service: its choice holds for a version of the same architecture (see
+    `models.core`) without measuring again, but not without that check, on about a thousand images. It may go on
+    predicting in another thread.
 
     Raises:
-        SettingsError: what the settings ask for by name is not installed, cannot run here, or does not agree.
+        SettingsError: a backend named in the settings is not installed, cannot run here, or does not agree.
     """
     work = _Preparation(loaded, registry, options, threads, like)
     if like is not None and models.core(*like.architecture) != models.core(*work.architecture):
@@ -72,7 +71,7 @@ def prepare(
 
 @dataclass
 class _Preparation:
-    """One version on its way to be served."""
+    """The preparation of one version."""
 
     loaded: LoadedModel
     registry: Registry
@@ -124,7 +123,7 @@ class _Preparation:
         return Plan(choice.precision, self.device, self.threads, self.options.batch_size)
 
     def unchecked(self, problem: str) -> Backend:
-        """The reference, which alone needs no check, and why."""
+        """Fall back to the reference, which alone needs no check; a notice says why."""
         self.notices.append(
             f"{problem}: {REFERENCE} predicts, as nothing faster can be checked; "
             "run `cifarctl eval` once where the data set is"
@@ -150,18 +149,18 @@ class _Preparation:
         speeds = parse_speeds(host_cache.read(key), choices)
         if speeds is None:
             for choice in choices:
-                with suppress(Unusable):  # said when its turn comes
+                with suppress(Unusable):  # reported when its turn comes
                     self.build(choice)
             speeds = images_per_second(self.built, self.plan(first).chunk, MEASURE_SECONDS)
             if len(speeds) == len(choices):
                 host_cache.write(key, {str(choice): speed for choice, speed in speeds.items()})
-        # What does not work comes first, so that it is told of.
+        # Choices that do not work come first, so that they are reported.
         return (*(choice for choice in choices if choice not in speeds), *order(speeds))
 
     # --- which of them
 
     def first(self) -> Backend:
-        """The first of `ranking` that works and agrees."""
+        """The first backend of `ranking` that works and agrees."""
         refused = []
         for choice in self.ranking:
             if choice == REFERENCE:
@@ -170,7 +169,7 @@ class _Preparation:
                 backend = self.build(choice)
             except Unusable as error:
                 refused.append(str(error))
-                self.ranking = tuple(each for each in self.ranking if each != choice)  # nor has it been measured
+                self.ranking = tuple(each for each in self.ranking if each != choice)  # it was not measured either
                 continue
             agreement = self.agreement(choice, backend)
             if agreement is None:
@@ -207,7 +206,7 @@ class _Preparation:
             pixels, labels = self.images
             with ThreadPoolExecutor(max_workers=1) as pool:
                 found = pool.submit(backend, pixels)
-                if self.like is not None:  # beside a version that predicts, which two at once would slow down
+                if self.like is not None:  # two checks at once would slow down the version in service
                     found.result()
                 if self.expected is None:
                     self.expected = self.reference(pixels)
@@ -217,7 +216,7 @@ class _Preparation:
 
     @cached_property
     def images(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Pixels and labels that the registry keeps for such checks; fewer where a version of that kind serves."""
+        """Pixels and labels in the registry for such checks; fewer for the successor of a version in service."""
         try:
             kept = validation.load(self.registry, self.split)
         except RegistryError:

@@ -1,4 +1,4 @@
-"""Timestamps that tell no latency: whose clock is wrong, and by how much."""
+"""Timestamps from which no latency follows: wrong clocks, and by how much they are off."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DAY_S = 86_400
 
 
 class Clocks:
-    """Says of each fault of the images' timestamps, once, that latencies are left out for it."""
+    """Reports each kind of fault in the images' timestamps once: such images are left out of the latencies."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
 
     def look(self, batch: events.BatchServed) -> Iterator[events.Notice]:
-        """What the timestamps of a batch show for the first time."""
+        """Notices of the faults that a batch is the first to show."""
         latency = batch.latency_ms
         if (ahead := latency[latency < -SKEW_MS]).size and self._first("ahead"):
             yield events.Notice(

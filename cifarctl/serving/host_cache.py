@@ -1,6 +1,6 @@
-"""What this machine has measured before: small JSON documents in the user's cache folder.
+"""Earlier measurements on this machine: small JSON documents in the user's cache folder.
 
-Only a cache: an entry that is absent, damaged or cannot be written is no error, it is measured again.
+An entry that is absent, damaged or cannot be written is not an error: it is measured again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Any
 
 import platformdirs
 
-KEPT = 500
-"""Entries beyond so many go, the longest unused first."""
+KEPT = 500  # entries; beyond these the least recently used ones are deleted
 
 _CPU = re.compile(r"(vendor_id|cpu family|model|model name|stepping|flags|CPU \w+|Features)\s*:")
 
@@ -55,7 +54,7 @@ def write(key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
 
 
 def processor() -> str:
-    """What tells this machine's processor from others with other instructions or speed."""
+    """An identifier of this machine's kind of processor, which differs where instructions or speed do."""
     with suppress(OSError):
         first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")
         lines = [line for line in first.splitlines() if _CPU.match(line)]
@@ -69,7 +68,7 @@ def _path(key: Mapping[str, Any]) -> Path:
 
 
 def _plain(key: Mapping[str, Any]) -> Any:
-    """As it comes back from JSON, where tuples are lists."""
+    """The key as it comes back from JSON, where tuples are lists."""
     return json.loads(json.dumps(dict(key)))
 
 

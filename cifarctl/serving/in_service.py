@@ -1,4 +1,4 @@
-"""Which versions are on duty: production, and beside it the canary while there is one."""
+"""The versions in service: production, and the canary while there is one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cifarctl.settings import ServeSettings
 
 
 class ModelsInService:
-    """Follows the alias that is served, and that of its canary where `serve.canary` wants one.
+    """Watches the alias that is served, and that of its canary where `serve.canary` is set.
 
-    `model` and `canary` are what `Answers` takes.
+    `model` and `canary` are the ones that the `InferencePipeline` should use now.
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class ModelsInService:
         current: Ready,
         prepare: Callable[[LoadedModel, Prepared], Prepared],
     ) -> None:
-        """`current` is what `alias` names; `prepare` makes another version ready, like one that serves."""
+        """`current` is the version that `alias` names; `prepare` makes another one ready, like one in service."""
 
-        def follower(name: str, generation: int) -> AliasWatcher:
+        def watcher(name: str, generation: int) -> AliasWatcher:
             return AliasWatcher(registry, name, options.alias_interval, generation, current, prepare)
 
-        self._production = follower(alias.name, alias.generation)
-        self._trials = follower(canary_of(alias.name), 0) if options.canary else None
-        self._followers = ExitStack()
+        self._production = watcher(alias.name, alias.generation)
+        self._trials = watcher(canary_of(alias.name), 0) if options.canary else None
+        self._watchers = ExitStack()
         self._current = current
         self._named: Ready | None = None  # by the canary's alias
         self._share, self._trial = options.canary, 0
@@ -46,18 +46,18 @@ class ModelsInService:
         self.canary: OnTrial | None = None
 
     def __enter__(self) -> ModelsInService:
-        self._followers.enter_context(self._production)
+        self._watchers.enter_context(self._production)
         if self._trials is not None:
-            self._followers.enter_context(self._trials)
+            self._watchers.enter_context(self._trials)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._followers.close()
+        self._watchers.close()
 
     def changes(self) -> Iterator[events.ServeEvent]:
-        """Take over what the aliases name by now, and tell of it."""
+        """Swap in the versions that the aliases name by now, and yield events about it."""
         found = self._production.take()
         if isinstance(found, events.SwapRefused | events.Notice):
             yield found
@@ -77,7 +77,7 @@ class ModelsInService:
             yield from self._change_canary()
 
     def _change_canary(self) -> Iterator[events.ServeEvent]:
-        """Tell of another canary; what has become the production version is none any more."""
+        """Change the canary, which ends where its version has become the production version."""
         old = None if self.canary is None else self.canary.model.manifest.version
         wanted = self._named if self._named and self._named.version != self._current.version else None
         new = None if wanted is None else wanted.version
@@ -93,7 +93,7 @@ class ModelsInService:
 
 
 def notices(ready: Ready) -> Iterator[events.Notice]:
-    """What the choice of its backend met, and whether the version was trained on what `produce` streams."""
+    """Notices about the choice of its backend, and about a version that was trained on the streamed images."""
     for line in ready.prepared.notices:
         yield events.Notice(line)
     manifest = ready.loaded.manifest

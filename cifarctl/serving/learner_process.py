@@ -1,4 +1,4 @@
-"""The learner as a child process that may die or hang without anyone noticing but its supervisor."""
+"""The supervisor of the learner, a child process that may die or hang without disturbing the predictor."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from cifarctl.serving.orphan import end_with_parent
 from cifarctl.settings import Settings
 
 FIRST_DELAY = 1.0  # seconds before the first restart; doubled each time
-LONGEST_DELAY = 60.0
-REAP_TIMEOUT = 0.5
+LONGEST_DELAY = 60.0  # seconds
+REAP_TIMEOUT = 0.5  # seconds for a killed process to end
 STOP_TIMEOUT = 5.0  # seconds for the learner to save its work
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Last word of a learner that is not to be started again."""
+    """Last word of a learner that should not be started again."""
 
     reason: str
 
 
 class LearnerProcess:
-    """Starts the learner, hands on its events, and starts it again with growing delays when it ends or is silent.
+    """Starts the learner, passes on its events, and restarts it with growing delays when it ends or falls silent.
 
-    Nothing here waits for the learner, but for half a second when it is killed, and for the farewell at the end.
+    Nothing here waits for the learner, except for half a second when it is killed, and at the end while it saves.
     """
 
     def __init__(self, settings: Settings, work: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """`work` names a function (module:name) of the settings and a pipe, imported by the learner's process alone."""
+        """`work` names a function (module:name) that takes the settings and a pipe; only the child imports it."""
         self._settings, self._work, self._clock = settings, work, clock
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._process: SpawnProcess | None = None
@@ -60,7 +60,7 @@ class LearnerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the learner save its work, then end it; its last events stay to be polled."""
+        """Let the learner save its work, then end it; its last events can still be polled."""
         self._stopping = True
         if self._process is None or self._pipe is None:
             return
@@ -70,7 +70,7 @@ class LearnerProcess:
         self._end()
 
     def poll(self) -> Iterator[events.ServeEvent]:
-        """What the learner has said since the last time; restarts it when that is due. Never blocks."""
+        """The learner's events since the last call; restarts it when that is due. Never blocks."""
         if self._pipe is not None:
             try:
                 while self._pipe.poll():
@@ -82,7 +82,7 @@ class LearnerProcess:
                         self._refused = event.reason
                         continue
                     if self._heard - self._started > LONGEST_DELAY:
-                        self._restarts = 0  # it works: an end after this is a new misfortune
+                        self._restarts = 0  # it has worked for a while: a later end has another cause
                     if isinstance(event, events.Notice):
                         self._last_notice = event.message
                     yield event
@@ -97,7 +97,7 @@ class LearnerProcess:
             yield self._down(self._ended())
         elif self._clock() - self._heard > self._settings.online.heartbeat_timeout:
             self._end()
-            yield self._down(f"silent for {self._settings.online.heartbeat_timeout:g} s, so it was ended")
+            yield self._down(f"silent for {self._settings.online.heartbeat_timeout:g} s, so it was killed")
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
@@ -113,7 +113,7 @@ class LearnerProcess:
         assert self._process is not None
         if self._process.is_alive():
             self._process.kill()
-        self._process.join(REAP_TIMEOUT)  # a process that hangs in the kernel does not even die at once
+        self._process.join(REAP_TIMEOUT)  # a process that hangs in the kernel does not die at once
 
     def _ended(self) -> str:
         assert self._process is not None
@@ -134,5 +134,5 @@ class LearnerProcess:
 
 
 def _run(work: str, settings: Settings, theirs: Connection) -> None:
-    end_with_parent()  # before all that takes its time
+    end_with_parent()  # before the imports, which take seconds
     pkgutil.resolve_name(work)(settings, theirs)

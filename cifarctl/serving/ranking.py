@@ -1,4 +1,4 @@
-"""Which backends come into question, and which of them is faster here."""
+"""The backends that the settings permit on this host, ranked by speed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cifarctl.models.predictor import Precision
 from cifarctl.serving import host_cache
 from cifarctl.settings import ServeSettings
 
+#: Weight of a measured speed: the coarser arithmetic must be a quarter faster to win.
 WORTH = {"float32": 1.0, "bfloat16": 0.8}
-"""What a measured speed counts for: the coarser arithmetic must win by a fourth."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ REFERENCE = Choice("eager", "float32")
 
 
 def permitted(options: ServeSettings, device: torch.device) -> tuple[list[Choice], list[str]]:
-    """What the settings permit, is installed and runs on `device`; and a line for each backend that is broken.
+    """The choices that the settings permit and that run on `device`; and a line for each backend that is broken.
 
     Raises:
-        SettingsError: a backend or precision asked for by name is not to be had.
+        SettingsError: a backend or precision named in the settings is not available.
     """
     if options.backend != "auto":
         return _named(options.backend, options, device), []
@@ -51,7 +51,7 @@ def permitted(options: ServeSettings, device: torch.device) -> tuple[list[Choice
         try:
             able = backends.precisions(name)
         except Unusable as error:
-            broken.append(f"{error}; serve.backend = auto passes it over")
+            broken.append(f"{error}; serve.backend = auto skips it")
             continue
         choices += [Choice(name, precision) for precision in able if options.precision in {"auto", precision}]
     return choices, broken
@@ -81,12 +81,12 @@ def _named(name: str, options: ServeSettings, device: torch.device) -> list[Choi
 
 
 def order(speeds: Mapping[Choice, float]) -> tuple[Choice, ...]:
-    """The fastest first; `speeds` in images per second."""
+    """The choices, fastest first; `speeds` in images per second."""
     return tuple(sorted(speeds, key=lambda choice: -speeds[choice] * WORTH[choice.precision]))
 
 
 def identity(choices: Sequence[Choice], device: torch.device) -> dict[str, Any]:
-    """All of this host that figures of `choices` depend on, as part of a key of the host's cache."""
+    """Everything about this host that measurements of `choices` depend on, as part of a key of the host's cache."""
     kinds: list[type[Backend]] = [backends.find(choice.backend) for choice in choices]
     versions = {"cifarctl": __version__}
     for kind in kinds:
@@ -101,7 +101,7 @@ def identity(choices: Sequence[Choice], device: torch.device) -> dict[str, Any]:
 
 
 def parse_speeds(value: Mapping[str, Any] | None, choices: Sequence[Choice]) -> dict[Choice, float] | None:
-    """Speeds as the host's cache holds them; None where they are not such of all `choices`."""
+    """The speeds in an entry of the host's cache; None where it lacks one of the `choices`."""
     found = {choice: (value or {}).get(str(choice)) for choice in choices}
     speeds = {choice: float(speed) for choice, speed in found.items() if isinstance(speed, int | float)}
     usable = len(speeds) == len(choices) and all(math.isfinite(speed) and speed > 0 for speed in speeds.values())

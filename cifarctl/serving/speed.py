@@ -1,4 +1,4 @@
-"""How fast backends predict on this machine, measured side by side."""
+"""The speed of backends on this machine, measured in turns."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Key = TypeVar("Key")
 
 
 def images_per_second(backends: Mapping[Key, Backend], images: int, seconds: float) -> dict[Key, float]:
-    """The speed of each on batches of `images`, by its fastest pass within about `seconds` for all together.
+    """The speed of each backend on batches of `images`, by its fastest pass; all together take about `seconds`.
 
-    They take turns, so that other work on the machine slows all of them down rather than one.
+    The backends take turns, so that other work on the machine slows all of them down rather than one.
     """
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=generator)

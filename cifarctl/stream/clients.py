@@ -19,8 +19,8 @@ from cifarctl.stream.connection import broker_errors
 
 LONGEST_CHECK_S = 10.0
 EMBEDDED_CLUSTER = "cifarctl"  # the cluster id by which the embedded broker is known
-QUEUE_KIB = 32 * 1024  # messages that wait for the broker; beyond this, who sends has to wait as well
-METADATA_MS = 10_000  # until a partition that somebody has added is noticed; the default is five minutes
+QUEUE_KIB = 32 * 1024  # of unsent messages; beyond this, senders have to wait
+METADATA_MS = 10_000  # until a new partition is noticed; the default is five minutes
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Topics:
 
 @dataclass(frozen=True)
 class Broker:
-    """What answers at `kafka.bootstrap_servers`."""
+    """The broker at `kafka.bootstrap_servers`."""
 
     cluster_id: str | None
 
     @classmethod
     def of(cls, client: Consumer | Producer, timeout_s: float, topic: str | None = None) -> Broker:
-        """The one that `client` talks to; asked about one `topic` it says less and answers sooner.
+        """The broker that `client` talks to; asked about one `topic` only, it answers sooner.
 
         Raises:
             KafkaException: it does not answer in time.
@@ -62,7 +62,7 @@ class Broker:
 
     @property
     def embedded(self) -> bool:
-        """Whether it is `cifarctl broker`, which knows neither idempotent nor transactional producers."""
+        """Whether it is `cifarctl broker`, which supports neither idempotent nor transactional producers."""
         return self.cluster_id == EMBEDDED_CLUSTER
 
 
@@ -78,9 +78,9 @@ def producer(
 
     Args:
         settings: connection; `kafka.options` overrides what is set here.
-        idempotent: the broker drops what a retry sends twice and keeps the order; not on the embedded broker.
-        transactional_id: makes it transactional, and fences whoever had the same id before.
-        on_error: gets the errors of connections, from within poll and flush.
+        idempotent: the broker drops duplicates of retries and keeps the order; not supported by the embedded broker.
+        transactional_id: makes it transactional, and fences the previous producer with the same id.
+        on_error: gets connection errors, from within poll and flush.
         extra: further librdkafka options, ``**{"linger.ms": 0}``.
 
     Raises:
@@ -90,7 +90,7 @@ def producer(
         "acks": "all",
         "linger.ms": 5,
         "delivery.report.only.error": True,
-        # Java's default, so that a key lies in the partition of the same number whoever sent it.
+        # Java's default, so that a key goes to the same partition whichever client sends it.
         "partitioner": "murmur2_random",
         "queue.buffering.max.kbytes": QUEUE_KIB,
         "topic.metadata.refresh.interval.ms": METADATA_MS,
@@ -98,7 +98,7 @@ def producer(
         **extra,
     }
     if transactional_id is not None:
-        # So long, and until the broker looks (every 10 s), a killed writer keeps readers of committed messages waiting.
+        # A killed writer keeps read_committed readers waiting for that long, and until the broker checks (every 10 s).
         own |= {"transactional.id": transactional_id, "transaction.timeout.ms": options.TRANSACTION_TIMEOUT_MS}
     client: Producer = connection.create(Producer, settings, own, on_error)
     return client
@@ -116,7 +116,7 @@ def consumer(
     Args:
         settings: connection; `kafka.options` overrides what is set here.
         group_id: consumer group.
-        on_error: gets the errors of connections, from within poll and consume.
+        on_error: gets connection errors, from within poll and consume.
         extra: further librdkafka options, ``**{"isolation.level": "read_uncommitted"}``.
 
     Raises:
@@ -130,7 +130,7 @@ def consumer(
         "isolation.level": "read_committed",
         "enable.partition.eof": True,
         "topic.metadata.refresh.interval.ms": METADATA_MS,
-        # The embedded broker answers a fetch only after half of this time, however much there is.
+        # The embedded broker answers a fetch only after half of this time, however much data there is.
         "fetch.wait.max.ms": 10,
         "fetch.queue.backoff.ms": 20,  # the default of a second starves a fast reader of small queues
         "queued.min.messages": 5000,
@@ -142,10 +142,10 @@ def consumer(
 
 
 def group_options(settings: KafkaSettings) -> dict[str, Any]:
-    """librdkafka's options for a member of a group that rebalances without stopping everybody.
+    """librdkafka's options for a member of a group that rebalances incrementally.
 
-    `kafka.group_protocol` = auto is the consumer protocol (KIP-848) where the broker has it and notices a dead member
-    as fast as `kafka.session_timeout_ms` says, which is the broker's to decide there; else the classic one.
+    `kafka.group_protocol` = auto selects the consumer protocol (KIP-848) if the broker supports it and its own session
+    timeout is at most `kafka.session_timeout_ms`; else the classic protocol.
     """
     own: dict[str, Any] = {}
     if settings.group_instance_id is not None:
@@ -162,7 +162,7 @@ def group_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def check(settings: KafkaSettings) -> Broker:
-    """Ask the broker for its topics; returns when it has answered.
+    """Ask the broker for its metadata, and return once it has answered.
 
     Raises:
         BrokerError: no answer within `kafka.timeout_s` (10 s at most); names address, setting and remedy.
@@ -173,12 +173,12 @@ def check(settings: KafkaSettings) -> Broker:
     try:
         return Broker.of(client, min(settings.timeout_s, LONGEST_CHECK_S))
     except KafkaException as error:
-        client.poll(0)  # hands over what the connections have met, which says more than "no answer"
+        client.poll(0)  # delivers the connection errors, which say more than "no answer"
         raise connection.explain(settings, "cannot connect", connection.most_telling(seen, error.args[0])) from None
 
 
 def partition_counts(settings: KafkaSettings) -> dict[str, int]:
-    """Number of partitions of each topic that is there.
+    """Number of partitions of each existing topic.
 
     Raises:
         BrokerError: no answer.
@@ -188,10 +188,10 @@ def partition_counts(settings: KafkaSettings) -> dict[str, int]:
 
 
 def ensure_topics(settings: KafkaSettings, names: Iterable[str]) -> None:
-    """Create the topics that are absent and wait until the broker shows all of them.
+    """Create missing topics and wait until the broker lists all of them.
 
-    `kafka.partitions` and `kafka.replication` apply; the learner's topic has one partition, since holding
-    that one is what makes a learner the active one.
+    `kafka.partitions` and `kafka.replication` apply. The learner's topic has one partition: the learner that is
+    assigned it is the active one.
 
     Raises:
         BrokerError: no answer, no permission, a topic is absent and `kafka.create_topics` false, or the learner's topic
@@ -206,8 +206,8 @@ def ensure_topics(settings: KafkaSettings, names: Iterable[str]) -> None:
         missing = set(wanted) - _partitions(admin, settings).keys()
         if missing and not settings.create_topics:
             raise BrokerError(
-                f"the topic {min(missing)} is not there and kafka.create_topics is false: create it, "
-                "or set kafka.topic_prefix to topics that are there"
+                f"the topic {min(missing)} does not exist and kafka.create_topics is false: create it, "
+                "or set kafka.topic_prefix to existing topics"
             )
         new = [
             NewTopic(
@@ -222,7 +222,7 @@ def ensure_topics(settings: KafkaSettings, names: Iterable[str]) -> None:
             try:
                 future.result()
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was faster: as good
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process has just created it
                     raise
         while missing := set(wanted) - (shown := _partitions(admin, settings)).keys():
             if time.monotonic() > deadline:
@@ -245,7 +245,7 @@ def _has_consumer_protocol(settings: KafkaSettings) -> bool:
         resource = ConfigResource(ConfigResource.Type.BROKER, str(min(brokers)))
         (future,) = admin.describe_configs([resource], request_timeout=settings.timeout_s).values()
         found = {name: entry.value for name, entry in future.result().items()}
-    except (KafkaException, ValueError) as error:  # not permitted to ask, or a broker that does not know the question
+    except (KafkaException, ValueError) as error:  # not permitted, or not supported by the broker
         connection.logger.info("group protocol: %s", error)
         return False
     timeout = found.get("group.consumer.session.timeout.ms")
@@ -257,6 +257,6 @@ def _has_consumer_protocol(settings: KafkaSettings) -> bool:
 
 
 def _partitions(admin: AdminClient, settings: KafkaSettings) -> dict[str, int]:
-    """Number of partitions of each topic that is there."""
+    """Number of partitions of each existing topic."""
     topics = admin.list_topics(timeout=settings.timeout_s).topics
     return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None and topic.partitions}

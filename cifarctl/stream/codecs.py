@@ -27,29 +27,7 @@ from cifarctl.stream.fields import (
     label_text,
     short_id,
 )
-from cifarctl.stream.letters import dead_letter_headers, dead_letter_message
-from cifarctl.stream.predictions import Prediction, PredictionEncoder, decode_prediction
 from cifarctl.stream.records import RAW_BYTES, SHAPE, DeadLetter, Decoded, Headers, Pixels, Record, Refused
-
-__all__ = [
-    "CONTENT_TYPES",
-    "DeadLetter",
-    "Decoded",
-    "Headers",
-    "Prediction",
-    "PredictionEncoder",
-    "Record",
-    "dead_letter_headers",
-    "dead_letter_message",
-    "decode",
-    "decode_prediction",
-    "encode_image",
-    "encode_images",
-    "encode_json",
-    "encode_raw",
-    "headers_for",
-    "id_of",
-]
 
 RAW = "application/x-cifar-raw"
 JSON = "application/json"

@@ -19,12 +19,12 @@ from cifarctl.stream import options
 
 T = TypeVar("T")
 
-RETRY_S = 0.1  # between two attempts at what the broker does not do at the moment
+RETRY_S = 0.1  # between two attempts at a call that fails for a transient reason
 
 logger = logging.getLogger("cifarctl.kafka")
-logger.addHandler(logging.NullHandler())  # else Python prints the clients' warnings to stderr by itself
+logger.addHandler(logging.NullHandler())  # else Python prints the clients' warnings to stderr
 
-#: What delivery rests on. An option that changed one of these would lose or double messages in silence.
+#: The delivery guarantees rest on these: changing one would lose or duplicate messages silently.
 RESERVED = {
     "bootstrap.servers": "set kafka.bootstrap_servers",
     "metadata.broker.list": "set kafka.bootstrap_servers",
@@ -33,11 +33,11 @@ RESERVED = {
     "group.instance.id": "set kafka.group_instance_id",
     "group.protocol": "set kafka.group_protocol",
     "partition.assignment.strategy": "set kafka.group_protocol",
-    "transactional.id": "replicas must differ in it; kafka.group_instance_id gives this one a lasting name",
+    "transactional.id": "each replica needs its own; kafka.group_instance_id gives this one a permanent name",
     "enable.idempotence": "set kafka.delivery",
-    "acks": "an answer counts once every replica has it; topics say how many must, by min.insync.replicas",
-    "request.required.acks": "an answer counts once every replica has it; topics say how many must",
-    "isolation.level": "what a transaction has not committed must not be read",
+    "acks": "every in-sync replica must have an answer; set min.insync.replicas on the topics",
+    "request.required.acks": "every in-sync replica must have an answer; set min.insync.replicas on the topics",
+    "isolation.level": "uncommitted messages must not be read",
     "auto.offset.reset": "use `cifarctl serve --from`",
     "topic.auto.offset.reset": "use `cifarctl serve --from`",
     "auto.commit.enable": "offsets are committed after the predictions are acknowledged",
@@ -48,7 +48,7 @@ RESERVED = {
     "error_cb": "errors of the connection must be noticed",
     "logger": "the client logs to cifarctl.kafka",
 }
-#: librdkafka's names of what has a setting of its own.
+#: librdkafka options that have a setting of their own.
 NAMED = {
     "sasl.mechanism": "kafka.sasl_mechanism",
     "sasl.mechanisms": "kafka.sasl_mechanism",
@@ -74,7 +74,7 @@ UNREACHABLE = {
     KafkaError._WAIT_COORD,
     KafkaError._MSG_TIMED_OUT,
 }
-#: Nobody answers for the group or the partition at the moment; the same call may succeed later.
+#: The group or the partition has no coordinator or leader at the moment; the same call may succeed later.
 TRANSIENT = UNREACHABLE | {
     KafkaError.UNSTABLE_OFFSET_COMMIT,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -92,7 +92,7 @@ TRANSIENT = UNREACHABLE | {
     KafkaError._IN_PROGRESS,
 }
 #: A partition that has just been added, or a broker that has just come back and knows no topics yet.
-UNHEARD_OF = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
+UNKNOWN_YET = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
 UNAUTHENTICATED = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -104,7 +104,7 @@ FORBIDDEN = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
-#: What to do about errors that have one remedy; the braces are fields of KafkaSettings.
+#: Remedies by error code; the braces are fields of KafkaSettings.
 REMEDIES = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: (
         "grant the user Describe, Read and Write on the topics {topic_prefix}.*, and Create or kafka.create_topics = "
@@ -120,17 +120,17 @@ REMEDIES = {
     ),
     KafkaError.UNKNOWN_TOPIC_OR_PART: "create the topics {topic_prefix}.*, or set kafka.create_topics = true",
     KafkaError._UNKNOWN_TOPIC: "create the topics {topic_prefix}.*, or set kafka.create_topics = true",
-    KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication ({replication}) to no more than there are brokers",
-    KafkaError.POLICY_VIOLATION: "create the topics {topic_prefix}.* by hand and set kafka.create_topics = false",
+    KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication ({replication}) to at most the number of brokers",
+    KafkaError.POLICY_VIOLATION: "create the topics {topic_prefix}.* manually and set kafka.create_topics = false",
     KafkaError.INCONSISTENT_GROUP_PROTOCOL: (
-        "members of the group {group_id} rebalance in another way: end them, or set kafka.group_protocol or "
+        "members of the group {group_id} use another group protocol: stop them, or set kafka.group_protocol or "
         "kafka.group_id"
     ),
     KafkaError.FENCED_INSTANCE_ID: (
         "another process has this kafka.group_instance_id ({group_instance_id}): give each replica its own"
     ),
     KafkaError.UNRELEASED_INSTANCE_ID: (
-        "another process has this kafka.group_instance_id ({group_instance_id}): end it, or wait until its session ends"
+        "another process has this kafka.group_instance_id ({group_instance_id}): stop it or wait for its session to end"
     ),
     KafkaError.INVALID_SESSION_TIMEOUT: (
         "set kafka.session_timeout_ms within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms"
@@ -141,37 +141,37 @@ REMEDIES = {
     KafkaError.MSG_SIZE_TOO_LARGE: "raise the topic's max.message.bytes and kafka.options.message.max.bytes",
 }
 _GONE = (
-    "it is not there",
-    "if it was deleted, start again: cifarctl creates {topic} where kafka.create_topics is true; else create it",
+    "it does not exist",
+    "if it was deleted, start again: cifarctl creates {topic} if kafka.create_topics is true; else create it",
 )
 _TOO_LARGE = (
     "a message is too large for it",
     "raise max.message.bytes of {topic}, and kafka.options.message.max.bytes",
 )
-#: There is no such topic, or not any more.
+#: The topic does not exist, or no longer.
 GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
-#: The same where the topic is known: what is wrong with it and what to do.
+#: Cause and remedy for errors about one known topic.
 OF_TOPIC = {
     **dict.fromkeys(GONE, _GONE),
     KafkaError.MSG_SIZE_TOO_LARGE: _TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE: _TOO_LARGE,
     KafkaError.TOPIC_AUTHORIZATION_FAILED: (
-        "it does not permit to write there",
+        "the user may not write to it",
         "grant the user Describe and Write on the topic {topic}",
     ),
     KafkaError.INVALID_RECORD: (
-        "it does not take this message",
-        "a compacted topic takes none without a key: send it with one; of anything else that {topic} refuses the "
-        "broker's log tells",
+        "it does not accept this message",
+        "a compacted topic accepts only messages with a key: send one; for any other reason why {topic} refuses it, "
+        "see the broker's log",
     ),
 }
-#: Alerts by which a broker turns down a client's certificate (RFC 8446, section 6.2).
+#: TLS alerts with which a broker rejects a client's certificate (RFC 8446, section 6.2).
 CERTIFICATE_ALERTS = re.compile(r"alert (bad certificate|unsupported certificate|certificate|unknown ca|access denied)")
-#: No handshake: whoever listens there does not speak TLS.
+#: No handshake: the listener does not speak TLS.
 HUNG_UP = re.compile(r"closed by peer.* in state SSL_HANDSHAKE")
-#: Protocols that use a family of settings.
+#: The protocols that use each family of settings.
 PROTOCOLS = {"SASL": ("SASL_SSL", "SASL_PLAINTEXT"), "SSL": ("SSL", "SASL_SSL")}
-#: What mechanisms need, unless it is among kafka.options.
+#: Settings that the mechanisms need, unless given in kafka.options.
 PASSWORD = ("sasl_username", "sasl_password")
 CLIENT_CREDENTIALS = ("sasl_oauth_token_endpoint", "sasl_oauth_client_id", "sasl_oauth_client_secret")
 
@@ -182,7 +182,7 @@ def create(
     own: dict[str, Any],
     on_error: Callable[[KafkaError], None] | None,
 ) -> Any:
-    """A client of `kind` with the connection's options, `own` and, stronger than these, ``kafka.options``.
+    """A client of `kind` with the connection's options and `own`, both overridden by ``kafka.options``.
 
     Raises:
         SettingsError: librdkafka refuses an option.
@@ -202,7 +202,7 @@ def create(
 
 @contextmanager
 def broker_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
-    """Turn Kafka's exceptions into BrokerError; `doing` says what failed, as in "cannot commit"."""
+    """Turn Kafka's exceptions into BrokerError; `doing` says what failed, for example "cannot commit"."""
     try:
         yield
     except KafkaException as error:
@@ -210,7 +210,7 @@ def broker_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
 
 
 def patiently(call: Callable[[], T], timeout_s: float) -> T:
-    """Repeat a call that asks for something, for `timeout_s` seconds, while who should answer is just changing.
+    """Repeat a call for `timeout_s` seconds while it fails for transient reasons, such as a change of leaders.
 
     Raises:
         KafkaException: it fails for good, or for too long.
@@ -226,15 +226,15 @@ def patiently(call: Callable[[], T], timeout_s: float) -> T:
 
 
 def explain(settings: KafkaSettings, doing: str, error: KafkaError, topic: str | None = None) -> BrokerError:
-    """The BrokerError for an error that Kafka reported without raising, about `topic` where it is about one."""
+    """The BrokerError for an error that Kafka reported without raising; `topic` if it is about one."""
     return _broker_error(settings, doing, error, topic)
 
 
 def most_telling(seen: Iterable[KafkaError], otherwise: KafkaError) -> KafkaError:
-    """Of what connections have met, the cause rather than the silence that follows from it.
+    """The most telling of the connection errors `seen`: the cause rather than the silence that follows from it.
 
-    A refused password or certificate, else why a connection failed, else that connections did not last; `otherwise`
-    where none of these was seen.
+    A refused password or certificate, else a failed connection, else connections that broke; `otherwise` if none of
+    these was seen.
     """
     met = list(seen)
     for telling in (
@@ -252,7 +252,7 @@ def _connection(settings: KafkaSettings) -> dict[str, Any]:
     """Address and security.
 
     Raises:
-        SettingsError: what is set does not belong together, or a file is not there.
+        SettingsError: the settings contradict each other, or a file does not exist.
     """
     _require_whole(settings)
     named: dict[str, str | Path | SecretStr | None] = {
@@ -274,7 +274,7 @@ def _connection(settings: KafkaSettings) -> dict[str, Any]:
         "client.id": "cifarctl",
         "security.protocol": settings.security_protocol,
         "reconnect.backoff.ms": 200,
-        "reconnect.backoff.max.ms": 2000,  # the default of 10 s is a long time after a broker's return
+        "reconnect.backoff.max.ms": 2000,  # the default of 10 s is long after a broker's return
         **{name: _plain(value) for name, value in named.items() if value is not None},
     }
 
@@ -284,25 +284,25 @@ def _plain(value: str | Path | SecretStr) -> str:
 
 
 def _require_whole(settings: KafkaSettings) -> None:
-    """Refuse security that would not take effect, or that lacks a part.
+    """Refuse security settings that would have no effect or are incomplete.
 
     Raises:
-        SettingsError: names what is missing or in vain.
+        SettingsError: names the setting that is unused or missing.
     """
     protocol, mechanism = settings.security_protocol, settings.sasl_mechanism
     given = [name for name, value in settings if value is not None]
     for family, protocols in PROTOCOLS.items():
-        vain = [name for name in given if name.startswith(f"{family.lower()}_")]
-        if vain and family not in protocol:
+        unused = [name for name in given if name.startswith(f"{family.lower()}_")]
+        if unused and family not in protocol:
             raise SettingsError(
-                f"kafka.{vain[0]} is set, but kafka.security_protocol = {protocol} does not use it: "
+                f"kafka.{unused[0]} is set, but kafka.security_protocol = {protocol} does not use it: "
                 f"set kafka.security_protocol to {' or '.join(protocols)}"
             )
     if "SASL" in protocol:
         if mechanism is None:
             raise SettingsError(f"kafka.security_protocol = {protocol} needs kafka.sasl_mechanism to be set")
         oauth = mechanism == "OAUTHBEARER"
-        elsewhere = "oauthbearer" if oauth else "sasl."  # librdkafka has further ways to a token
+        elsewhere = "oauthbearer" if oauth else "sasl."  # librdkafka has further ways to get a token
         for name in CLIENT_CREDENTIALS if oauth else PASSWORD:
             if name not in given and not any(elsewhere in option for option in settings.options):
                 raise SettingsError(f"kafka.sasl_mechanism = {mechanism} needs kafka.{name} to be set")
@@ -317,16 +317,16 @@ def _require_whole(settings: KafkaSettings) -> None:
 
 
 def _settings_error(settings: KafkaSettings, message: str) -> SettingsError:
-    """`message` is librdkafka's; it quotes names of options, but never the values of secrets."""
+    """`message` is librdkafka's; it quotes option names, but never the values of secrets."""
     found = re.search(r'["`]([a-z0-9_.]+)["`]|\b([a-z0-9_]+(?:\.[a-z0-9_]+)+)\b', message)
     name = (found.group(1) or found.group(2)) if found else None
     if name is None:
         return SettingsError(f"the Kafka client cannot be set up: {message}; check the kafka section")
     if name == "ssl.key.location":
-        message = f"{message}; a key that is locked needs kafka.ssl_key_password"
+        message = f"{message}; an encrypted key needs kafka.ssl_key_password"
     message = message.replace("`enable.idempotence` is true", "`enable.idempotence` is true, which delivery rests on")
     setting = NAMED.get(name, f"kafka.options.{name}") if name not in settings.options else f"kafka.options.{name}"
-    return SettingsError(f"{setting} is not accepted: {message}; options are those of librdkafka's CONFIGURATION.md")
+    return SettingsError(f"{setting} is not accepted: {message}; see librdkafka's CONFIGURATION.md for the options")
 
 
 def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError, topic: str | None = None) -> BrokerError:
@@ -340,23 +340,23 @@ def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError, topic:
         names = ", ".join(f"kafka.{name}" for name in ("security_protocol", "sasl_mechanism", *secrets))
         remedy = f"check {names}"
     elif CERTIFICATE_ALERTS.search(words):
-        cause = f"{address} does not accept the client's certificate, or misses one ({words})"
+        cause = f"{address} rejects the client's certificate, or requires one ({words})"
         remedy = (
-            "set kafka.ssl_certificate_location and kafka.ssl_key_location to those of a client that it knows, or "
-            "kafka.bootstrap_servers to a listener that asks for none"
+            "set kafka.ssl_certificate_location and kafka.ssl_key_location to those of a client that it trusts, or "
+            "kafka.bootstrap_servers to a listener that requires none"
         )
     elif code == KafkaError._SSL:
         cause = f"no TLS connection to {address} ({words})"
         remedy = (
-            "kafka.ssl_ca_location must name who signed the broker's certificate, and kafka.bootstrap_servers the host "
-            "that it was made out to"
+            "set kafka.ssl_ca_location to the CA that signed the broker's certificate, and use the host name in that "
+            "certificate in kafka.bootstrap_servers"
         )
     elif code in FORBIDDEN:
         cause = f"{address} does not permit it ({words})"
         remedy = REMEDIES[code]
     elif code == KafkaError._ALL_BROKERS_DOWN or HUNG_UP.search(error.str()):
-        cause = f"whoever listens at {address} hangs up on {protocol}"
-        remedy = "set kafka.security_protocol to what that listener speaks, or kafka.bootstrap_servers to another one"
+        cause = f"the listener at {address} closes {protocol} connections"
+        remedy = "set kafka.security_protocol to its protocol, or kafka.bootstrap_servers to another listener"
     elif code in UNREACHABLE:
         cause = f"no broker answers at {address} ({words})"
         remedy = (
@@ -365,10 +365,10 @@ def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError, topic:
         )
     else:
         cause = f"{address} answers {error.name()} ({words})"
-        remedy = REMEDIES.get(code, "`cifarctl doctor` checks broker and topics")
+        remedy = REMEDIES.get(code, "run `cifarctl doctor` to check broker and topics")
     if topic is not None and code in OF_TOPIC:
         cause, remedy = OF_TOPIC[code]
-        cause = f"{address} says of the topic {topic} that {cause} ({words})"
+        cause = f"{address} reports about the topic {topic} that {cause} ({words})"
         remedy = remedy.format(topic=topic)
     elif code in REMEDIES:
         remedy = remedy.format_map(dict(settings))
@@ -377,7 +377,7 @@ def _broker_error(settings: KafkaSettings, doing: str, error: KafkaError, topic:
 
 
 def _words(error: KafkaError) -> str:
-    """What librdkafka says, without the connection's state and OpenSSL's numbers."""
+    """librdkafka's message without the connection's state and OpenSSL's numbers."""
     return re.sub(r" \(after \d+ms in state \w+\)|error:[0-9A-F]{8}:SSL routines::", "", error.str())
 
 

@@ -1,4 +1,4 @@
-"""Predictions that wait for the labels of their images, so that late labels count for the accuracy served."""
+"""Predictions that wait for the labels of their images, so that late labels count towards the served accuracy."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from numpy.typing import NDArray
 from cifarctl import events
 from cifarctl.stream.join import ENTRY_BYTES, Join, Store
 
-#: Predictions remembered, and as many labels that came first: about 60 MB each when there are so many.
-MOST = 100_000
+#: Predictions remembered, and labels that came first: about 60 MB each when full.
+MAX_WAITING = 100_000
 
 Predicted: TypeAlias = tuple[int, int, int]  # class, version of the model, number of the trial
 
 
 class DelayedLabels:
-    """Remembers what was predicted of unlabelled images, and counts it when the label comes, within bounds.
+    """Remembers the predictions of unlabelled images until their labels come, within bounds.
 
-    A label that comes first waits as well. An image that is predicted again counts once.
+    A label that comes first waits as well. An image that is predicted twice counts once.
     """
 
-    def __init__(self, wait_s: float, *, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
-        """Predictions and labels wait `wait_s` seconds; of each, the newest `most` (ids of some 30 characters)."""
+    def __init__(self, wait_s: float, *, most: int = MAX_WAITING, clock: Callable[[], float] = time.monotonic) -> None:
+        """Predictions and labels wait `wait_s` seconds; the newest `most` of each are kept (ids of 30 characters)."""
         size = most * (ENTRY_BYTES + 32)
         self._join: Join[Predicted] = Join(
             Store(size, wait_s), wait_s=wait_s, label_bytes=size, settled_bytes=size, clock=clock
         )
-        self._labels = False  # whether any has come on the labels topic
+        self._labels = False  # whether any have come on the labels topic
 
     def __len__(self) -> int:
         """Predictions that wait for a label."""
@@ -38,12 +38,12 @@ class DelayedLabels:
 
     @property
     def fitting_labels(self) -> int:
-        """Labels whose image has been answered."""
+        """Labels whose image has been predicted."""
         return self._join.fitting_labels
 
-    def strays(self, for_s: float) -> tuple[int, str | None]:
-        """Labels whose image has not been answered, given up or waiting for `for_s` seconds; the id of one of them."""
-        return self._join.strays(for_s)
+    def labels_without_item(self, for_s: float) -> tuple[int, str | None]:
+        """Labels that were dropped or have waited for a prediction for `for_s` seconds, and the id of one of them."""
+        return self._join.labels_without_item(for_s)
 
     def add(
         self,
@@ -53,10 +53,10 @@ class DelayedLabels:
         version: int,
         trial: int = 0,
     ) -> events.LabelsMatched | None:
-        """Take in a batch as it was served, (B,): of its unlabelled images (-1), those whose label has come before."""
+        """Take in a batch (B,) as it was served; returns its unlabelled images (-1) whose labels have come before."""
         self._join.expire()
         found: list[tuple[str, Predicted, int]] = []
-        if self._labels:  # one of these may come there too, and belongs to an image then
+        if self._labels:  # its label may also come on that topic, and must not count as unmatched
             for index in np.flatnonzero(labels >= 0).tolist():
                 self._join.settle(ids[index], int(labels[index]))
         for index in np.flatnonzero(labels < 0).tolist():
@@ -67,7 +67,7 @@ class DelayedLabels:
         return _matched(found)
 
     def label(self, labels: Iterable[tuple[str, int]]) -> events.LabelsMatched | None:
-        """Take in (id, label) pairs: the predictions that have been waiting for it."""
+        """Take in (id, label) pairs; returns the predictions that have been waiting for them."""
         self._join.expire()
         found: list[tuple[str, Predicted, int]] = []
         for image_id, label in labels:

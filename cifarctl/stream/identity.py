@@ -1,8 +1,8 @@
-"""Which topic an offset is of: a topic that is deleted and made anew has its old name and other messages.
+"""Which topic an offset belongs to: a topic that is deleted and created again keeps its name but not its messages.
 
-A committed offset carries a `Mark` in its metadata: the topic's id (KIP-516) and what the group has passed over on
-purpose. Whoever comes back to the offset can tell that the topic under it is another one. Offsets without a mark, of
-earlier versions, of other tools or on brokers that keep no metadata, are taken as they are.
+A committed offset carries a `Mark` in its metadata: the topic's id (KIP-516) and the offsets that the group has skipped
+on purpose. The id shows when the topic has been replaced. Offsets without a mark (from earlier versions, from other
+tools, or on brokers that keep no metadata) are taken as they are.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPa
 from confluent_kafka.admin import AdminClient
 
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import connection, limited
-from cifarctl.stream.limited import Begin
+from cifarctl.stream import background, connection
+from cifarctl.stream.background import StartCall
 from cifarctl.stream.records import Partition
 
 Range: TypeAlias = tuple[int, int]
 
-#: Seconds between two looks of a reader: what it answers of another topic until then may have to be answered again.
+#: Seconds between two checks: answers to a replaced topic until then may have to be given again.
 LOOK_INTERVAL_S = 1.0
 LOOK_TIMEOUT_S = 2.0
-MARK_WAIT_S = 0.2  # for the marks of partitions that have just come, which a broker tells in a few milliseconds
+MARK_WAIT_S = 0.2  # for the marks of new partitions, which a broker returns in a few milliseconds
 #: Brokers keep 4,096 bytes of metadata (`offset.metadata.max.bytes`); a range takes at most 41.
-MOST_RANGES = 80
-NO_ID = "A" * 22  # what the client makes of a broker that has no topic ids: 16 bytes of 0, in base64
+MAX_RANGES = 80
+NO_ID = "A" * 22  # from a broker without topic ids: 16 zero bytes in base64
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What the metadata of a committed offset says.
+    """The metadata of a committed offset.
 
-    `topic_id` is None where it says nothing; `skipped` are the offsets, [first, end), that `serve --from` has passed
-    over, in order and apart from each other.
+    `topic_id` is None if unknown; `skipped` are the ranges of offsets, [first, end), that `serve --from` has skipped,
+    sorted and disjoint.
     """
 
     topic_id: str | None = None
@@ -46,7 +46,7 @@ class Mark:
 
     @classmethod
     def parse(cls, metadata: str | None) -> Mark:
-        """Read it; what somebody else has written there is no mark."""
+        """Read the metadata; an empty mark if another program has written it."""
         try:
             body = orjson.loads(metadata or "")
             topic_id, skipped = body["topic_id"], tuple((int(first), int(end)) for first, end in body["skipped"])
@@ -55,19 +55,19 @@ class Mark:
         return cls(topic_id if isinstance(topic_id, str) else None, skipped)
 
     def __str__(self) -> str:
-        """The metadata; empty where there is nothing to say."""
+        """The metadata; empty for an empty mark."""
         if self == Mark():
             return ""
         return orjson.dumps({"topic_id": self.topic_id, "skipped": self.skipped}).decode()
 
     def of_another(self, topic_id: str | None) -> bool:
-        """Whether it was made of another topic than the one that has this id now; False where that is not known."""
+        """Whether the mark belongs to another topic than the one with this id; False if either id is unknown."""
         return self.topic_id is not None and topic_id is not None and self.topic_id != topic_id
 
     def moved(self, before: int, after: int, oldest: int) -> Mark:
-        """The mark once the group is moved from one offset to another: what it jumps over is skipped.
+        """The mark after the group is moved from offset `before` to `after`: the range in between is skipped.
 
-        Ranges that have aged out, below `oldest`, and those that are to be read again are left out.
+        Ranges below `oldest`, which have aged out, and ranges that will be read again are left out.
         """
         ranges = [(first, min(end, after)) for first, end in self.skipped if end > oldest and first < after]
         if after > before:
@@ -78,11 +78,11 @@ class Mark:
                 joined[-1] = joined[-1][0], max(end, joined[-1][1])
             else:
                 joined.append((first, end))
-        return replace(self, skipped=tuple(joined[-MOST_RANGES:]))
+        return replace(self, skipped=tuple(joined[-MAX_RANGES:]))
 
 
 def topic_ids(settings: KafkaSettings, topics: Iterable[str]) -> dict[str, str]:
-    """The ids of those topics that are there and have one, as far as the broker answers in `kafka.timeout_s`.
+    """The ids of the topics that exist and have one, if the broker answers within `kafka.timeout_s`.
 
     Raises:
         SettingsError: librdkafka refuses an option.
@@ -96,7 +96,7 @@ def _ids(admin: AdminClient, topics: Iterable[str], timeout_s: float) -> dict[st
     for topic, future in asked.items():
         try:
             topic_id = str(future.result().topic_id)
-        except KafkaException as error:  # absent just now, not permitted, or a broker that does not know the question
+        except KafkaException as error:  # absent, not permitted, or not supported by the broker
             connection.logger.info("id of %s: %s", topic, error)
             continue
         if topic_id != NO_ID:
@@ -104,44 +104,44 @@ def _ids(admin: AdminClient, topics: Iterable[str], timeout_s: float) -> dict[st
     return found
 
 
-class Watch:
-    """Whether the topics that a reader reads are still those of its group's offsets.
+class TopicWatch:
+    """Whether the topics being read are still those that the group's offsets belong to.
 
-    It asks in the background: about partitions that have just come at once, about all every `LOOK_INTERVAL_S`.
+    It asks in the background: about new partitions at once, about all of them every `LOOK_INTERVAL_S`.
     """
 
     def __init__(
         self,
         settings: KafkaSettings,
         topics: Iterable[str],
-        begin: Begin,
+        start_call: StartCall,
         committed: Callable[[list[TopicPartition]], list[TopicPartition]],
     ) -> None:
-        """`committed` tells the group's offsets with their metadata; `begin` makes that call in a thread of its own."""
-        self._settings, self._topics, self._begin, self._committed = settings, list(topics), begin, committed
+        """`committed` returns the group's offsets with their metadata; `start_call` calls it in a thread of its own."""
+        self._settings, self._topics, self._start_call, self._committed = settings, list(topics), start_call, committed
         self._admin: AdminClient | None = None
-        self._terms: dict[Partition, int] = {}  # of the partitions that are read here; changes with each assignment
+        self._terms: dict[Partition, int] = {}  # of assigned partitions; changes with each assignment
         self._marks: dict[Partition, Mark] = {}
         self._asking: Future[dict[str, str]] | None = None  # for ids
         self._telling: Future[list[TopicPartition]] | None = None  # for marks
-        self._asked: dict[Partition, int] = {}  # the terms of the partitions whose marks are being asked for
+        self._asked: dict[Partition, int] = {}  # terms of the partitions whose marks are being looked up
         self._changed: dict[Partition, str] = {}
         self._next = 0.0
         self._term = 0
 
     def assigned(self, partitions: Iterable[Partition]) -> None:
-        """They are read here from now on."""
+        """Add partitions that are read here from now on."""
         self._term += 1
         self._terms |= dict.fromkeys(partitions, self._term)
 
     def forget(self, partitions: Iterable[Partition]) -> None:
-        """They are not read here any more."""
+        """Drop partitions that are not read here any more."""
         for partition in partitions:
             for known in (self._terms, self._marks, self._changed):
                 known.pop(partition, None)
 
     def look(self) -> dict[Partition, str]:
-        """The partitions whose topic is another one than that of the group's offsets, and its id now; never waits.
+        """The partitions whose topic has been replaced, with its new id; never waits.
 
         Raises:
             KafkaException: the group's offsets cannot be read.
@@ -150,32 +150,32 @@ class Watch:
         unmarked, now = self._unmarked(), time.monotonic()
         if self._telling is None and unmarked:
             self._asked = {partition: self._terms[partition] for partition in unmarked}
-            self._telling = self._begin(self._committed, [TopicPartition(*partition) for partition in unmarked])
+            self._telling = self._start_call(self._committed, [TopicPartition(*partition) for partition in unmarked])
             self._next = now
         if self._asking is None and self._terms and now >= self._next:
             self._next = now + LOOK_INTERVAL_S
-            self._asking = limited.begin(self._ids)
+            self._asking = background.start(self._ids)
         return dict(self._changed)
 
     def accept(self, changed: Mapping[Partition, str]) -> None:
-        """Go on with these partitions of another topic; what was skipped of the former one is forgotten."""
+        """Continue with these partitions of new topics; the skipped ranges of the old ones are forgotten."""
         for partition, topic_id in changed.items():
             self._changed.pop(partition, None)
             self._marks[partition] = Mark(topic_id)
 
     def marked(self, offsets: Mapping[Partition, int]) -> list[TopicPartition]:
-        """`offsets` as they are to be committed.
+        """`offsets` ready to commit, each with its mark.
 
         Raises:
-            KafkaException: the marks are not known yet, or the topic is another one, which `look` tells.
+            KafkaException: the marks are not known yet, or the topic has been replaced, which `look` reports.
         """
         if offsets.keys() & self._unmarked():
             self.look()
             asked: list[Future[Any]] = [each for each in (self._asking, self._telling) if each is not None]
             wait(asked, MARK_WAIT_S)
             self._take()
-        if offsets.keys() & self._changed.keys():  # as if somebody else had them: nothing of it counts
-            raise KafkaException(KafkaError(KafkaError._ASSIGNMENT_LOST, "the topic was made anew"))
+        if offsets.keys() & self._changed.keys():  # as if another member had them: the answers do not count
+            raise KafkaException(KafkaError(KafkaError._ASSIGNMENT_LOST, "the topic was deleted and created again"))
         if offsets.keys() & self._unmarked():
             raise KafkaException(KafkaError(KafkaError._IN_PROGRESS, "the group's offsets are being looked up"))
         marks = {partition: str(self._marks.get(partition, Mark())) for partition in offsets}
@@ -190,7 +190,7 @@ class Watch:
         return _ids(self._admin, self._topics, min(self._settings.timeout_s, LOOK_TIMEOUT_S))
 
     def _take(self) -> None:
-        """Take in what was answered."""
+        """Take in the answers that have come."""
         if self._telling is not None and self._telling.done():
             telling, self._telling = self._telling, None
             try:
@@ -209,7 +209,7 @@ class Watch:
                 raise KafkaException(place.error)
             marks[place.topic, place.partition] = Mark.parse(place.metadata)
         for partition, mark in marks.items():
-            if self._terms.get(partition) == self._asked.get(partition):  # it has not gone and come again meanwhile
+            if self._terms.get(partition) == self._asked.get(partition):  # not assigned anew meanwhile
                 self._marks[partition] = mark
 
     def _compare(self, ids: Mapping[str, str]) -> None:

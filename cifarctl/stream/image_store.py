@@ -1,4 +1,4 @@
-"""Images that wait in memory and, where that is full, the oldest of them in a SQLite file."""
+"""Images that wait for their labels: in memory and, once that is full, the oldest of them in a SQLite file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cifarctl.stream.records import Partition
 
 AnswerT = TypeVar("AnswerT")
 
-PAGE = 4096  # bytes: one image a page, so that an image which is taken out leaves a whole one free
-SPARE = 32 * PAGE  # more than one image takes, with its places in the indexes
-CACHE_KIB = 2048  # memory that SQLite takes
+PAGE = 4096  # bytes: one image a page, so that removing an image frees a whole page
+SPARE = 32 * PAGE  # more than one image takes, with its index entries
+CACHE_KIB = 2048  # SQLite's page cache
 
-# Nobody ever opens the file again, since after a crash all that waits is read from Kafka once more. So nothing is kept
-# for a rollback or waited for until it is on the disk, and all is one transaction, which ends with the file.
+# The file is never opened again: after a crash all waiting images are read from Kafka once more. So there is no journal
+# and no sync to disk, and one transaction lasts as long as the file.
 SCHEMA = f"""
     PRAGMA page_size = {PAGE};
     PRAGMA cache_size = -{CACHE_KIB};
@@ -41,22 +41,21 @@ SCHEMA = f"""
 
 
 class Image(NamedTuple):
-    """An image that waits: the number that it came with, and its pixels (3, 32, 32) uint8."""
+    """An image that waits: its number in the order of arrival, and its pixels (3, 32, 32) uint8."""
 
     number: int
     pixels: bytes
 
 
 class ImageStore(Store[Image]):
-    """A store of images; those that do not fit into memory, the oldest, go to a file until that is full too.
+    """A store of images; when memory is full, the oldest move to a file, until that is full too.
 
-    Where the file cannot be written or read it is given up with all that is in it: these are the oldest images, and a
-    full disk has room again for checkpoints, which need it more. `failure` says why; memory is all there is from then
-    on.
+    If the file cannot be written or read, it is deleted with the images in it. These are the oldest ones, and the space
+    on a full disk is needed more for checkpoints. `failure` says why; from then on there is only memory.
     """
 
     def __init__(self, max_bytes: int, wait_s: float, *, disk_bytes: int = 0, folder: Path | None = None) -> None:
-        """`disk_bytes`: of the file in `folder` (default: that of temporary files), at most; 0 = none."""
+        """`disk_bytes`: the largest file in `folder` (default: the system's temporary folder); 0 = no file."""
         super().__init__(max_bytes, wait_s)
         self.failure: str | None = None
         self._file: _File | None = None
@@ -67,7 +66,7 @@ class ImageStore(Store[Image]):
                 self.failure = str(error)
 
     def close(self) -> None:
-        """Delete the file, and what is in it."""
+        """Delete the file and the images in it."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -86,29 +85,29 @@ class ImageStore(Store[Image]):
 
     @property
     def fill(self) -> float:
-        """Share of the bytes allowed, in memory and on disk together, that are in use."""
+        """Share of the bytes allowed, in memory and on disk together, that is in use."""
         used, allowed = self._ask(lambda file: (file.used, file.max_bytes), (0, 0))
         return (self._bytes + used) / (self._max_bytes + allowed)
 
     def numbers(self, most: int) -> dict[str, int]:
-        """Which number each of the newest `most` came with, by id, oldest first."""
+        """The numbers of the newest `most` images by id, oldest first."""
         newest = islice(reversed(self._entries.items()), most)
         found = [(id, entry.item.number) for id, entry in newest]
         found += self._ask(lambda file: file.numbers(most - len(found)), [])
         return dict(reversed(found))
 
     def pop(self, id: str) -> Image | None:
-        """Take an entry out; None where there is none."""
+        """Remove an image and return it; None if there is none."""
         item = super().pop(id)
         return self._ask(lambda file: file.pop(id), None) if item is None else item
 
     def expire(self, now: float) -> None:
-        """Drop what has waited too long."""
+        """Drop images that have waited too long."""
         super().expire(now)
         self.expired += self._ask(lambda file: file.expire(now, self._wait_s), 0)
 
     def forget(self, partitions: Set[Partition]) -> None:
-        """Take out what was read from `partitions`; that is no drop."""
+        """Remove images read from `partitions`, without counting them as dropped."""
         super().forget(partitions)
         self._ask(lambda file: file.forget(partitions), None)
 
@@ -122,7 +121,7 @@ class ImageStore(Store[Image]):
         self.displaced += gone
 
     def _ask(self, question: Callable[[_File], AnswerT], otherwise: AnswerT) -> AnswerT:
-        """What the file answers, `otherwise` where there is none or it has just been given up."""
+        """Ask the file; `otherwise` if there is none or it has just failed."""
         if self._file is None:
             return otherwise
         try:
@@ -135,21 +134,21 @@ class ImageStore(Store[Image]):
 
 
 class _File:
-    """Images in the order in which they are put in; beyond `max_bytes` the first go.
+    """Images in the order in which they are added; beyond `max_bytes` the first are dropped.
 
-    Once it is open the file has no name any more, where the system allows that: it goes even with a process that is
-    killed. All methods but `close` may raise sqlite3.Error, after which nothing but `close` is of any use.
+    Where the system allows it, the file is unlinked as soon as it is open, so that it vanishes even with a killed
+    process. All methods but `close` may raise sqlite3.Error, after which only `close` may be called.
     """
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
-        """Make the file; also raises OSError."""
+        """Create the file; also raises OSError."""
         self.max_bytes = max_bytes
         self._count = 0
         descriptor, name = tempfile.mkstemp(prefix="waiting-", suffix=".sqlite", dir=folder)
         os.close(descriptor)
         self._path = Path(name)
         try:
-            # A generator that has it open may be closed by another thread than the one that runs it.
+            # A generator that uses it may be closed by another thread than the one that runs it.
             self._db = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
         finally:
             self._unlink()
@@ -172,12 +171,12 @@ class _File:
 
     @property
     def used(self) -> int:
-        """Bytes in use; the file has more only where some have become free."""
+        """Bytes in use; the file also keeps pages that have become free."""
         (pages,), (free,) = (self._db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count"))
         return int(pages - free) * PAGE
 
     def put(self, id: str, image: Image, since: float, place: Place | None) -> int:
-        """Add an image; how many had to go for it."""
+        """Add an image; returns how many were dropped for it."""
         gone = 0
         while self._count and self.used > self.max_bytes - SPARE:
             gone += self._delete("seq = (SELECT MIN(seq) FROM waiting)")
@@ -198,7 +197,7 @@ class _File:
         return image
 
     def expire(self, now: float, wait_s: float) -> int:
-        """Delete what has waited for more than `wait_s` seconds; how many that were."""
+        """Delete images that have waited for more than `wait_s` seconds; returns how many."""
         first = "SELECT seq FROM waiting WHERE ? - since <= ? ORDER BY seq LIMIT 1"
         return self._delete(f"seq < ifnull(({first}), {2**63 - 1})", now, wait_s)
 

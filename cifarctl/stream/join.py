@@ -1,4 +1,4 @@
-"""Two halves that come in either order, joined by id in bounded memory."""
+"""A join by id of two streams, such as images and labels, that arrive in any order; in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cifarctl.stream.records import Partition
 
 ItemT = TypeVar("ItemT")
 
-#: What an entry takes beside its id and its item, in bytes, as measured.
+#: Memory of an entry besides its id and its item, in bytes; measured.
 ENTRY_BYTES = 440
 
 
 class Place(NamedTuple):
-    """Where a half was read; `timestamp_ms` is epoch milliseconds, -1 where the broker knows none."""
+    """Where an item or a label was read; `timestamp_ms` is epoch milliseconds, -1 if the broker has none."""
 
     topic: str
     partition: int
@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 @dataclass(slots=True)
 class Entry(Generic[ItemT]):
-    """An item that waits since `since`, by the clock of who has put it in, and its size in bytes with all about it."""
+    """An item that has been waiting since `since` (the join's clock); `size` in bytes includes all overhead."""
 
     item: ItemT
     size: int
@@ -37,21 +37,21 @@ class Entry(Generic[ItemT]):
 
 
 class Store(Generic[ItemT]):
-    """Entries by id in the order of their arrival; beyond `max_bytes`, or after `wait_s` seconds, the oldest go."""
+    """Entries by id in order of arrival; beyond `max_bytes`, or after `wait_s` seconds, the oldest are dropped."""
 
     def __init__(self, max_bytes: int, wait_s: float) -> None:
         self._max_bytes, self._wait_s = max_bytes, wait_s
         self._entries: OrderedDict[str, Entry[ItemT]] = OrderedDict()
         self._bytes = 0
-        self.displaced = 0  # for want of room
+        self.displaced = 0  # dropped to make room
         self.expired = 0
-        self.given_up: str | None = None  # id of the last one that was displaced or has expired
+        self.given_up: str | None = None  # id of the last entry that was displaced or expired
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def waiting(self, before: float) -> tuple[int, str | None]:
-        """How many have been here since before that time, and the id of the first of them."""
+        """How many entries were added before the time `before`, and the id of the first of them."""
         if not self._entries:
             return 0, None
         if next(reversed(self._entries.values())).since <= before:
@@ -68,7 +68,7 @@ class Store(Generic[ItemT]):
 
     @property
     def fill(self) -> float:
-        """Share of the bytes allowed that are in use."""
+        """Share of `max_bytes` that is in use."""
         return self._bytes / self._max_bytes
 
     def put(self, id: str, item: ItemT, size: int, now: float, place: Place | None) -> None:
@@ -80,7 +80,7 @@ class Store(Generic[ItemT]):
             self._displace(*self._take_oldest())
 
     def pop(self, id: str) -> ItemT | None:
-        """Take an entry out; None where there is none."""
+        """Remove an entry and return its item; None if there is none."""
         entry = self._entries.pop(id, None)
         if entry is None:
             return None
@@ -88,13 +88,13 @@ class Store(Generic[ItemT]):
         return entry.item
 
     def expire(self, now: float) -> None:
-        """Drop what has waited too long."""
+        """Drop entries that have waited too long."""
         while self._entries and now - next(iter(self._entries.values())).since > self._wait_s:
             self._take_oldest()
             self.expired += 1
 
     def forget(self, partitions: Set[Partition]) -> None:
-        """Take out what was read from `partitions`; that is no drop."""
+        """Remove entries read from `partitions`, without counting them as dropped."""
         gone = [id for id, entry in self._entries.items() if entry.place and entry.place[:2] in partitions]
         for id in gone:
             self.pop(id)
@@ -107,7 +107,7 @@ class Store(Generic[ItemT]):
             partition, offset = entry.place[:2], entry.place.offset
             low[partition] = min(offset, low.get(partition, offset))
 
-    def _displace(self, id: str, entry: Entry[ItemT]) -> None:  # noqa: ARG002  for those who can put it elsewhere
+    def _displace(self, id: str, entry: Entry[ItemT]) -> None:  # noqa: ARG002  for subclasses that can put it elsewhere
         self.displaced += 1
 
     def _take_oldest(self) -> tuple[str, Entry[ItemT]]:
@@ -120,8 +120,7 @@ class Store(Generic[ItemT]):
 class Join(Generic[ItemT]):
     """Items wait for their labels and labels for their items; a pair is made once.
 
-    An id that has its pair is remembered, as long and within the bytes that apply to it: what comes again under it is
-    passed over and counted.
+    A matched id is remembered for `wait_s` seconds, within `settled_bytes`: repetitions of it are ignored and counted.
     """
 
     def __init__(
@@ -133,7 +132,7 @@ class Join(Generic[ItemT]):
         settled_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Items wait in `items`; labels, of so many bytes at most, for `wait_s` seconds of `clock`, as settled ids."""
+        """Items wait in `items`; labels and settled ids for `wait_s` seconds of `clock`, within their bytes."""
         self._clock = clock
         self.items = items
         self.labels: Store[int] = Store(label_bytes, wait_s)
@@ -145,26 +144,26 @@ class Join(Generic[ItemT]):
 
     @property
     def unmatched_items(self) -> int:
-        """Items that were given up before their label came."""
+        """Items dropped before their label came."""
         return self.items.displaced + self.items.expired
 
     @property
     def unmatched_labels(self) -> int:
-        """Labels that were given up before their item came."""
+        """Labels dropped before their item came."""
         return self.labels.displaced + self.labels.expired
 
-    def strays(self, for_s: float) -> tuple[int, str | None]:
-        """Labels that were given up or have been waiting for `for_s` seconds, and the id of one of them."""
+    def labels_without_item(self, for_s: float) -> tuple[int, str | None]:
+        """Labels that were dropped or have waited for `for_s` seconds, and the id of one of them."""
         count, example = self.labels.waiting(self._clock() - for_s)
         return self.unmatched_labels + count, example or self.labels.given_up
 
     @property
     def fitting_labels(self) -> int:
-        """Labels whose item is known: those of pairs, and those that came again."""
+        """Labels whose item is known: matched ones and their repetitions."""
         return self.matched + self.repeated_labels + self.conflicting_labels
 
     def add_item(self, id: str, item: ItemT, size: int, place: Place | None = None) -> int | None:
-        """Take in an item of `size` bytes; its label where that has been waiting for it."""
+        """Take in an item of `size` bytes; returns its label if that has been waiting."""
         if id in self._settled or id in self.items:
             self.repeated_items += 1
             return None
@@ -177,7 +176,7 @@ class Join(Generic[ItemT]):
         return label
 
     def add_label(self, id: str, label: int, place: Place | None = None) -> ItemT | None:
-        """Take in a label; its item where that has been waiting for it."""
+        """Take in a label; returns its item if that has been waiting."""
         if id in self._settled:
             self._compare(self._settled[id], label)
             return None
@@ -193,7 +192,7 @@ class Join(Generic[ItemT]):
         return item
 
     def settle(self, id: str, label: int | None) -> None:
-        """Remember an id that has its label (None: some label) from elsewhere; the first one counts."""
+        """Remember an id whose label (None: unknown) came another way; the first label counts."""
         if id in self._settled:
             if label is not None:
                 self._compare(self._settled[id], label)
@@ -205,21 +204,21 @@ class Join(Generic[ItemT]):
         self._settle(id, label)
 
     def expire(self) -> None:
-        """Give up what has waited too long."""
+        """Drop everything that has waited too long."""
         now = self._clock()
         for store in (self.items, self.labels, self._settled):
             store.expire(now)
 
     def forget(self, partitions: Set[Partition]) -> None:
-        """Leave what was read from `partitions` to whoever reads them now."""
+        """Drop everything read from `partitions`: another process reads them now."""
         self.items.forget(partitions)
         self.labels.forget(partitions)
 
     def low_water(self, not_before_ms: int | None = None) -> dict[Partition, int]:
-        """The lowest offset of each partition from which a half is still waiting.
+        """The lowest offset of each partition from which an item or a label is still waiting.
 
-        Who commits no further reads the waiting ones again after a restart. What was produced before `not_before_ms`
-        (epoch milliseconds) is not worth that.
+        A reader that commits no further reads the waiting ones again after a restart. Those produced before
+        `not_before_ms` (epoch milliseconds) are not worth it and are left out.
         """
         low: dict[Partition, int] = {}
         self.items.low_water(low, not_before_ms)

@@ -1,4 +1,4 @@
-"""Images that wait for their labels, and labels for their images."""
+"""Joins images with labels that come later, or earlier, on another topic."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Matched:
-    """Images that have met their labels, each once: pixels (M, 3, 32, 32) uint8, writable; labels (M,) int64.
+    """Images matched with their labels, each once: pixels (M, 3, 32, 32) uint8, writable; labels (M,) int64.
 
-    `numbers` tell when each image came; those that only come now have none.
+    `numbers` are those with which the images came; None if they come only now.
     """
 
     ids: list[str]
@@ -34,9 +34,9 @@ class Matched:
 class LabelJoin:
     """Joins images and late labels by id, whichever comes first.
 
-    Either waits `wait_s` seconds; images take `max_mb` MiB of memory and then `disk_mb` MiB of a file in `folder` at
-    most, labels that came first half as much memory and the ids of pairs already made a quarter. Beyond that the oldest
-    go, and are counted. To be closed, where there is a file.
+    Both wait for at most `wait_s` seconds. Images take up to `max_mb` MiB of memory and then `disk_mb` MiB of a file in
+    `folder`; labels that came first take up to half as much memory, and the ids of matched pairs a quarter. Beyond that
+    the oldest are dropped and counted. Close it to delete the file.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class LabelJoin:
         self.close()
 
     def close(self) -> None:
-        """Delete the file, and the images in it."""
+        """Delete the file and the images in it."""
         self._images.close()
 
     def __len__(self) -> int:
@@ -72,22 +72,22 @@ class LabelJoin:
 
     @property
     def unmatched_images(self) -> int:
-        """Images that were given up before their label came."""
+        """Images dropped before their label came."""
         return self._join.unmatched_items
 
     @property
     def displaced_images(self) -> int:
-        """Those of them that went for want of room."""
+        """Those of them that were dropped to make room."""
         return self._images.displaced
 
     @property
     def disk_failure(self) -> str | None:
-        """Why the disk, and the images that were there, have been given up; None while all is well."""
+        """Why the file on disk, and the images in it, were given up; None while all is well."""
         return self._images.failure
 
     @property
     def unmatched_labels(self) -> int:
-        """Labels that were given up before their image came."""
+        """Labels dropped before their image came."""
         return self._join.unmatched_labels
 
     @property
@@ -95,27 +95,27 @@ class LabelJoin:
         """Labels whose image is known."""
         return self._join.fitting_labels
 
-    def strays(self, for_s: float) -> tuple[int, str | None]:
-        """Labels without an image: those given up or waiting for `for_s` seconds, and the id of one of them."""
-        return self._join.strays(for_s)
+    def labels_without_item(self, for_s: float) -> tuple[int, str | None]:
+        """Labels that were dropped or have waited for their image for `for_s` seconds, and the id of one of them."""
+        return self._join.labels_without_item(for_s)
 
     @property
     def repeated_labels(self) -> int:
-        """Labels that said again what was known."""
+        """Labels that repeated a known one."""
         return self._join.repeated_labels
 
     @property
     def conflicting_labels(self) -> int:
-        """Labels that contradict the first one of the same image, which counts."""
+        """Labels that contradicted the first one of the same image, which counts."""
         return self._join.conflicting_labels
 
     @property
     def fill(self) -> float:
-        """Share of the room for images, disk and all, or of that for labels that is taken, whichever is larger."""
+        """The larger of two shares in use: of the room for images, including the disk, and of the room for labels."""
         return max(self._images.fill, self._join.labels.fill)
 
     def numbers(self, most: int) -> dict[str, int]:
-        """Which number each image that waits came with, by id, oldest first; of the newest `most`."""
+        """The numbers of the newest `most` images that wait, by id, oldest first."""
         return self._images.numbers(most)
 
     def waits(self, image_id: str) -> bool:
@@ -125,7 +125,7 @@ class LabelJoin:
     def add_images(
         self, ids: Sequence[str], pixels: NDArray[np.uint8], numbers: Sequence[int], places: Iterable[Place | None]
     ) -> Matched:
-        """Take in unlabelled images (B, 3, 32, 32); those whose labels have been waiting, in their order."""
+        """Take in unlabelled images (B, 3, 32, 32); returns those whose labels have been waiting, in the same order."""
         self._join.expire()
         found: list[tuple[str, Image, int]] = []
         for image_id, image, number, place in zip(ids, pixels, numbers, places, strict=True):
@@ -136,7 +136,7 @@ class LabelJoin:
         return _matched(found)
 
     def add_labels(self, ids: Sequence[str], labels: NDArray[np.int64], places: Iterable[Place | None]) -> Matched:
-        """Take in labels (B,); the images that have been waiting for them, in the order of the labels."""
+        """Take in labels (B,); returns the images that have been waiting for them, in the order of the labels."""
         self._join.expire()
         found: list[tuple[str, Image, int]] = []
         for image_id, label, place in zip(ids, labels.tolist(), places, strict=True):
@@ -146,19 +146,19 @@ class LabelJoin:
         return _matched(found)
 
     def settle(self, ids: Iterable[str], labels: Iterable[int | None]) -> None:
-        """Remember images that have their label (None: some label) from elsewhere: it is not waited for."""
+        """Remember images whose label (None: unknown) came another way, so that it is not waited for."""
         for image_id, label in zip(ids, labels, strict=True):
             self._join.settle(image_id, label)
 
     def forget(self, partitions: Set[Partition]) -> None:
-        """Leave what was read from `partitions` to whoever reads them now."""
+        """Drop everything read from `partitions`: another process reads them now."""
         self._join.forget(partitions)
 
     def low_water(self, not_before_ms: int | None = None) -> dict[Partition, int]:
         """The lowest offset of each partition from which an image or a label is still waiting.
 
-        Who commits no further reads the waiting ones again after a restart. What was produced before `not_before_ms`
-        (epoch milliseconds) is not worth that.
+        A reader that commits no further reads the waiting ones again after a restart. Those produced before
+        `not_before_ms` (epoch milliseconds) are not worth it and are left out.
         """
         return self._join.low_water(not_before_ms)
 

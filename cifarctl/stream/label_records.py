@@ -20,14 +20,14 @@ STAGE = "label"
 
 @dataclass(frozen=True)
 class Labels:
-    """The good records of a batch, in the order they were read; `labels` (B,) int64."""
+    """The valid records of a batch, in the order they were read; `labels` (B,) int64."""
 
     ids: list[str]
     labels: npt.NDArray[np.int64]
     records: list[Record]
 
     def only(self, wanted: Callable[[str], bool]) -> Labels:
-        """Those whose ids are wanted."""
+        """The labels whose ids are `wanted`."""
         places = [place for place, image_id in enumerate(self.ids) if wanted(image_id)]
         ids, records = [self.ids[place] for place in places], [self.records[place] for place in places]
         return Labels(ids, self.labels[places], records)
@@ -39,10 +39,10 @@ def encode_label(id: str, label: int) -> bytes:
 
 
 def decode(records: Sequence[Record], *, classes: int) -> tuple[Labels, list[DeadLetter]]:
-    """Sort a batch into labels and dead letters: each record into exactly one of them, both in reading order.
+    """Sort a batch into labels and dead letters, each record into exactly one of them, both in reading order.
 
     Args:
-        records: what was read, any bytes.
+        records: as read, with any bytes.
         classes: labels are 0 to `classes` - 1.
     """
     ids: list[str] = []
@@ -62,9 +62,9 @@ def decode(records: Sequence[Record], *, classes: int) -> tuple[Labels, list[Dea
 
 
 def label_reader(settings: KafkaSettings, *, classes: int, wait_s: float) -> Tail[tuple[str, int]]:
-    """A reader of the (id, label) pairs of the labels topic, from what is younger than `wait_s` seconds on.
+    """A reader of the (id, label) pairs of the labels topic, starting with those younger than `wait_s` seconds.
 
-    Labels are 0 to `classes` - 1. What is no label is passed over: to say so is the learner's part.
+    Labels are 0 to `classes` - 1. Bad records are ignored here: the learner reports them.
     """
 
     def pairs(records: Sequence[Record]) -> Iterator[tuple[str, int]]:
@@ -90,5 +90,5 @@ def _id(record: Record, value: object) -> str:
     if value not in (None, ""):
         return json_id(value)
     if not record.key:
-        raise Refused("MissingId", "neither the JSON nor the key says which image it is the label of")
+        raise Refused("MissingId", "neither the JSON nor the key has the id of the image")
     return key_id(record.key)

@@ -19,11 +19,12 @@ from confluent_kafka.admin import AdminClient
 
 from cifarctl.errors import CifarctlError, Superseded
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import browse, clients, connection, limited, rights
+from cifarctl.stream import background, browse, clients, connection, rights
+from cifarctl.stream.background import OVERTIME_S
 from cifarctl.stream.records import Partition
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.sink import HOPELESS, OPEN_TIMEOUT_S
-from cifarctl.stream.source import OVERTIME_S, Source
+from cifarctl.stream.source import Source
+from cifarctl.stream.transactions import OPEN_TIMEOUT_S, PERMANENT
 
 READ = 1000  # most records at once, of a log that is read for the membership only
 WAIT_S = 0.2
@@ -160,7 +161,7 @@ class Seat:
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                limited.begin(call).result(self._settings.timeout_s + OVERTIME_S)
+                background.start(call).result(self._settings.timeout_s + OVERTIME_S)
                 return
             except KafkaException as error:
                 reason = error.args[0]
@@ -181,7 +182,7 @@ class Seat:
         except KafkaException as error:
             reason = error.args[0]
             self._drop()
-            if reason.code() in HOPELESS:
+            if reason.code() in PERMANENT:
                 raise connection.explain(self._settings, f"cannot write to {self._topic}", reason) from None
             raise Superseded(f"decisions of this learner do not count any more: {reason.str()}") from None
         except FutureTimeout:
@@ -193,7 +194,7 @@ class Seat:
 
     def _drop(self) -> None:
         if self._sender is not None:
-            limited.begin(_end, self._sender)
+            background.start(_end, self._sender)
             self._sender = None
 
 

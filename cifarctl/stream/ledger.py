@@ -13,6 +13,7 @@ import orjson
 from cifarctl.stream import codecs, letters
 from cifarctl.stream.browse import Place
 from cifarctl.stream.identity import Range
+from cifarctl.stream.predictions import decode_prediction
 from cifarctl.stream.records import Record
 
 MOST_EXAMPLES = 10
@@ -113,7 +114,7 @@ class Answer:
     def of_prediction(cls, record: Record) -> Answer | None:
         """Read a prediction; None where somebody else has written something else."""
         try:
-            prediction = codecs.decode_prediction(record.value)
+            prediction = decode_prediction(record.value)
         except ValueError:
             return None
         told = digest(prediction.id.encode("utf-8", "replace"))

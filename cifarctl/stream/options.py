@@ -1,4 +1,4 @@
-"""librdkafka's options of a client: the user's, and ours where they do not contradict them."""
+"""The librdkafka options of a client: the user's, and ours where they do not contradict them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ALIASES = {
     "message.send.max.retries": "retries",
 }
 TRANSACTION_TIMEOUT_MS = 10_000
-#: librdkafka's defaults: of session.timeout.ms, fetch.max.bytes and message.max.bytes.
+#: librdkafka's defaults of session.timeout.ms, fetch.max.bytes and message.max.bytes.
 SESSION_MS = 45_000
 FETCH_BYTES = 52_428_800
 MESSAGE_BYTES = 1_000_000
-#: What receive.message.max.bytes must leave beyond fetch.max.bytes.
+#: receive.message.max.bytes must exceed fetch.max.bytes by this much.
 FRAME_BYTES = 512
-LEAST_FETCH_BYTES = 1000  # the least value of message.max.bytes, which fetch.max.bytes must reach
+MIN_FETCH_BYTES = 1000  # the smallest message.max.bytes, which fetch.max.bytes must reach
 
 
 def numbers(settings: KafkaSettings) -> dict[str, float]:
-    """Those of `kafka.options` that are numbers, by the names that librdkafka prefers."""
+    """The numeric ones of `kafka.options`, by librdkafka's preferred names."""
     found = {}
     for name, value in settings.options.items():
         try:
@@ -37,30 +37,30 @@ def numbers(settings: KafkaSettings) -> dict[str, float]:
 
 
 def transaction_timeout_s(settings: KafkaSettings) -> float:
-    """Seconds after which the broker gives up a transaction."""
+    """Seconds after which the broker aborts a transaction."""
     return numbers(settings).get("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS) / 1000
 
 
 def merged(settings: KafkaSettings, own: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """`own` options of a client of `kind` (producer, consumer, admin) under those of ``kafka.options``.
+    """The `own` options of a client of `kind` (producer, consumer, admin), overridden by ``kafka.options``.
 
-    Where a legal option of the user's contradicts one of ours, or a default of librdkafka's that matters only to
-    another kind of client, that one gives way.
+    If a valid option of the user contradicts one of ours, or a librdkafka default that matters only to another kind of
+    client, the latter is adjusted.
 
     Raises:
-        SettingsError: two that the user has set contradict each other, or one contradicts what delivery rests on.
+        SettingsError: two options of the user contradict each other, or one contradicts the delivery guarantee.
     """
     given = {ALIASES.get(name, name): value for name, value in settings.options.items()}
     config = {
         **own,
         **{name: str(value).lower() if isinstance(value, bool) else value for name, value in given.items()},
     }
-    _Fitting(settings, numbers(settings), own, config).run(kind)
+    _Reconciliation(settings, numbers(settings), own, config).run(kind)
     return config
 
 
-class _Fitting:
-    """One client's options on their way to agreement; changes `config`."""
+class _Reconciliation:
+    """Makes the options of one client consistent; changes `config`."""
 
     def __init__(
         self, settings: KafkaSettings, given: Mapping[str, float], own: Mapping[str, Any], config: dict[str, Any]
@@ -78,25 +78,25 @@ class _Fitting:
             self._config.pop("enable.gapless.guarantee", None)  # of idempotent producers only
 
     def _backoff(self) -> None:
-        least, most = self._given.get("reconnect.backoff.ms"), self._given.get("reconnect.backoff.max.ms")
-        if least is not None and most is None:
-            self._raise("reconnect.backoff.max.ms", least)
-        elif most is not None and least is None:
-            self._lower("reconnect.backoff.ms", most)
-        elif least is not None and most is not None and least > most:
+        low, high = self._given.get("reconnect.backoff.ms"), self._given.get("reconnect.backoff.max.ms")
+        if low is not None and high is None:
+            self._raise("reconnect.backoff.max.ms", low)
+        elif high is not None and low is None:
+            self._lower("reconnect.backoff.ms", high)
+        elif low is not None and high is not None and low > high:
             raise self._contradiction("reconnect.backoff.ms", "at most", "reconnect.backoff.max.ms")
 
     def _producer(self) -> None:
-        if "batch.size" in self._own:  # what the topics take
+        if "batch.size" in self._own:  # the limits of the topics
             self._lower("batch.size", self._own["batch.size"])
         if self._own.get("enable.idempotence"):
-            self._lower("max.in.flight", 5)  # librdkafka keeps the order of no more
+            self._lower("max.in.flight", 5)  # librdkafka keeps the order of at most 5
         if "transactional.id" in self._own:
             limit = self._number("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
             if self._number("linger.ms", 0) >= limit:
                 raise self._contradiction("linger.ms", "less than", "transaction.timeout.ms", limit)
             if "message.timeout.ms" in self._config and not 0 < self._number("message.timeout.ms", 0) <= limit:
-                self._config["message.timeout.ms"] = int(limit)  # a message lives no longer than its transaction
+                self._config["message.timeout.ms"] = int(limit)  # a message must not outlive its transaction
             self._lower("socket.timeout.ms", limit)
         life = self._number("message.timeout.ms", 0)
         if 0 < life <= self._number("linger.ms", 0):
@@ -107,10 +107,10 @@ class _Fitting:
     def _fetches(self) -> None:
         frame = self._given.get("receive.message.max.bytes")
         if frame is not None:
-            if frame < FRAME_BYTES + LEAST_FETCH_BYTES:
+            if frame < FRAME_BYTES + MIN_FETCH_BYTES:
                 raise SettingsError(
-                    f"kafka.options.receive.message.max.bytes = {frame:g} has no room for a message: set it to "
-                    f"{FRAME_BYTES + LEAST_FETCH_BYTES} or more"
+                    f"kafka.options.receive.message.max.bytes = {frame:g} leaves no room for a message: set it to "
+                    f"{FRAME_BYTES + MIN_FETCH_BYTES} or more"
                 )
             if self._given.get("fetch.max.bytes", 0) + FRAME_BYTES > frame:
                 raise self._contradiction(
@@ -118,18 +118,18 @@ class _Fitting:
                 )
             if "fetch.max.bytes" not in self._given:
                 self._config["fetch.max.bytes"] = int(min(FETCH_BYTES, frame - FRAME_BYTES))
-        if "fetch.max.bytes" in self._config:  # librdkafka compares it with what only producers are limited by
+        if "fetch.max.bytes" in self._config:  # librdkafka compares it with a limit for producers
             fetch = self._number("fetch.max.bytes", FETCH_BYTES)
             if fetch < self._number("message.max.bytes", MESSAGE_BYTES):
-                self._config["message.max.bytes"] = int(max(LEAST_FETCH_BYTES, fetch))
+                self._config["message.max.bytes"] = int(max(MIN_FETCH_BYTES, fetch))
 
     def _session(self) -> None:
         if self._own.get("group.protocol") == "consumer":
             for name in ("session.timeout.ms", "heartbeat.interval.ms"):
                 if name in self._config:
                     raise SettingsError(
-                        f"kafka.options.{name} = {self._config[name]} does not go with the group protocol consumer, "
-                        "where the broker decides: remove it, or set kafka.group_protocol = classic"
+                        f"kafka.options.{name} = {self._config[name]} cannot be set with the group protocol consumer, "
+                        "where the broker sets it: remove it, or set kafka.group_protocol = classic"
                     )
             return
         silence = self._given.get("max.poll.interval.ms")
@@ -140,23 +140,23 @@ class _Fitting:
         if "session.timeout.ms" in self._own:
             raise SettingsError(
                 f"kafka.options.max.poll.interval.ms = {silence:g} must be at least kafka.session_timeout_ms = "
-                f"{self._settings.session_timeout_ms}: raise the one or lower the other"
+                f"{self._settings.session_timeout_ms}: raise the first or lower the second"
             )
-        self._config["session.timeout.ms"] = int(silence)  # of a client that joins no group
+        self._config["session.timeout.ms"] = int(silence)  # for a client that joins no group
 
     def _number(self, name: str, default: float) -> float:
         try:
             return float(self._config.get(name, default))
-        except (TypeError, ValueError):  # librdkafka says what is wrong with it
+        except (TypeError, ValueError):  # librdkafka reports what is wrong with it
             return default
 
-    def _lower(self, name: str, most: float) -> None:
-        if name in self._config and self._number(name, most) > most:
-            self._config[name] = int(most)
+    def _lower(self, name: str, limit: float) -> None:
+        if name in self._config and self._number(name, limit) > limit:
+            self._config[name] = int(limit)
 
-    def _raise(self, name: str, least: float) -> None:
-        if self._number(name, 0) < least:
-            self._config[name] = int(least)
+    def _raise(self, name: str, limit: float) -> None:
+        if self._number(name, 0) < limit:
+            self._config[name] = int(limit)
 
     def _contradiction(self, one: str, relation: str, other: str, default: float | None = None) -> SettingsError:
         values = [f"kafka.options.{name} = {self._given.get(name, default):g}" for name in (one, other)]

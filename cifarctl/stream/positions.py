@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from cifarctl import times
 from cifarctl.errors import BrokerError, SettingsError
 from cifarctl.settings import KafkaSettings
-from cifarctl.stream import browse, clients, connection, identity, limited
+from cifarctl.stream import background, browse, clients, connection, identity
 from cifarctl.stream.identity import Mark
 from cifarctl.stream.records import Partition
 
@@ -98,7 +98,7 @@ def move(settings: KafkaSettings, topic: str, start: Start) -> dict[int, int]:
             offsets = _offsets(client, settings, topic, numbers, start)
             places = _marked(client, settings, topic, offsets)
             try:
-                committing = limited.begin(client.commit, offsets=places, asynchronous=False)
+                committing = background.start(client.commit, offsets=places, asynchronous=False)
                 for result in committing.result(settings.timeout_s):
                     if result.error is not None:
                         raise KafkaException(result.error)

@@ -1,4 +1,4 @@
-"""A consumed message, one that no model may see, and what a batch of images becomes."""
+"""A consumed message, a dead letter, and a batch of decoded images."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ RAW_BYTES = 3 * SIDE * SIDE
 
 
 class Record(NamedTuple):
-    """A consumed message; `timestamp_ms` is epoch milliseconds, -1 where the broker knows none.
+    """A consumed message; `timestamp_ms` is epoch milliseconds, -1 if the broker has none.
 
-    A header name that is not UTF-8 has its bytes as escapes: ``\\xff``. `unread`: there are headers that the client
-    does not hand out, so that nothing is known of them; `headers` is empty then.
+    Bytes of a header name that are not UTF-8 are escaped: ``\\xff``. `unread` means that the client cannot return the
+    headers; `headers` is empty then.
     """
 
     topic: str
@@ -42,7 +42,7 @@ class Record(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A record that no model may see: where it failed, the class of the failure and what to tell a person."""
+    """A bad record, which no model may see: the stage that failed, the class of the error, and a message for people."""
 
     record: Record
     stage: str
@@ -51,7 +51,7 @@ class DeadLetter(NamedTuple):
 
 
 class Refused(Exception):
-    """Why a record cannot be used; becomes a `DeadLetter`."""
+    """A record cannot be used, and why; becomes a `DeadLetter`."""
 
     def __init__(self, error: str, message: str) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """The good records of a batch, in the order they were read.
+    """The valid records of a batch, in the order they were read.
 
     pixels (B, 3, 32, 32) uint8, writable and contiguous; labels (B,) int64, -1 = unlabelled.
     """
@@ -72,22 +72,22 @@ class Decoded:
     records: list[Record]
 
     def take(self, places: npt.NDArray[np.intp]) -> Decoded:
-        """The images in those places (P,)."""
+        """The images at these indices (P,)."""
         numbers = places.tolist()
         ids, records = [self.ids[number] for number in numbers], [self.records[number] for number in numbers]
         return Decoded(self.pixels[places], self.labels[places], ids, records)
 
 
-#: Where a header name is not UTF-8 the client's C code returns the headers together with a pending exception, which
-#: becomes a SystemError. A plain method call, once the interpreter has specialised it, passes that by: it surfaces at
-#: some innocent line later.
+#: If a header name is not UTF-8, the client's C code returns the headers with an exception set, which becomes a
+#: SystemError. A plain method call, once the interpreter has specialised it, misses that, and the exception surfaces at
+#: an unrelated line later.
 _raw_headers = methodcaller("headers")
-#: Stands for a name that is not UTF-8 and that the client does not tell: it tells the first one of a message only.
+#: Replaces a name that is not UTF-8 and that the client does not return: it returns only the first one of a message.
 UNKNOWN_NAME = "\\x??"
 
 
 def _headers(message: Message) -> tuple[tuple[tuple[str, bytes | None], ...], bool]:
-    """The headers, and whether they are unread: see Record."""
+    """The headers, and whether they are unread: see `Record`."""
     try:
         return tuple(_raw_headers(message) or ()), False
     except (SystemError, UnicodeDecodeError) as error:
@@ -95,10 +95,10 @@ def _headers(message: Message) -> tuple[tuple[tuple[str, bytes | None], ...], bo
 
 
 def _rescued(message: Message, error: BaseException) -> tuple[tuple[tuple[str, bytes | None], ...], bool]:
-    """What the client keeps of headers after it has failed at a name: all of them, but for the name itself.
+    """The headers that the client keeps after it has failed at a name: all of them, without that name.
 
-    The place of the name in its pair is then a null pointer, which no Python code may touch: whether it is one is told
-    by what the pair refers to. The bytes of the first such name are in the exception.
+    The name in its pair is then a null pointer, which Python code must not touch; the pair refers to one object less.
+    The bytes of the first such name are in the exception.
     """
     try:
         pairs = _raw_headers(message) or ()
@@ -119,7 +119,7 @@ def _rescued(message: Message, error: BaseException) -> tuple[tuple[tuple[str, b
 
 
 def record_of(message: Message) -> Record:
-    """The record of a message that is no error."""
+    """The record of a message that is not an error."""
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None

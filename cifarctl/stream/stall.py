@@ -1,4 +1,4 @@
-"""Noticing a stream that stands still: there is something to read, the broker answers, and nothing moves."""
+"""Noticing a stalled stream: there is something to read, the broker answers, and nothing moves."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients, connection, options
-from cifarctl.stream.holds import Holds
-from cifarctl.stream.limited import Begin
-from cifarctl.stream.places import Places
+from cifarctl.stream.background import StartCall
+from cifarctl.stream.partition_offsets import PartitionOffsets
+from cifarctl.stream.paused import PausedPartitions
 from cifarctl.stream.records import Partition
 
-#: Seconds without any progress after which a stream does not get going again by itself: longer than a rebalance, a
-#: transaction that times out (10 s, and the broker looks every 10 s) and the client's own waits for an answer.
+#: Seconds without progress after which a stream does not recover by itself: longer than a rebalance, a transaction that
+#: times out (10 s, and the broker checks every 10 s) and the client's own waits for an answer.
 STALL_S = 60.0
-#: Transactions that may come to nothing one after the other before a smaller one is done, on a slow broker.
+#: Transactions that may fail one after the other on a slow broker before a smaller one succeeds.
 UNDONE_IN_A_ROW = 3
-#: Between two looks. A longer gap counts as this: the process was suspended, or busy with something else.
+#: Between two checks. A longer gap counts as one interval: the process was suspended, or busy with something else.
 TICK_S = 1.0
 ASK_INTERVAL_S = 5.0
-#: A broker that has not answered a question for so long counts as away.
+#: A broker that has not answered a question for that many seconds counts as away.
 ANSWER_LIMIT_S = 5.0
 
 
 class StallDetector:
-    """Counts for how long each partition has had something to read while nothing of it came."""
+    """Counts for how long each partition has had something to read without making progress."""
 
     def __init__(self, limit_s: float = STALL_S, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` tells seconds."""
@@ -42,16 +42,17 @@ class StallDetector:
         self._ages: dict[Partition, float] = {}
 
     def look(
-        self, places: Mapping[Partition, tuple[int, int]], lags: Mapping[Partition, int] | None, *, hungry: bool
+        self, places: Mapping[Partition, tuple[int, int]], lags: Mapping[Partition, int] | None, *, idle: bool
     ) -> dict[Partition, int]:
-        """The lag of each partition that has stood still for the limit.
+        """The lag of each partition that has made no progress for `limit_s` seconds.
 
         Args:
-            places: the offsets up to which each assigned partition was read, and was done with. Either is progress: a
-                slow broker may take what was read long ago. To go back and come again is none.
-            lags: messages still to be read of each, as the broker says; None where it does not answer, which stops the
-                count.
-            hungry: nothing was left to do. While there is, and other partitions move, one may have to wait its turn.
+            places: (offset read, offset committed) of each assigned partition. Either is progress: a slow broker may
+                take long to commit what was read. Reading again what was read before is not.
+            lags: messages still to be read of each partition, from the broker; None while it does not answer, which
+                resets the count.
+            idle: whether the last read returned nothing. While it returns records and other partitions move, a
+                partition may have to wait its turn.
         """
         now = self._clock()
         passed, self._at = min(now - self._at, TICK_S), now
@@ -65,18 +66,18 @@ class StallDetector:
         if lags is None:
             self._ages = {}
             return {}
-        counts = passed if hungry or not moved else 0.0
+        counts = passed if idle or not moved else 0.0
         behind = {partition: lag for partition, lag in lags.items() if lag > 0 and partition in places.keys() - moved}
         self._ages = {partition: self._ages.get(partition, 0.0) + counts for partition in behind}
         return {partition: behind[partition] for partition, age in self._ages.items() if age >= self.limit_s}
 
-    def excuse(self) -> None:
+    def restart_timer(self) -> None:
         """Begin to count anew."""
         self._ages = {}
 
 
 class Lags:
-    """What the broker says is still to be read of partitions that do not move: asked now and then, never awaited."""
+    """The lag of partitions that do not move: asked of the broker now and then, never waited for."""
 
     def __init__(
         self,
@@ -84,11 +85,11 @@ class Lags:
         on_silence: Callable[[KafkaError], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ask` begins a question for the lag of partitions behind their places; `on_silence` hears why none came."""
+        """`ask` starts a query for the lag of partitions behind their offsets; `on_silence` hears why it failed."""
         self._ask, self._on_silence, self._clock = ask, on_silence, clock
         self._question: Future[dict[Partition, int]] | None = None
         self._asked = -math.inf
-        self._places: dict[Partition, int] = {}  # when the last question was put
+        self._places: dict[Partition, int] = {}  # when the last query was started
         self._answer: dict[Partition, int] | None = {}
 
     def look(self, places: Mapping[Partition, int]) -> dict[Partition, int] | None:
@@ -115,19 +116,19 @@ class Lags:
 
 
 class StallWatch:
-    """Ends a reader whose stream stands still although the broker answers; asks the broker, and waits for nobody."""
+    """Raises an error once the stream has stalled although the broker answers; never waits for the broker."""
 
     def __init__(
         self,
         settings: KafkaSettings,
         consumer: Consumer,
-        begin: Begin,
-        places: Places,
+        start_call: StartCall,
+        offsets: PartitionOffsets,
         on_silence: Callable[[KafkaError], None],
         progress: Literal["reads", "commits"],
     ) -> None:
-        """`begin` begins a call of `consumer`; `on_silence` hears why the broker gave no answer; see also `Source`."""
-        self._consumer, self._begin, self._places = consumer, begin, places
+        """`start_call` starts a call of `consumer`; `on_silence` hears why the broker did not answer; see `Source`."""
+        self._consumer, self._start_call, self._offsets = consumer, start_call, offsets
         self._servers = settings.bootstrap_servers
         self._by_commits = progress == "commits"
         limit_s = STALL_S
@@ -135,17 +136,17 @@ class StallWatch:
             undone_s = UNDONE_IN_A_ROW * options.transaction_timeout_s(settings)
             limit_s = max(limit_s, undone_s) + settings.commit_interval_ms / 1000
         self._detector = StallDetector(limit_s)
-        self._lags = Lags(lambda asked: begin(self._ask_lags, asked), on_silence)
+        self._lags = Lags(lambda asked: start_call(self._ask_lags, asked), on_silence)
         self._lookup: Future[list[TopicPartition]] | None = None
         self._next = 0.0
 
-    def look(self, held: Holds, *, answering: bool, hungry: bool) -> None:
-        """To be called with every read; looks once a second.
+    def check(self, paused: PausedPartitions, *, answering: bool, idle: bool) -> None:
+        """Check once a second; to be called with every read.
 
         Args:
-            held: partitions of which nothing is fetched on purpose.
-            answering: whether the broker does.
-            hungry: see `StallDetector.look`.
+            paused: partitions that are held on purpose.
+            answering: whether the broker answers.
+            idle: see `StallDetector.look`.
 
         Raises:
             BrokerError: nothing has moved for too long; names the partitions.
@@ -154,22 +155,22 @@ class StallWatch:
             return
         self._next = time.monotonic() + TICK_S
         self._learn_committed(answering)
-        watched = {each for each in self._places.assigned if self._by_commits or each not in held}
-        places = {partition: (self._places.furthest(partition), self._places.done(partition)) for partition in watched}
+        watched = {each for each in self._offsets.assigned if self._by_commits or each not in paused}
+        places = {each: (self._offsets.furthest(each), self._offsets.done(each)) for each in watched}
         lags = self._lags.look({partition: place[self._by_commits] for partition, place in places.items()})
-        standing = self._detector.look(places, lags if answering else None, hungry=hungry)
+        standing = self._detector.look(places, lags if answering else None, idle=idle)
         if standing:
-            raise BrokerError(told(standing, self._detector.limit_s, self._servers))
+            raise BrokerError(stall_message(standing, self._detector.limit_s, self._servers))
 
-    def excuse(self) -> None:
-        """See `StallDetector.excuse`."""
-        self._detector.excuse()
+    def restart_timer(self) -> None:
+        """Begin to count anew."""
+        self._detector.restart_timer()
 
     def _learn_committed(self, answering: bool) -> None:
-        """Ask where the group goes on in partitions of which nothing has been read yet."""
-        known = self._places
+        """Look up the committed offsets of partitions from which nothing has been read yet."""
+        known = self._offsets
         if self._lookup is not None and self._lookup.done():
-            if self._lookup.exception() is None:  # else it is asked again
+            if self._lookup.exception() is None:  # else ask again
                 for place in self._lookup.result():
                     partition = (place.topic, place.partition)
                     if place.error is None and place.offset >= 0 and partition in known.assigned:
@@ -178,10 +179,10 @@ class StallWatch:
         unknown = known.assigned - known.read.keys() - known.committed.keys()
         if self._lookup is None and unknown and answering:
             asked = [TopicPartition(*partition) for partition in sorted(unknown)]
-            self._lookup = self._begin(self._consumer.committed, asked, timeout=ANSWER_LIMIT_S)
+            self._lookup = self._start_call(self._consumer.committed, asked, timeout=ANSWER_LIMIT_S)
 
     def _ask_lags(self, places: Mapping[Partition, int]) -> dict[Partition, int]:
-        """Messages behind each place that a reader of committed messages may have by now; none of the embedded broker.
+        """Committed messages behind each offset; none from the embedded broker.
 
         Raises:
             KafkaException: the broker does not answer.
@@ -189,12 +190,12 @@ class StallWatch:
         lags = {}
         topic = next(iter(places))[0]
         if clients.Broker.of(self._consumer, ANSWER_LIMIT_S, topic).embedded:
-            return {}  # it answers with other numbers
+            return {}  # its watermarks are wrong
         for partition, place in places.items():
             try:
                 bounds = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=ANSWER_LIMIT_S)
             except KafkaException as error:
-                leaderless = (connection.TRANSIENT | connection.UNHEARD_OF) - connection.UNREACHABLE
+                leaderless = (connection.TRANSIENT | connection.UNKNOWN_YET) - connection.UNREACHABLE
                 if error.args[0].code() in leaderless:
                     continue  # nothing can be read there
                 raise
@@ -205,11 +206,11 @@ class StallWatch:
         return lags
 
 
-def told(lags: Mapping[Partition, int], limit_s: float, servers: str) -> str:
-    """The line about a stream that stands still: which partitions, how far behind, and what to do."""
+def stall_message(lags: Mapping[Partition, int], limit_s: float, servers: str) -> str:
+    """The error about a stalled stream: which partitions, how far behind, and what to do."""
     named = ", ".join(f"{topic}[{number}] (lag {lag:,})" for (topic, number), lag in sorted(lags.items()))
     return (
-        f"{named}: no progress for {limit_s:g} s although {servers} answers and there are messages to read; start it "
-        "again, it goes on from what is committed; where it happens again, set kafka.group_protocol to the other "
+        f"{named}: no progress for {limit_s:g} s although {servers} answers and there are messages to read; start "
+        "again, which resumes from the committed offsets; if it stalls again, set kafka.group_protocol to the other "
         "protocol (classic or consumer)"
     )

@@ -1,4 +1,4 @@
-"""Labels that belong to no image: said when they are many."""
+"""A notice when many labels match no image."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Protocol
 
 from cifarctl import events
 
-FEWEST = 50  # of which it is worth speaking
-PATIENCE_S = 10.0  # for the image of a label to come, once all that there is has been read
+MIN_UNMATCHED = 50  # fewer are not worth a notice
+PATIENCE_S = 10.0  # for the image of a label, once everything has been read
 INTERVAL_S = 60.0  # between two notices
-GROWTH = 2  # times as many as told before
+GROWTH = 2  # times the number in the last notice
 
 
 class Labelled(Protocol):
-    """Where labels meet their images."""
+    """A join of labels with images or predictions."""
 
     @property
     def fitting_labels(self) -> int:
         """Labels whose image is known."""
         ...
 
-    def strays(self, for_s: float) -> tuple[int, str | None]:
-        """Labels that have been without an image for so many seconds, and the id of one of them."""
+    def labels_without_item(self, for_s: float) -> tuple[int, str | None]:
+        """Labels that have been without an image for `for_s` seconds, and the id of one of them."""
         ...
 
 
@@ -33,7 +33,7 @@ class UnmatchedLabels:
     def __init__(
         self, labelled: Labelled, topic: str, wait_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`wait_s`: how long a label waits for its image at all."""
+        """`wait_s`: seconds that a label waits for its image."""
         self._labelled, self._topic, self._clock = labelled, topic, clock
         self._patience_s = min(PATIENCE_S, wait_s / 2)
         self._next = clock() + self._patience_s
@@ -42,13 +42,13 @@ class UnmatchedLabels:
     @property
     def count(self) -> int:
         """Labels that match no image so far."""
-        return self._labelled.strays(0)[0]
+        return self._labelled.labels_without_item(0)[0]
 
     def look(self, *, drained: bool, whole: bool = True) -> events.Notice | None:
-        """What is to be said now, where all there is has been read (`drained`); asked as often as one likes.
+        """The notice that is due now, if everything has been read (`drained`); may be called at any time.
 
-        Unless this process reads all of the images (`whole`), most labels belong to those that others read: then only
-        labels of which not one fits are remarkable.
+        Unless this process reads all images (`whole`), most labels belong to images that other processes read. Then
+        there is a notice only if no label at all matches.
         """
         if not drained or self._clock() < self._next:
             return None
@@ -59,14 +59,14 @@ class UnmatchedLabels:
         return notice
 
     def verdict(self, for_s: float = 0.0, *, whole: bool = True) -> events.Notice | None:
-        """As `look`, of labels that have been without an image for so many seconds, whatever the time."""
-        count, example = self._labelled.strays(for_s)
+        """As `look`, about labels that have been without an image for `for_s` seconds, due or not."""
+        count, example = self._labelled.labels_without_item(for_s)
         fitting = self._labelled.fitting_labels
-        if count < max(FEWEST, GROWTH * self._told) or count <= fitting or (fitting and not whole):
+        if count < max(MIN_UNMATCHED, GROWTH * self._told) or count <= fitting or (fitting and not whole):
             return None
         self._told = count
         return events.Notice(
             f"{count:,} of {count + fitting:,} labels on {self._topic} match no image that was read here, for example "
-            f"{example!r}: check that their ids are those of the images, and kafka.topic_prefix; labels of images from "
-            "before the start, or later than online.label_wait, match none either"
+            f"{example!r}: check that the labels have the ids of the images, and check kafka.topic_prefix; labels of "
+            "images from before the start, or later than online.label_wait, match none either"
         )

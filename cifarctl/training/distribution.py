@@ -17,14 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from cifarctl.errors import TeammateLost
 from cifarctl.settings import Launch
 
-PATIENCE = timedelta(hours=1)  # until a process that does not answer counts as lost: the first one may judge for long
+#: After which a silent process counts as lost; the others wait while the first one evaluates, which may take long.
+PATIENCE = timedelta(hours=1)
 
 
 class Team:
-    """This process among `size` of them, the one of `rank`; by itself where there is but one.
+    """The `size` processes of a run, seen from the one of this `rank`.
 
-    All of them must make the same calls in the same order. Each call that needs the others raises TeammateLost where
-    one of these has ended.
+    All of them must make the same calls in the same order. A call that needs the others raises TeammateLost where
+    one of them has ended.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device, run: str = "none") -> None:
@@ -32,19 +33,19 @@ class Team:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that tells, judges and writes."""
+        """Whether this is the process that yields events, evaluates and writes."""
         return self.rank == 0
 
     @property
     def accelerated(self) -> bool:
-        """Whether it computes on an accelerator."""
+        """Whether this process computes on an accelerator."""
         return self.device.type != "cpu"
 
     def share(self, model: nn.Module, *, partly_used: bool = False) -> nn.Module:
-        """`model`, so that its gradients become the mean of everybody's.
+        """`model`, wrapped so that its gradients are the mean over all processes.
 
-        `partly_used`: the loss may depend on only some of its parameters. Batch normalisation is by each process's own
-        part of a batch; the first one's statistics are kept.
+        `partly_used`: the loss may depend on only some of its parameters. Batch normalisation uses each process's own
+        part of a batch; the first process's statistics are kept.
         """
         if self.size == 1:
             return model
@@ -57,11 +58,11 @@ class Team:
         return places[self.rank :: self.size]
 
     def mean(self, value: float) -> float:
-        """The mean of everybody's value."""
+        """The mean of the value over all processes."""
         return self._sum(value) / self.size
 
     def told(self, value: Callable[[], float]) -> float:
-        """What the first one finds the value to be."""
+        """The value that the first process computes."""
         return self._sum(value() if self.first else 0.0)
 
     def _sum(self, value: float) -> float:
@@ -77,16 +78,16 @@ class Team:
 
 @contextmanager
 def team(launch: Launch | None, device: torch.device) -> Iterator[Team]:
-    """The team that torchrun has launched this process into, or this one alone.
+    """The team that torchrun has launched this process into, or a team of this process alone.
 
     Raises:
-        TeammateLost: another one has ended.
+        TeammateLost: another process has ended.
     """
     if launch is None:
         yield Team(0, 1, device)
         return
     cuda = device.type == "cuda"
-    if device == torch.device("cuda"):  # whichever: each takes another one
+    if device == torch.device("cuda"):  # no particular one: each process takes its own
         device = torch.device("cuda", launch.local_rank)
         torch.cuda.set_device(device)
     with losses():
@@ -100,10 +101,10 @@ def team(launch: Launch | None, device: torch.device) -> Iterator[Team]:
 
 
 def _fresh(store: Any, rank: int, size: int) -> Any:
-    """A part of the store in which nothing is left of other processes, of before a restart: their addresses, say.
+    """A fresh part of the store, without entries from before a restart, such as old addresses.
 
-    The first process chooses its name, and tells it to whom it sees, by names that these have chosen, until all have
-    heard of it. How often torchrun has restarted is no such name: each node counts for itself.
+    The first process chooses the name of that part and passes it to each other process, under a name that the other has
+    chosen, until all have confirmed it. The number of restarts cannot serve as the name: each node counts its own.
     """
     if rank:
         mine = uuid.uuid4().hex
@@ -120,21 +121,21 @@ def _fresh(store: Any, rank: int, size: int) -> Any:
                 elif store.check([f"hello {other}"]):
                     store.set(f"welcome {store.get(f'hello {other}').decode()}", name)
             if time.monotonic() > deadline:
-                raise TeammateLost(f"{len(missing)} of {size} processes of this run have not come")
+                raise TeammateLost(f"{len(missing)} of {size} processes of this run did not join within {PATIENCE}")
             time.sleep(0.02)
     return dist.PrefixStore(name, store)  # type: ignore[attr-defined]
 
 
 @contextmanager
 def losses() -> Iterator[None]:
-    """Tell it as TeammateLost where another process has ended, in what needs all of them: gradients, say."""
+    """Raise TeammateLost where another process has ended, in blocks that need all of them, such as gradients."""
     try:
         yield
     except RuntimeError as error:
-        # NCCL has errors of its own; gloo has none, but names itself and what became of a connection.
+        # NCCL has error classes of its own; gloo has none, but its messages name it or the connection that failed.
         if isinstance(error, dist.DistError) or "gloo" in str(error) or "onnection" in str(error):
             raise TeammateLost(
-                "another process of this run has ended; the last checkpoint is kept: torchrun --max-restarts goes on "
+                "another process of this run has ended; the last checkpoint is kept: torchrun --max-restarts continues "
                 f"from it, or the same command with --resume ({str(error).splitlines()[0][:200]})"
             ) from error
         raise

@@ -1,0 +1,3 @@
+"""Fixtures of this folder."""
+
+from lineages import _tiny  # noqa: F401

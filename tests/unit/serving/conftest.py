@@ -1,0 +1,3 @@
+"""Fixtures of this folder."""
+
+from inference import speedometer  # noqa: F401
