@@ -23,12 +23,10 @@ from cifarctl import events
 from cifarctl.data import Images
 from cifarctl.errors import AliasClaimed, Superseded
 from cifarctl.flows import learn
-from cifarctl.flows.serve import LEARNER
 from cifarctl.learning.decisions import Decisions
 from cifarctl.learning.learner import CHECKPOINT, Learner
 from cifarctl.registry.claims import Claim, Stream
 from cifarctl.registry.requests import Requests
-from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import OnlineSettings
 from cifarctl.stream.leader_election import Seat
 
@@ -240,7 +238,7 @@ def test_two_prefixes_on_one_registry_neither_depose_nor_inherit(
     working = following(first)
     working.until(lambda: labelled(working) == 40)
 
-    serving = second.serve(learner=LearnerProcess(second.settings(), LEARNER))
+    serving = second.serve(online=True)
     serving.until(lambda: serving.of(events.LearnerDown))
     (down,) = serving.of(events.LearnerDown)
     assert down.delay is None

@@ -36,7 +36,7 @@ from cifarctl.models.optimiser import one_cycle
 from cifarctl.models.predictor import Predictor
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
-from cifarctl.settings import DataSettings, TrainSettings
+from cifarctl.settings import DataSettings, RegistrySettings, Settings, TrainSettings
 from cifarctl.training import run as training_run
 from cifarctl.training.distribution import Team
 from cifarctl.training.metrics import measure
@@ -57,10 +57,14 @@ def registry(tmp_path: Path) -> Registry:
     return open_registry(tmp_path / "registry")
 
 
+def chosen(directory: Path, settings: TrainSettings) -> Settings:
+    return Settings(data=SMALL, train=settings, registry=RegistrySettings(dir=directory))
+
+
 def flow(
     images: tuple[Dataset, Split], registry: Registry, settings: TrainSettings = QUICK, **options: Any
 ) -> Iterable[events.TrainEvent]:
-    return train(*images, registry, settings, SMALL, **options)
+    return train(images[0], chosen(registry.dir, settings), **options)
 
 
 def result_of(found: Iterable[events.TrainEvent]) -> events.TrainResult:
@@ -340,7 +344,7 @@ def deadly(original, times):
         return original(*arguments, **options)
     return call
 
-from test_train import NARROW, SMALL, TrainSettings, airbench, functional, load_data, module, open_registry, torch
+from test_train import NARROW, SMALL, TrainSettings, airbench, chosen, functional, load_data, module, torch
 torch.set_num_threads(1)
 airbench.RECIPE = NARROW
 place, times, directory, resume = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "resume"
@@ -348,7 +352,7 @@ places = {"step": (functional, "cross_entropy"), "rename": (Path, "replace"), "e
 holder, name = places[place]
 setattr(holder, name, deadly(getattr(holder, name), times))
 settings = TrainSettings.model_validate_json(sys.argv[5])
-list(module.train(*load_data(SMALL), open_registry(directory), settings, SMALL, resume=resume))
+list(module.train(load_data(SMALL)[0], chosen(directory, settings), resume=resume))
 """
 
 

@@ -12,12 +12,11 @@ from cifarctl import events
 from cifarctl.data import Course, Dataset, Images, Scenario, Split
 from cifarctl.errors import CifarctlError, RegistryError
 from cifarctl.flows.produce import produce
-from cifarctl.flows.serve import LEARNER, serve
+from cifarctl.flows.serve import serve
 from cifarctl.flows.train import train
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish_like
-from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import KafkaSettings, ProduceSettings, Settings
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.training.metrics import evaluate
@@ -55,7 +54,7 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
 
     yield _stage(1)
     if not _copy_production(home, registry, dataset, split):
-        yield from train(dataset, split, registry, settings.train, settings.data, stop=stop)
+        yield from train(dataset, settings, stop=stop)
         if stop.is_set():
             return
     first = registry.resolve("production")
@@ -79,7 +78,7 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
             stop=answered,
         )
         sender = _Sender(sending)
-        serving = serve(registry, settings.serve, kafka, learner=LearnerProcess(settings, LEARNER), stop=answered)
+        serving = serve(settings, online=True, stop=answered)
         with closing(serving):
             for event in serving:
                 yield event

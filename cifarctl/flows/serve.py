@@ -20,7 +20,7 @@ from cifarctl.serving.clocks import Clocks
 from cifarctl.serving.in_service import ModelsInService, notices
 from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.serving.pipeline import InferencePipeline
-from cifarctl.settings import KafkaSettings, ServeSettings
+from cifarctl.settings import KafkaSettings, Settings
 from cifarctl.stream import clients, rights
 from cifarctl.stream.answering import Sink
 from cifarctl.stream.delayed_labels import DelayedLabels
@@ -40,12 +40,9 @@ LEARNER = "cifarctl.flows.learn:run_process"
 
 
 def serve(
-    registry: Registry,
-    options: ServeSettings,
-    kafka: KafkaSettings,
+    settings: Settings,
     *,
-    label_wait: float = 600.0,
-    learner: LearnerProcess | None = None,
+    online: bool = False,
     max_messages: int | None = None,
     idle_timeout: float | None = None,
     ready_file: Path | None = None,
@@ -53,34 +50,61 @@ def serve(
 ) -> Generator[events.ServeEvent, None, None]:
     """Predict what arrives on the images topic until told to stop; every input is answered by `kafka.delivery`.
 
-    A `learner` is started beside it, as a process of its own, and its events are passed on. Ends with a ServeResult
-    when `stop` is set, after `max_messages` inputs, or when all assigned partitions have been read to their end for
-    `idle_timeout` seconds. Labels that come within `label_wait` seconds of their image, on the labels topic, count for
-    the accuracy.
+    The version is that of the alias `serve.alias` in the registry. With `online` a learner is started beside it, as a
+    process of its own, and its events are passed on. `ready_file` is written once the model is loaded and the topic
+    subscribed. Ends with a ServeResult when `stop` is set, after `max_messages` inputs, or when all assigned partitions
+    have been read to their end for `idle_timeout` seconds. Labels that come within `online.label_wait` seconds of their
+    image, on the labels topic, count for the accuracy.
 
     Raises:
         VersionNotFound, IntegrityError: there is no version to serve, or it fails its checks.
         BrokerError: no broker, predictions are not accepted, or images have aged out unread.
-        SettingsError: the backend that is asked for is not usable or does not agree with the model.
+        SettingsError: the backend that is asked for is not usable or does not agree with the model, or the learner's
+            strategy does not exist.
+        DataError: the learner would start from a version that was trained on all images: nothing is left to judge by.
+
+    Example:
+        The environment names a broker, and five images wait on its images topic.
+
+        >>> from cifarctl import Settings, serve
+        >>> from cifarctl.events import BatchServed
+        >>> answers = {}
+        >>> for event in serve(Settings(), max_messages=5):
+        ...     if isinstance(event, BatchServed):
+        ...         answers.update(zip(event.ids, event.predicted.tolist()))
+        >>> len(answers)
+        5
+        >>> event.predicted, event.dead_lettered  # the last one is the result
+        (5, 0)
     """
+    registry = Registry(settings.registry)
+    if online:
+        _require_learnable(registry, settings)
+    learner = LearnerProcess(settings, LEARNER) if online else None
     tally, clocks = Tally(), Clocks()
-    loop = _loop(
-        registry, options, kafka, label_wait, learner, max_messages, idle_timeout, ready_file, stop or threading.Event()
-    )
+    loop = _loop(registry, settings, learner, max_messages, idle_timeout, ready_file, stop or threading.Event())
     with closing(loop):
         for event in loop:
             tally.update(event)
             yield event
             if isinstance(event, events.BatchServed):
                 yield from clocks.look(event)
-    yield _result(tally, online=learner is not None)
+    yield _result(tally, online=online)
+
+
+def _require_learnable(registry: Registry, settings: Settings) -> None:
+    """Refuse what no learner can start from: it would be tried again and again."""
+    from cifarctl.online.judgeable import require_judgeable  # here: the predictor alone needs neither
+    from cifarctl.online.strategies import require
+
+    require(settings.online.strategy)
+    if (alias := registry.alias(settings.serve.alias)) is not None:
+        require_judgeable(registry.manifest(alias.version), settings.online)
 
 
 def _loop(
     registry: Registry,
-    options: ServeSettings,
-    kafka: KafkaSettings,
-    label_wait: float,
+    settings: Settings,
     learner: LearnerProcess | None,
     max_messages: int | None,
     idle_timeout: float | None,
@@ -88,6 +112,7 @@ def _loop(
     stop: threading.Event,
 ) -> Generator[events.ServeEvent, None, None]:
     """The loop itself: read, submit to the model, send what it is through with, commit."""
+    options, kafka, label_wait = settings.serve, settings.kafka, settings.online.label_wait
     # Half of the cores: the rest is for the Kafka client, the broker beside it and the learner. PyTorch's threads spin
     # while they wait for each other, so one too many costs far more than it brings.
     threads = use_threads(options.threads or max(1, cpus.count() // 2))

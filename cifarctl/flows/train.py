@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cifarctl import events
-from cifarctl.data import Dataset, Images, Split
+from cifarctl.data import Dataset, Images, split
 from cifarctl.errors import AliasConflict, RegistryError, SettingsError, UntrustedCode
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Precision, choose_device
@@ -22,7 +22,7 @@ from cifarctl.registry import Manifest, Registry, checkpoint
 from cifarctl.registry import validation as validation_images
 from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish, split_record
-from cifarctl.settings import DataSettings, Launch, TrainSettings
+from cifarctl.settings import Launch, Settings
 from cifarctl.training.distribution import team
 from cifarctl.training.metrics import Metrics, evaluate, measure
 from cifarctl.training.run import Run
@@ -32,10 +32,7 @@ MISTAKES = 25  # that a report shows
 
 def train(
     dataset: Dataset,
-    split: Split,
-    registry: Registry,
-    settings: TrainSettings,
-    data_settings: DataSettings,
+    settings: Settings,
     *,
     full: bool = False,
     resume: bool = False,
@@ -44,8 +41,9 @@ def train(
     illustrate: Callable[[events.TrainReport], Mapping[str, bytes]] = lambda _: {},
     launch: Launch | None = None,
 ) -> Iterator[events.TrainEvent]:
-    """Train a model, publish it, and promote it where it is better (`promote` None) or as told.
+    """Train a model as `settings.train` says, publish it in `settings.registry`, and promote it where it is better.
 
+    `promote` True or False: in any case, or in none. The training images are split as `settings.data` says.
     `full` trains on every training image, validation and stream included. When `stop` is set the run leaves
     its checkpoint and ends without a result; `resume` continues it, bit for bit on the same machine. The version is
     published with the figures of each epoch, a line of JSON each, and with the pictures that `illustrate` draws.
@@ -61,17 +59,32 @@ def train(
         TrainingDiverged: the loss is not finite; the last good checkpoint stays.
         RegistryError: nothing to resume, or the registry cannot be written.
         TeammateLost: another process of the run has ended.
+
+    Example:
+        >>> from cifarctl import Settings, data, train
+        >>> from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings
+        >>> settings = Settings(
+        ...     data=DataSettings(source="synthetic", synthetic_images=500),
+        ...     train=TrainSettings(epochs=1, batch_size=32, seed=1, threads=1),
+        ...     registry=RegistrySettings(dir="models"),
+        ... )
+        >>> *_, result = train(data.load(settings.data), settings)  # the others tell of the progress
+        >>> result.version, result.promoted, result.reason
+        (1, True, 'there was no production version')
     """
-    if full and settings.target_accuracy is not None:
+    options = settings.train
+    if full and options.target_accuracy is not None:
         raise SettingsError("train.target_accuracy: with --full no images are left to see by that it is reached")
-    use_threads(settings.threads)
-    index = torch.arange(len(dataset.train)) if full else split.train
-    held_out = dataset.train.take(split.validation)
+    use_threads(options.threads)
+    registry = Registry(settings.registry.trusting(options.model))  # the user has named the architecture
+    parts = split(dataset.train.labels, settings.data.split, settings.data.split_seed)
+    index = torch.arange(len(dataset.train)) if full else parts.train
+    held_out = dataset.train.take(parts.validation)
     validation = None if full else held_out
-    record = split_record(dataset, split, data_settings, ("train", "validation", "stream") if full else ("train",))
-    with team(launch, choose_device(settings.device, "train.device")) as members:
-        run = Run.start(settings, dataset.train, index, len(dataset.classes), members)
-        chosen = settings.model_dump(mode="json") | asdict(run.recipe)
+    record = split_record(dataset, parts, settings.data, ("train", "validation", "stream") if full else ("train",))
+    with team(launch, choose_device(options.device, "train.device")) as members:
+        run = Run.start(options, dataset.train, index, len(dataset.classes), members)
+        chosen = options.model_dump(mode="json") | asdict(run.recipe)
         del chosen["arguments"]  # the manifest has them, with the others
         path = _checkpoint_path(registry, chosen | run.arguments, record.model_dump(mode="json"))
         if resume or members.told(lambda: launch is not None and run.continues(path, launch)):
@@ -105,7 +118,7 @@ def train(
     manifest = publish(
         registry,
         run.model,
-        name=settings.model,
+        name=options.model,
         arguments=run.arguments,
         normalisation=run.normalisation,
         classes=dataset.classes,
@@ -116,21 +129,21 @@ def train(
         origin="train",
         files={"metrics.jsonl": lines.encode(), **pictures},
     )
-    validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)  # before anybody serves it
+    validation_images.save(registry, parts.sha256, held_out.pixels, held_out.labels)  # before anybody serves it
     promoted, reason = _promote(registry, manifest, validation, promote, run.precision)
     checkpoint.discard(path)
-    for code in own_code(settings.model, run.arguments):
+    for code in own_code(options.model, run.arguments):
         yield events.Notice(f"whoever loads this version must trust its code: registry.trusted_models = {code}")
     yield events.TrainResult(
         version=manifest.version,
-        model=settings.model,
+        model=options.model,
         epochs=len(run.epochs),
         train_images=len(index),
         validation_accuracy=metrics["validation_accuracy"],
         test_accuracy=test.accuracy,
         validation_accuracy_tta=metrics.get("validation_accuracy_tta"),
         test_accuracy_tta=metrics.get("test_accuracy_tta"),
-        target_reached=run.reached() if settings.target_accuracy is not None else None,
+        target_reached=run.reached() if options.target_accuracy is not None else None,
         seconds=run.seconds,
         images_per_second=len(run.epochs) * run.batches * run.batch_size / run.seconds,
         promoted=promoted,
