@@ -64,7 +64,7 @@ env-example: $(STAMP)embedded ## write .env.example anew, from the settings
 
 clean: ## remove the environment and what tools left behind; data and registry stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find cifarctl tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cifarctl tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Once per extra, and again whenever pyproject.toml has changed. Each of these three contains the ones before it.
 embedded.contains :=

@@ -11,8 +11,6 @@ from cifarctl.cli.data import load_data
 if TYPE_CHECKING:
     from cifarctl.settings import Settings
 
-DEFAULT = "frozen,online,oracle"
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -64,12 +62,14 @@ def evaluate(
     if stream is not None:
         if min_accuracy is not None or confusion is not None:
             raise SettingsError("--min-accuracy and --confusion cannot be combined with --stream: leave them out")
-        _evaluate_stream(run, settings, version, stream, compare or DEFAULT, seeds or 1, images, rate, report)
+        _evaluate_stream(run, settings, version, stream, compare, seeds or 1, images, rate, report)
         return
     if any(option is not None for option in (compare, seeds, images, rate, report)):
         raise SettingsError("--compare, --seeds, --images, --rate and --report require --stream")
-    from cifarctl.flows.evaluate import evaluate_version
+    from cifarctl.flows.evaluate import evaluate as evaluate_flow
+    from cifarctl.flows.evaluate import keep_validation_images
     from cifarctl.registry import Registry
+    from cifarctl.registry.loading import load
     from cifarctl.ui.plots import draw_confusion
     from cifarctl.ui.tables import evaluation
 
@@ -79,7 +79,9 @@ def evaluate(
     seen = registry.manifest(number).split.seen
     if "stream" in seen:
         run.output.warn(f"note: version {number} was trained on {', '.join(seen)} images, but not on the test images")
-    result = evaluate_version(registry, number, dataset)
+    model = load(registry, number)
+    result = evaluate_flow(model, dataset)
+    keep_validation_images(registry, model.manifest.split, dataset)
     if confusion is not None:
         draw_confusion(result, confusion)
         run.output.say(f"confusion matrix written to {confusion}")
@@ -95,7 +97,7 @@ def _evaluate_stream(
     settings: "Settings",
     version: str,
     stream: str,
-    compare: str,
+    compare: str | None,
     seeds: int,
     images: int | None,
     rate: float | None,
@@ -109,7 +111,7 @@ def _evaluate_stream(
         require_page(report)
 
     from cifarctl.events import StreamResult
-    from cifarctl.flows import stream_evaluation
+    from cifarctl.flows.stream_evaluation import COMPARED, evaluate_stream
     from cifarctl.models import memory, threads
     from cifarctl.registry import Registry
     from cifarctl.registry.loading import load
@@ -117,22 +119,12 @@ def _evaluate_stream(
 
     threads.use(settings.online.threads)  # as the live learner; more threads would busy-wait on shared cores
     memory.keep_freed()
-    compared = list(dict.fromkeys(name.strip() for name in compare.split(",")))
-    base = load(Registry(settings.registry), version)
-    dataset, split = load_data(run, settings.data)
+    compared = list(dict.fromkeys(name.strip() for name in compare.split(","))) if compare else COMPARED
+    model = load(Registry(settings.registry), version)
+    dataset, _ = load_data(run, settings.data)
     with run.signals() as stop:
-        contest = stream_evaluation.compare(
-            base,
-            dataset,
-            split,
-            settings,
-            scenario,
-            name=stream or "none",
-            compared=compared,
-            seeds=seeds,
-            images=images,
-            rate=rate,
-            stop=stop,
+        contest = evaluate_stream(
+            model, dataset, scenario, settings, compare=compared, seeds=seeds, images=images, rate=rate, stop=stop
         )
         result = run.output.drain(contest, ContestView())
     if not isinstance(result, StreamResult):  # interrupted

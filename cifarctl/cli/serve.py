@@ -57,33 +57,20 @@ def serve(
         where = ", ".join(f"{number}: {offset:,}" for number, offset in sorted(offsets.items()))
         run.output.say(f"group {settings.kafka.group_id} starts at {where}")
     from cifarctl.events import ServeResult
-    from cifarctl.flows.serve import LEARNER, ServeOptions
     from cifarctl.flows.serve import serve as serve_flow
-    from cifarctl.online.judgeable import require_judgeable
-    from cifarctl.online.strategies import require
-    from cifarctl.registry import Registry
-    from cifarctl.serving.learner_process import LearnerProcess
     from cifarctl.ui.serve import ServeView, serve_summary
 
-    registry = Registry(settings.registry)
-    if online:  # fail now: a learner process that cannot start would be restarted over and over
-        require(settings.online.strategy)
-        if (alias := registry.alias(settings.serve.alias)) is not None:
-            require_judgeable(registry.manifest(alias.version), settings.online)
     if print_images:
         run.output.live = False
     with run.signals() as stop:
-        options = ServeOptions(
-            registry,
-            settings.serve,
-            settings.kafka,
-            label_wait=settings.online.label_wait,
-            learner=LearnerProcess(settings, LEARNER) if online else None,
+        stream = serve_flow(
+            settings,
+            online=online,
             max_messages=max_messages,
             idle_timeout=idle_timeout,
             ready_file=ready_file,
             stop=stop,
         )
-        result = run.output.drain(serve_flow(options), ServeView(print_images=print_images))
+        result = run.output.drain(stream, ServeView(print_images=print_images))
         if isinstance(result, ServeResult):
             run.output.result(result, serve_summary(result))

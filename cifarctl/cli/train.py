@@ -57,7 +57,6 @@ def train(
     from cifarctl.events import TrainResult
     from cifarctl.flows.train import train as train_flow
     from cifarctl.models import memory
-    from cifarctl.registry import Registry
     from cifarctl.ui.output import Output
     from cifarctl.ui.plots import training_pictures
     from cifarctl.ui.tensorboard import recorded, require
@@ -69,14 +68,11 @@ def train(
     if launch is not None and launch.rank:
         run.output = Output(quiet=True)  # only rank 0 prints
     memory.keep_freed()
-    dataset, split = load_data(run, settings.data)
+    dataset, _ = load_data(run, settings.data)
     with run.signals() as stop:
         stream = train_flow(
             dataset,
-            split,
-            Registry(settings.registry.trusting(settings.train.model)),
-            settings.train,
-            settings.data,
+            settings,
             full=full,
             resume=resume,
             promote=promote,

@@ -86,8 +86,25 @@ class Range:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A parsed scenario; `text` is its source, with presets expanded."""
+    """A parsed scenario.
 
+    `text` is its source with presets expanded, `name` the preset's name, or that text.
+
+    Example:
+        >>> import torch
+        >>> from cifarctl import Scenario
+        >>> scenario = Scenario.parse("noise:0.12@100-200,swap@200-300")
+        >>> scenario.active(150), scenario.active(250), scenario.active(300)
+        ('noise:0.12', 'swap', 'clean')
+        >>> scenario.boundaries()
+        (100, 200, 300)
+        >>> red = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+        >>> red[:, 0] = 255
+        >>> scenario.apply(red, start=250, seed=0)[0, :, 0, 0]  # swapped, red becomes green
+        tensor([  0, 255,   0], dtype=torch.uint8)
+    """
+
+    name: str
     text: str
     ranges: tuple[Range, ...]
 
@@ -98,9 +115,10 @@ class Scenario:
         Raises:
             SettingsError: a piece is invalid; the message quotes it and says what is allowed.
         """
-        text = PRESETS.get(text.strip(), text).strip()
+        name = text.strip() or "none"
+        text = PRESETS.get(name, name)
         pieces = text.split(",") if text else []
-        return cls(text, tuple(_parse(piece.strip()) for piece in pieces))
+        return cls(name, text, tuple(_parse(piece.strip()) for piece in pieces))
 
     def apply(self, pixels: torch.Tensor, start: int, seed: int) -> torch.Tensor:
         """Apply the scenario to the images at stream positions `start`..`start + B - 1`.

@@ -7,6 +7,7 @@ from scipy import stats
 from cifarctl.data import Images
 from cifarctl.errors import RegistryError
 from cifarctl.events import Compared, Comparison
+from cifarctl.flows.predict import predict
 from cifarctl.registry import Registry, validation
 from cifarctl.registry.loading import LoadedModel, load
 from cifarctl.training.metrics import measure
@@ -25,7 +26,7 @@ def compare_versions(registry: Registry, first: str, second: str) -> Comparison:
     """
     pair = load(registry, first), load(registry, second)
     images = _common(registry, *pair)
-    answers = [version.predictor()(images.pixels) for version in pair]
+    answers = [predict(version, images.pixels) for version in pair]
     right = [answer.argmax(dim=1) == images.labels for answer in answers]
     only_first, only_second = (int((one & ~other).sum()) for one, other in (right, right[::-1]))
     apart = only_first + only_second

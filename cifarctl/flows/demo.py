@@ -14,12 +14,11 @@ from cifarctl.data import Course, Dataset, Images, Scenario, Split
 from cifarctl.errors import CifarctlError, RegistryError
 from cifarctl.flows.background import BackgroundFlow
 from cifarctl.flows.produce import produce
-from cifarctl.flows.serve import LEARNER, ServeOptions, serve
+from cifarctl.flows.serve import serve
 from cifarctl.flows.train import train
 from cifarctl.registry import Description, Registry
 from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish
-from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import KafkaSettings, ProduceSettings, Settings
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.training.metrics import evaluate
@@ -67,7 +66,7 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
 
     yield _stage(1)
     if not _copy_production(home, registry, dataset, split):
-        yield from train(dataset, split, registry, settings.train, settings.data, stop=stop)
+        yield from train(dataset, settings, stop=stop)
         if stop.is_set():
             return
     first = registry.resolve("production")
@@ -89,7 +88,7 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
             drift=drift,
             stop=answered,
         )
-        yield from _serve_until_answered(settings, registry, sending, answered, observed)
+        yield from _serve_until_answered(settings, sending, answered, observed)
     if stop.is_set() or observed.result is None:
         return
 
@@ -102,16 +101,13 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
 
 def _serve_until_answered(
     settings: Settings,
-    registry: Registry,
     sending: Iterator[events.ProduceEvent],
     answered: threading.Event,
     observed: _Observed,
 ) -> Iterator[events.DemoEvent]:
     """Serve and learn while `sending` runs, from the time when the learner is ready; sets `answered` at the end."""
     producer = BackgroundFlow(sending)
-    learner = LearnerProcess(settings, LEARNER)
-    options = ServeOptions(registry, settings.serve, settings.kafka, learner=learner, stop=answered)
-    with closing(serve(options)) as serving:
+    with closing(serve(settings, online=True, stop=answered)) as serving:
         for event in serving:
             yield event
             if isinstance(event, events.LearnerStarted) and not producer.started:

@@ -1,4 +1,4 @@
-"""``cifarctl eval``: the figures of a version on the test images."""
+"""The figures of a version on the test images."""
 
 from __future__ import annotations
 
@@ -7,26 +7,38 @@ from contextlib import suppress
 from cifarctl.data import Dataset, split
 from cifarctl.errors import RegistryError
 from cifarctl.events import EvaluateResult
+from cifarctl.flows.predict import predict
 from cifarctl.registry import Registry, SplitRecord, validation
 from cifarctl.registry.compatibility import require_compatible
-from cifarctl.registry.loading import load
-from cifarctl.training.metrics import evaluate
+from cifarctl.registry.loading import LoadedModel
+from cifarctl.training.metrics import measure
 
 
-def evaluate_version(registry: Registry, version: int, dataset: Dataset) -> EvaluateResult:
-    """The figures of a version on the test images, in float32.
+def evaluate(model: LoadedModel, dataset: Dataset) -> EvaluateResult:
+    """The figures of a version on the test images of `dataset`, in float32.
 
-    Where the registry lacks the validation images that serve checks backends on, they are added.
+    Returns:
+        Accuracies are shares from 0 to 1, by class under the classes' names; `loss` is the cross-entropy in nats, `ece`
+        the expected calibration error; `confusion[i][j]` counts images of class i predicted as class j.
 
     Raises:
-        RegistryError: the version cannot be loaded.
         DataError: the data set has other classes than the version.
+
+    Example:
+        >>> from cifarctl import Registry, Settings, data, evaluate, load_version
+        >>> settings = Settings()
+        >>> model = load_version(Registry(settings.registry), "production")
+        >>> result = evaluate(model, data.load(settings.data))
+        >>> result.version
+        1
+        >>> 0.5 < result.accuracy < 1
+        True
+        >>> list(result.per_class) == list(model.manifest.classes)
+        True
     """
-    loaded = load(registry, version)
-    manifest = loaded.manifest
+    manifest = model.manifest
     require_compatible(manifest, dataset.name, dataset.classes)
-    metrics = evaluate(loaded.predictor(), dataset.test)
-    _keep_validation_images(registry, manifest.split, dataset)
+    metrics = measure(predict(model, dataset.test.pixels), dataset.test.labels)
     return EvaluateResult(
         version=manifest.version,
         accuracy=metrics.accuracy,
@@ -37,11 +49,15 @@ def evaluate_version(registry: Registry, version: int, dataset: Dataset) -> Eval
     )
 
 
-def _keep_validation_images(registry: Registry, record: SplitRecord, dataset: Dataset) -> None:
+def keep_validation_images(registry: Registry, record: SplitRecord, dataset: Dataset) -> None:
+    """Leave the validation images of a version's split in the registry, where serve checks backends on them.
+
+    It does nothing where they are there already, where `dataset` is split otherwise, or in a read-only registry.
+    """
     if validation.path(registry, record.sha256).exists():
         return
     division = split(dataset.train.labels, record.shares, record.seed)
     if division.sha256 == record.sha256:
         images = dataset.train.take(division.validation)
-        with suppress(RegistryError):  # a registry that is read-only can be evaluated too
+        with suppress(RegistryError):  # who may only read a registry may evaluate all the same
             validation.save(registry, record.sha256, images.pixels, images.labels)

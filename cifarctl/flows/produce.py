@@ -52,7 +52,7 @@ def produce(
         SettingsError: `drift` names a class that there is not, or leaves none to choose from.
         BrokerError: no broker at the start, or something was not delivered; the ProduceResult before it has counts.
     """
-    stop, drift = stop or threading.Event(), drift or Scenario("", ())
+    stop, drift = stop or threading.Event(), drift or Scenario.parse("")
     threads.use(1)  # drift needs little time; threads that spin for each other would take it from the broker
     topics = clients.Topics.of(kafka.topic_prefix)
     course = Course(images, drift, settings.seed, classes)

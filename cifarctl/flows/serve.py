@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cifarctl import cpus, events
@@ -25,7 +25,7 @@ from cifarctl.serving.in_service import ModelsInService, notices
 from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.serving.pipeline import InferencePipeline
 from cifarctl.serving.stream_watch import StreamWatch
-from cifarctl.settings import KafkaSettings, ServeSettings
+from cifarctl.settings import Settings
 from cifarctl.stream import clients, rights
 from cifarctl.stream.delayed_labels import DelayedLabels
 from cifarctl.stream.delivery import open_sink
@@ -40,40 +40,61 @@ LEARNER = "cifarctl.flows.learner_child:run"
 
 
 @dataclass(frozen=True)
-class ServeOptions:
-    """Everything that one run of `serve` is given.
+class _Options:
+    """One run of `serve`; the limits are those of its arguments."""
 
-    Attributes:
-        registry: holds the versions to serve.
-        settings: the section ``serve``.
-        kafka: the section ``kafka``; `kafka.delivery` says how answers are delivered.
-        label_wait: seconds that an image and its label on the labels topic wait for each other.
-        learner: started next to the predictor, as a process of its own; its events are passed on.
-        max_messages: stop after so many inputs.
-        idle_timeout: stop once all assigned partitions have been read to their end for so many seconds.
-        ready_file: created, with the process id, once the model is loaded and the topic subscribed.
-        stop: ends the run when set.
-    """
-
+    settings: Settings
     registry: Registry
-    settings: ServeSettings
-    kafka: KafkaSettings
-    label_wait: float = 600.0
-    learner: LearnerProcess | None = None
-    max_messages: int | None = None
-    idle_timeout: float | None = None
-    ready_file: Path | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
+    learner: LearnerProcess | None
+    max_messages: int | None
+    idle_timeout: float | None
+    ready_file: Path | None
+    stop: threading.Event
 
 
-def serve(options: ServeOptions) -> Generator[events.ServeEvent, None, None]:
-    """Predict what arrives on the images topic until the options say to stop; ends with a ServeResult.
+def serve(
+    settings: Settings,
+    *,
+    online: bool = False,
+    max_messages: int | None = None,
+    idle_timeout: float | None = None,
+    ready_file: Path | None = None,
+    stop: threading.Event | None = None,
+) -> Generator[events.ServeEvent, None, None]:
+    """Predict what arrives on the images topic until told to stop; every input is answered by `kafka.delivery`.
+
+    The version is that of the alias `serve.alias` in the registry. With `online` a learner is started beside it, as a
+    process of its own, and its events are passed on. `ready_file` is written once the model is loaded and the topic
+    subscribed. Ends with a ServeResult when `stop` is set, after `max_messages` inputs, or when all assigned partitions
+    have been read to their end for `idle_timeout` seconds. Labels that come within `online.label_wait` seconds of their
+    image, on the labels topic, count for the accuracy.
 
     Raises:
         VersionNotFound, IntegrityError: there is no version to serve, or it fails its checks.
         BrokerError: no broker, predictions are not accepted, or images have aged out unread.
-        SettingsError: the backend named in the settings is not usable or does not agree with the model.
+        SettingsError: the backend that is asked for is not usable or does not agree with the model, or the learner's
+            strategy does not exist.
+        DataError: the learner would start from a version that was trained on all images: nothing is left to judge by.
+
+    Example:
+        The environment names a broker, and five images wait on its images topic.
+
+        >>> from cifarctl import Settings, serve
+        >>> from cifarctl.events import BatchServed
+        >>> answers = {}
+        >>> for event in serve(Settings(), max_messages=5):
+        ...     if isinstance(event, BatchServed):
+        ...         answers.update(zip(event.ids, event.predicted.tolist()))
+        >>> len(answers)
+        5
+        >>> event.predicted, event.dead_lettered  # the last one is the result
+        (5, 0)
     """
+    registry = Registry(settings.registry)
+    if online:
+        _require_learnable(registry, settings)
+    learner = LearnerProcess(settings, LEARNER) if online else None
+    options = _Options(settings, registry, learner, max_messages, idle_timeout, ready_file, stop or threading.Event())
     tally, clocks = Tally(), Clocks()
     with closing(_loop(options)) as loop:
         for event in loop:
@@ -81,20 +102,30 @@ def serve(options: ServeOptions) -> Generator[events.ServeEvent, None, None]:
             yield event
             if isinstance(event, events.BatchServed):
                 yield from clocks.look(event)
-    yield _result(tally, online=options.learner is not None)
+    yield _result(tally, online=online)
 
 
-def _loop(options: ServeOptions) -> Generator[events.ServeEvent, None, None]:
+def _require_learnable(registry: Registry, settings: Settings) -> None:
+    """Refuse what no learner can start from: it would be tried again and again."""
+    from cifarctl.online.judgeable import require_judgeable  # here: the predictor alone needs neither
+    from cifarctl.online.strategies import require
+
+    require(settings.online.strategy)
+    if (alias := registry.alias(settings.serve.alias)) is not None:
+        require_judgeable(registry.manifest(alias.version), settings.online)
+
+
+def _loop(options: _Options) -> Generator[events.ServeEvent, None, None]:
     # Half of the cores: the rest is for the Kafka client, the broker and the learner. PyTorch's threads spin while they
     # wait for each other, so one too many costs far more than it gains.
-    threads = use_threads(options.settings.threads or max(1, cpus.count() // 2))
-    registry, alias = options.registry, options.registry.alias(options.settings.alias)
+    threads = use_threads(options.settings.serve.threads or max(1, cpus.count() // 2))
+    registry, alias = options.registry, options.registry.alias(options.settings.serve.alias)
     if alias is None:
         raise VersionNotFound(
-            f"there is no {options.settings.alias} version in {registry.dir}; train one first: `cifarctl train`"
+            f"there is no {options.settings.serve.alias} version in {registry.dir}; train one first: `cifarctl train`"
         )
     loaded = load(registry, alias.version)
-    first = Ready(loaded, prepare(loaded, registry, options.settings, threads))
+    first = Ready(loaded, prepare(loaded, registry, options.settings.serve, threads))
     with ExitStack() as stack:
         service = _Service(options, alias, first, threads, stack)
         yield from service.started()
@@ -108,30 +139,30 @@ def _loop(options: ServeOptions) -> Generator[events.ServeEvent, None, None]:
 class _Service:
     """The parts of a running `serve`, opened on an ExitStack, and one turn of its loop."""
 
-    def __init__(self, options: ServeOptions, alias: Alias, first: Ready, threads: int, stack: ExitStack) -> None:
+    def __init__(self, options: _Options, alias: Alias, first: Ready, threads: int, stack: ExitStack) -> None:
         """`first` is the version that `alias` names."""
 
         def prepare_successor(found: LoadedModel, like: Prepared) -> Prepared:
-            return prepare(found, options.registry, options.settings, threads, like=like)
+            return prepare(found, options.registry, options.settings.serve, threads, like=like)
 
-        kafka = options.kafka
+        kafka, label_wait = options.settings.kafka, options.settings.online.label_wait
         self._options, self._first, self._threads = options, first, threads
         self._topics = topics = clients.Topics.of(kafka.topic_prefix)
         rights.ensure_topics(
             kafka, {topics.images: ["Read"], topics.predictions: ["Write"], topics.dead_letters: ["Write"]}
         )
         self._models = stack.enter_context(
-            ModelsInService(options.registry, options.settings, alias, first, prepare_successor)
+            ModelsInService(options.registry, options.settings.serve, alias, first, prepare_successor)
         )
         classes = len(first.loaded.manifest.classes)
-        self._labels = stack.enter_context(label_reader(kafka, classes=classes, wait_s=options.label_wait))
-        self._late_labels = DelayedLabels(options.label_wait)
+        self._labels = stack.enter_context(label_reader(kafka, classes=classes, wait_s=label_wait))
+        self._late_labels = DelayedLabels(label_wait)
         self._source = stack.enter_context(Source(kafka, [topics.images], progress="commits"))
         self._sink = stack.enter_context(closing(open_sink(kafka, self._source)))
         self._pipeline = stack.enter_context(
-            InferencePipeline(self._source, self._sink, topics, kafka, options.settings, self._models.model)
+            InferencePipeline(self._source, self._sink, topics, kafka, options.settings.serve, self._models.model)
         )
-        self._unmatched = UnmatchedLabels(self._late_labels, topics.labels, options.label_wait)
+        self._unmatched = UnmatchedLabels(self._late_labels, topics.labels, label_wait)
         self._partitions = clients.partition_counts(kafka)[topics.images]
         self._watch = StreamWatch(self._source, self._sink, kafka, self._pipeline.backpressure, self._unmatched)
         self._lookout = stack.enter_context(TopicCheck(kafka))
@@ -149,7 +180,7 @@ class _Service:
 
     def started(self) -> Iterator[events.ServeEvent]:
         """ServeStarted, and notices of what is not as it should be from the start."""
-        options, kafka, backend = self._options, self._options.kafka, self._first.prepared.backend
+        options, kafka, backend = self._options, self._options.settings.kafka, self._first.prepared.backend
         manifest = self._first.loaded.manifest
         yield events.ServeStarted(
             topic=self._topics.images,
@@ -162,7 +193,7 @@ class _Service:
             threads=self._threads,
             delivery=self._sink.delivery,
             online=options.learner is not None,
-            canary=options.settings.canary,
+            canary=options.settings.serve.canary,
         )
         yield from notices(self._first)
         if unlabelled := rights.lacking(kafka, {self._topics.labels: ["Read"]}):
@@ -194,7 +225,7 @@ class _Service:
 
     def settled(self) -> Iterator[events.ServeEvent]:
         """Commit what is left, and tell where the stream stands at the end."""
-        self._pipeline.settle(self._options.kafka.timeout_s)
+        self._pipeline.settle(self._options.settings.kafka.timeout_s)
         yield from self._pipeline.committed()
         yield self._watch.status()
 

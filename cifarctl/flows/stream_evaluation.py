@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from cifarctl import events
-from cifarctl.data import Course, Dataset, Images, Passage, Scenario, Split
+from cifarctl.data import Course, Dataset, Images, Passage, Scenario, Split, split
 from cifarctl.errors import DataError, SettingsError
 from cifarctl.learning.contestants import Contestant, Predicts, Tutorial, Ungated, frozen, gated, oracle
 from cifarctl.online.strategies import names
@@ -35,6 +35,7 @@ LEAST_GAIN = 0.03  # of accuracy between frozen and oracle, below which the reco
 BASELINES = ("frozen", "tutorial")
 OURS = "online"
 ORACLE = "oracle"
+COMPARED = ("frozen", OURS, ORACLE)
 
 
 @dataclass
@@ -58,44 +59,60 @@ def strategies() -> list[str]:
     return [*BASELINES, *names(), OURS, ORACLE]
 
 
-def compare(
-    base: LoadedModel,
+def evaluate_stream(
+    model: LoadedModel,
     dataset: Dataset,
-    split: Split,
-    settings: Settings,
     scenario: Scenario,
+    settings: Settings,
     *,
-    name: str,
-    compared: Sequence[str],
-    seeds: int,
+    compare: Sequence[str] = COMPARED,
+    seeds: int = 1,
     images: int | None = None,
     rate: float | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[events.ContestEvent]:
-    """Run each strategy of `compared` over the stream, with `seeds` seeds; ends with a StreamResult.
+    """Run each strategy of `compare` over the stream, with `seeds` seeds; ends with a StreamResult.
 
-    With `rate` images a second the evaluation is on a clock: an update takes effect as much later as it took to
-    compute, and images that come meanwhile are learned from afterwards. Without, updates take no time. The images are
-    those of the stream split, none twice. When `stop` is set it ends without a result.
+    With `rate` images a second the run is on a clock: an update takes effect as much later as it took to compute, and
+    what comes meanwhile is learned from afterwards. Without, updates take no time. The images are those of the stream
+    split, none twice, and at most `images` of them. When `stop` is set it ends without a result. `strategies` gives the
+    names that can be compared: baselines, each way to learn by itself, and ``online``, which is the learner of `serve`
+    with its gate, under `settings.online`.
 
     Raises:
         SettingsError: an unknown strategy, or a scenario that needs more images of a class than there are.
         DataError: the version has seen the stream's images, was trained on another split, or knows other classes.
+
+    Example:
+        >>> from cifarctl import Registry, Scenario, Settings, data, evaluate_stream, load_version
+        >>> settings = Settings()
+        >>> model = load_version(Registry(settings.registry), "production")
+        >>> scenario = Scenario.parse("invert@50-150")
+        >>> contest = evaluate_stream(
+        ...     model, data.load(settings.data), scenario, settings, compare=["frozen", "replay"], images=150
+        ... )
+        >>> *_, result = contest
+        >>> [(one.strategy, one.updates) for one in result.results]
+        [('frozen', 0), ('replay', 1)]
+        >>> [(phase.name, phase.start, phase.end) for phase in result.results[0].phases]
+        [('clean', 0, 50), ('invert', 50, 150)]
     """
     stop = stop or threading.Event()
-    if unknown := sorted(set(compared) - set(strategies())):
+    if unknown := sorted(set(compare) - set(strategies())):
         raise SettingsError(f"--compare {','.join(unknown)}: no such strategy; there are {', '.join(strategies())}")
-    _require_unseen(base, dataset, split)
-    stream = dataset.train.take(split.stream)
+    parts = split(dataset.train.labels, settings.data.split, settings.data.split_seed)
+    _require_unseen(model, dataset, parts)
+    stream = dataset.train.take(parts.stream)
     count = min(images or len(stream), len(stream))
-    yield events.ContestStarted(name, scenario.text, base.manifest.version, count, tuple(compared), seeds, rate)
+    version = model.manifest.version
+    yield events.ContestStarted(scenario.name, scenario.text, version, count, tuple(compare), seeds, rate)
     results: list[events.StrategyResult] = []
-    contestants = _Contestants(base, dataset, split, scenario, count)
+    contestants = _Contestants(model, dataset, parts, scenario, count)
     for seed in range(seeds):
         course = Course(stream, scenario, settings.produce.seed + seed, len(dataset.classes))
         passages = _passages(course, count)
         online = settings.online.model_copy(update={"seed": settings.online.seed + seed})
-        for strategy in compared:
+        for strategy in compare:
             yield events.ContestProgress(strategy, seed, 0, None)
             with contestants.open(strategy, online, settings.online.seed) as contestant:
                 performance = Performance(contestant, np.zeros(count, dtype=np.bool_))
@@ -108,9 +125,9 @@ def compare(
     for index, result in enumerate(results):
         results[index] = _with_share(result, results)
     yield events.StreamResult(
-        stream=name,
+        stream=scenario.name,
         scenario=scenario.text,
-        version=base.manifest.version,
+        version=version,
         images=count,
         rate=rate,
         online_strategy=settings.online.strategy,
@@ -118,9 +135,9 @@ def compare(
     )
 
 
-def _require_unseen(base: LoadedModel, dataset: Dataset, split: Split) -> None:
+def _require_unseen(base: LoadedModel, dataset: Dataset, parts: Split) -> None:
     manifest = base.manifest
-    require_compatible(manifest, dataset.name, dataset.classes, split=split.sha256, unseen="the images of the stream")
+    require_compatible(manifest, dataset.name, dataset.classes, split=parts.sha256, unseen="the images of the stream")
     if "stream" in manifest.split.seen:
         raise DataError(
             f"version {manifest.version} was trained on the stream's images, so its accuracy on them says nothing: "

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cifarctl import events
-from cifarctl.data import Dataset, Images, Split
+from cifarctl.data import Dataset, Images, split
 from cifarctl.errors import AliasConflict, RegistryError, SettingsError, UntrustedCode
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Precision, choose_device
@@ -23,7 +23,7 @@ from cifarctl.registry import validation as validation_images
 from cifarctl.registry.layout import TRAINING
 from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish, split_record
-from cifarctl.settings import DataSettings, Launch, TrainSettings
+from cifarctl.settings import Launch, Settings
 from cifarctl.training.distribution import team
 from cifarctl.training.metrics import Metrics, evaluate, measure
 from cifarctl.training.preparation import prepare
@@ -34,10 +34,7 @@ MISTAKES = 25  # misclassified test images in a report: a grid of 5 by 5
 
 def train(
     dataset: Dataset,
-    split: Split,
-    registry: Registry,
-    settings: TrainSettings,
-    data_settings: DataSettings,
+    settings: Settings,
     *,
     full: bool = False,
     resume: bool = False,
@@ -46,34 +43,50 @@ def train(
     illustrate: Callable[[events.TrainReport], Mapping[str, bytes]] = lambda _: {},
     launch: Launch | None = None,
 ) -> Iterator[events.TrainEvent]:
-    """Train a model, publish it, and promote it where it is better (`promote` None) or as `promote` says.
+    """Train a model as `settings.train` says, publish it in `settings.registry`, and promote it where it is better.
 
+    `promote` True or False: in any case, or in none. The training images are split as `settings.data` says.
     `full` trains on every training image, validation and stream included. When `stop` is set the run leaves
     its checkpoint and ends without a result; `resume` continues it, bit for bit on the same machine. The version is
     published with the figures of each epoch, a line of JSON each, and with the pictures that `illustrate` draws.
 
-    With a target accuracy the run ends with the epoch that reaches it on the validation images, at the latest after all
-    epochs; on the way the learning rate falls to zero more than once.
+    With a target accuracy it ends with the epoch after which it is seen on the validation images, at the latest after
+    all epochs; on the way the learning rate falls to nothing more than once.
 
-    Where torchrun has launched several processes each trains on its part of every batch. The first process yields
-    events, evaluates and writes; a process that torchrun restarts continues from the checkpoint.
+    Where torchrun has launched several processes each trains on its part of every batch; the first one tells, judges
+    and writes, and what torchrun starts again continues from the checkpoint.
 
     Raises:
-        SettingsError: a target accuracy with `full`, which leaves no images to measure it on.
+        SettingsError: a target with `full`, which leaves no images to see it on.
         TrainingDiverged: the loss is not finite; the last good checkpoint stays.
         RegistryError: nothing to resume, or the registry cannot be written.
         TeammateLost: another process of the run has ended.
+
+    Example:
+        >>> from cifarctl import Settings, data, train
+        >>> from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings
+        >>> settings = Settings(
+        ...     data=DataSettings(source="synthetic", synthetic_images=500),
+        ...     train=TrainSettings(epochs=1, batch_size=32, seed=1, threads=1),
+        ...     registry=RegistrySettings(dir="models"),
+        ... )
+        >>> *_, result = train(data.load(settings.data), settings)  # the others tell of the progress
+        >>> result.version, result.promoted, result.reason
+        (1, True, 'there was no production version')
     """
-    if full and settings.target_accuracy is not None:
+    options = settings.train
+    if full and options.target_accuracy is not None:
         raise SettingsError("train.target_accuracy: --full leaves no images to measure it on; leave one of them out")
-    use_threads(settings.threads)
-    index = torch.arange(len(dataset.train)) if full else split.train
-    held_out = dataset.train.take(split.validation)
+    use_threads(options.threads)
+    registry = Registry(settings.registry.trusting(options.model))  # the user has named the architecture
+    parts = split(dataset.train.labels, settings.data.split, settings.data.split_seed)
+    index = torch.arange(len(dataset.train)) if full else parts.train
+    held_out = dataset.train.take(parts.validation)
     validation = None if full else held_out
-    record = split_record(dataset, split, data_settings, ("train", "validation", "stream") if full else ("train",))
-    with team(launch, choose_device(settings.device, "train.device")) as members:
-        run = prepare(settings, dataset.train, index, len(dataset.classes), members)
-        used = settings.model_dump(mode="json") | asdict(run.recipe)
+    record = split_record(dataset, parts, settings.data, ("train", "validation", "stream") if full else ("train",))
+    with team(launch, choose_device(options.device, "train.device")) as members:
+        run = prepare(options, dataset.train, index, len(dataset.classes), members)
+        used = options.model_dump(mode="json") | asdict(run.recipe)
         del used["arguments"]  # the manifest has them, with the others
         path = _checkpoint_path(registry, used | run.arguments, record.model_dump(mode="json"))
         _restore_or_begin(run, path, launch, resume=resume)
@@ -86,10 +99,10 @@ def train(
     found = _evaluate(run, dataset)
     pictures = yield from _drawn(illustrate, found.report)
     manifest = _publish(registry, run, dataset.classes, record, used, found.metrics, pictures)
-    validation_images.save(registry, split.sha256, held_out.pixels, held_out.labels)  # before the version is served
+    validation_images.save(registry, parts.sha256, held_out.pixels, held_out.labels)  # before the version is served
     promoted, reason = _promote(registry, manifest, validation, promote, run.progress.precision)
     checkpoint.discard(path)
-    for code in own_code(settings.model, run.arguments):
+    for code in own_code(options.model, run.arguments):
         yield events.Notice(f"to load this version its code must be trusted: set registry.trusted_models = {code}")
     yield _result(run, manifest, promoted, reason)
 
@@ -142,7 +155,7 @@ def _publish(
     registry: Registry,
     run: TrainingRun,
     classes: tuple[str, ...],
-    split: SplitRecord,
+    record: SplitRecord,
     used: dict[str, Any],
     metrics: Mapping[str, float | None],
     pictures: Mapping[str, bytes],
@@ -153,7 +166,7 @@ def _publish(
         arguments=run.arguments,
         normalisation=run.normalisation,
         classes=classes,
-        split=split,
+        split=record,
         settings=used,
         metrics=dict(metrics),
         parent=None,

@@ -88,6 +88,17 @@ def load(registry: Registry, reference: str | int) -> LoadedModel:
         IntegrityError: a check failed; the message names the version and the cause.
         UntrustedCode: its architecture comes from another package, and `registry.trusted_models` does not name it.
         RegistryError: a file cannot be read.
+
+    Example:
+        It is `cifarctl.load_version`. `reference` is a number, an alias, or ``latest``.
+
+        >>> from cifarctl import Registry, Settings, load_version
+        >>> model = load_version(Registry(Settings().registry), "production")
+        >>> model.manifest.version, model.manifest.model, len(model.manifest.classes)
+        (1, 'net', 10)
+        >>> load_version(Registry(Settings().registry), "9")
+        Traceback (most recent call last):
+        cifarctl.errors.VersionNotFound: ...
     """
     version = registry.resolve(reference)
     manifest, weights = registry.read_weights(version)

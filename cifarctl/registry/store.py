@@ -51,6 +51,16 @@ class Registry(Versions):
 
     Every method raises RegistryError when the folder cannot be read or written, and those that write raise
     RegistryBusy when another process keeps the lock for longer than ``registry.lock_timeout``.
+
+    Example:
+        >>> from cifarctl import Registry, Settings
+        >>> registry = Registry(Settings().registry)
+        >>> registry.numbers()
+        [1]
+        >>> registry.resolve("production")
+        1
+        >>> sorted(registry.manifest(1).metrics)
+        ['test_accuracy', 'test_loss', 'validation_accuracy']
     """
 
     def __init__(self, settings: RegistrySettings, clock: Callable[[], datetime] = utc_now) -> None:

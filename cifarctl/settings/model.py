@@ -15,7 +15,26 @@ DOTENV_FILE = ".env"
 
 
 class Settings(BaseSettings):
-    """The effective settings of one command; components receive only their section."""
+    """The effective settings of one command; components receive only their section.
+
+    ``Settings()`` reads the environment, ``.env`` and ``cifarctl.toml`` of the working directory. A section that is
+    given as an object replaces all that these say of it. `cifarctl.settings.load` takes single settings by their dotted
+    names, as ``--set`` does, and raises SettingsError, also for misspelt names in any source.
+
+    Raises:
+        pydantic.ValidationError: a value is not allowed.
+
+    Example:
+        >>> from cifarctl import Settings
+        >>> from cifarctl.settings import TrainSettings, load
+        >>> Settings(train=TrainSettings(epochs=3)).train.epochs
+        3
+        >>> load({"train.epochs": 3, "online.strategy": "replay"}).online.strategy
+        'replay'
+        >>> load({"train.epoch": 3})
+        Traceback (most recent call last):
+        cifarctl.errors.SettingsError: unknown setting train.epoch (option); did you mean train.epochs?
+    """
 
     model_config = SettingsConfigDict(
         frozen=True,

@@ -21,7 +21,7 @@ from cifarctl.flows.train import train
 from cifarctl.registry import Canary, Description, Draft, Normalisation, Registry, SplitRecord
 from cifarctl.registry.loading import load
 from cifarctl.registry.publishing import publish
-from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings
+from cifarctl.settings import DataSettings, RegistrySettings, Settings, TrainSettings
 
 #: The repository.
 ROOT = Path(__file__).parents[2]
@@ -93,11 +93,11 @@ def load_data(settings: DataSettings = DATA) -> tuple[Dataset, Split]:
 def train_home(directory: Path, **changes: Any) -> Home:
     """Train the small model, which gets about 70 % right; `changes` are to its training settings."""
     dataset, split = load_data()
-    registry = open_registry(directory)
-    *_, result = train(dataset, split, registry, TRAIN.model_copy(update=changes), DATA)
+    settings = Settings(data=DATA, train=TRAIN.model_copy(update=changes), registry=RegistrySettings(dir=directory))
+    *_, result = train(dataset, settings)
     assert isinstance(result, events.TrainResult)
     assert result.promoted
-    return Home(registry, dataset, split)
+    return Home(open_registry(directory), dataset, split)
 
 
 def once_a_run(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -32,10 +32,8 @@ from cifarctl import data, events, settings
 from cifarctl.data import Images, Scenario
 from cifarctl.flows.background import BackgroundFlow
 from cifarctl.flows.produce import produce as produce_flow
-from cifarctl.flows.serve import ServeOptions
 from cifarctl.flows.serve import serve as serve_flow
 from cifarctl.registry import Registry
-from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.settings import KafkaSettings, Settings
 from cifarctl.stream import clients
 from cifarctl.stream.clients import Topics
@@ -260,10 +258,14 @@ class Site:
         """The settings that commands here have; changes as ``serve__batch_size=5``."""
         return settings.load(self._effective(changes))
 
+    def variables(self, **changes: Any) -> dict[str, str]:
+        """The settings as variables of the environment."""
+        given = self._effective(changes)
+        return {f"CIFARCTL_{name.upper().replace('.', '__')}": str(value) for name, value in given.items()}
+
     def start(self, *arguments: str, **changes: Any) -> Process:
         """Start ``cifarctl``; it finds the settings in its environment."""
-        given = self._effective(changes)
-        environment = {f"CIFARCTL_{name.upper().replace('.', '__')}": str(value) for name, value in given.items()}
+        environment = self.variables(**changes)
         return self._keep(Process(arguments, environment, self.folder, f"{len(self._started)}-{arguments[0]}"))
 
     def run(self, *arguments: str, code: int = 0, **changes: Any) -> Process:
@@ -276,14 +278,13 @@ class Site:
         """Run ``cifarctl`` within this process, which saves the time of a start."""
         return cifarctl(*arguments, *(f"--set={name}={value}" for name, value in self._effective(changes).items()))
 
-    def serve(self, *, learner: LearnerProcess | None = None, **changes: Any) -> Flow[events.ServeEvent]:
+    def serve(self, *, online: bool = False, **changes: Any) -> Flow[events.ServeEvent]:
         """The flow behind ``cifarctl serve``; its own options are `max_messages` and `idle_timeout`."""
         own = {name: changes.pop(name) for name in ("max_messages", "idle_timeout") if name in changes}
         chosen = self.settings(**changes)
 
         def stream(stop: threading.Event) -> Iterator[events.ServeEvent]:
-            options = ServeOptions(self.registry, chosen.serve, chosen.kafka, learner=learner, stop=stop, **own)
-            return serve_flow(options)
+            return serve_flow(chosen, online=online, stop=stop, **own)
 
         return self._keep(Flow(stream))
 

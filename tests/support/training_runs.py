@@ -21,7 +21,7 @@ from cifarctl.flows.train import train
 from cifarctl.models.architectures import airbench
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
-from cifarctl.settings import DataSettings, TrainSettings
+from cifarctl.settings import DataSettings, RegistrySettings, Settings, TrainSettings
 
 SMALL = DataSettings(source="synthetic", synthetic_images=500)  # 350 training images: 10 batches of 32 an epoch
 QUICK = TRAIN.model_copy(update={"epochs": 3})
@@ -33,10 +33,14 @@ def images() -> tuple[Dataset, Split]:
     return load_data(SMALL)
 
 
+def chosen(directory: Path, settings: TrainSettings) -> Settings:
+    return Settings(data=SMALL, train=settings, registry=RegistrySettings(dir=directory))
+
+
 def flow(
     images: tuple[Dataset, Split], registry: Registry, settings: TrainSettings = QUICK, **options: Any
 ) -> Iterable[events.TrainEvent]:
-    return train(*images, registry, settings, SMALL, **options)
+    return train(images[0], chosen(registry.dir, settings), **options)
 
 
 def result_of(found: Iterable[events.TrainEvent]) -> events.TrainResult:

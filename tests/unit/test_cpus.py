@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Home, open_registry
+from helpers import Home
 
 from cifarctl import cpus
 from cifarctl.serving import host_cache, ranking
@@ -106,7 +106,7 @@ class Asked(Exception):
 def test_serve_takes_half_of_what_it_may_use(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """On 64 cores of which it may use two, one thread, not 32."""
     from cifarctl.flows import serve as flow
-    from cifarctl.settings import KafkaSettings, ServeSettings
+    from cifarctl.settings import RegistrySettings, Settings
 
     asked: list[int] = []
 
@@ -118,7 +118,7 @@ def test_serve_takes_half_of_what_it_may_use(home: Home, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(flow, "prepare", prepare)
     with pytest.raises(Asked):
-        next(flow.serve(flow.ServeOptions(home.registry, ServeSettings(), KafkaSettings())))
+        next(flow.serve(Settings(registry=RegistrySettings(dir=home.registry.dir))))
     assert asked == [1]
 
 
@@ -126,6 +126,7 @@ def test_training_takes_no_more_than_it_may_use(tmp_path: Path, monkeypatch: pyt
     from helpers import DATA, TRAIN, load_data
 
     from cifarctl.flows import train as flow
+    from cifarctl.settings import RegistrySettings, Settings
 
     def choose(*_: object) -> None:
         raise Asked
@@ -137,7 +138,13 @@ def test_training_takes_no_more_than_it_may_use(tmp_path: Path, monkeypatch: pyt
     try:
         options = TRAIN.model_copy(update={"threads": 0})
         with pytest.raises(Asked):
-            next(iter(flow.train(*load_data(), open_registry(tmp_path), options, DATA)))
+            next(
+                iter(
+                    flow.train(
+                        load_data()[0], Settings(data=DATA, train=options, registry=RegistrySettings(dir=tmp_path))
+                    )
+                )
+            )
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

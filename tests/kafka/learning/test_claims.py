@@ -16,8 +16,6 @@ from processes import SMALL, Flow, Site, until
 
 from cifarctl import events
 from cifarctl.flows import learn
-from cifarctl.flows.serve import LEARNER
-from cifarctl.serving.learner_process import LearnerProcess
 from cifarctl.stream.leader_election import Candidate
 
 
@@ -69,7 +67,7 @@ def test_two_prefixes_on_one_registry_neither_depose_nor_inherit(
     working = following(first)
     working.until(lambda: labelled(working) == 40)
 
-    serving = second.serve(learner=LearnerProcess(second.settings(), LEARNER))
+    serving = second.serve(online=True)
     serving.until(lambda: serving.of(events.LearnerDown))
     (down,) = serving.of(events.LearnerDown)
     assert down.delay is None

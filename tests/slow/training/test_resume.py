@@ -95,8 +95,8 @@ def deadly(original, times):
     return call
 
 import torch
-from helpers import load_data, open_registry
-from training_runs import NARROW, SMALL
+from helpers import load_data
+from training_runs import NARROW, SMALL, chosen
 from torch.nn import functional
 from cifarctl.flows import train as module
 from cifarctl.models.architectures import airbench
@@ -108,7 +108,7 @@ places = {"step": (functional, "cross_entropy"), "rename": (Path, "replace"), "e
 holder, name = places[place]
 setattr(holder, name, deadly(getattr(holder, name), times))
 settings = TrainSettings.model_validate_json(sys.argv[5])
-list(module.train(*load_data(SMALL), open_registry(directory), settings, SMALL, resume=resume))
+list(module.train(load_data(SMALL)[0], chosen(directory, settings), resume=resume))
 """
 
 

@@ -6,15 +6,16 @@ import math
 
 import pytest
 import torch
-from helpers import Home
+from helpers import Home, cifarctl
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from cifarctl.data import Dataset, Images
-from cifarctl.errors import DataError, IntegrityError, VersionNotFound
-from cifarctl.flows.evaluate import evaluate_version
+from cifarctl.errors import DataError
+from cifarctl.flows.evaluate import evaluate as evaluate_version
 from cifarctl.models.predictor import Predictor
+from cifarctl.registry.loading import load
 from cifarctl.training.metrics import calibration_error, evaluate, measure
 
 
@@ -98,7 +99,7 @@ def test_a_model_is_measured_as_it_predicts() -> None:
 
 
 def test_a_version_is_measured_on_the_test_images(trained: Home) -> None:
-    result = evaluate_version(trained.registry, 1, trained.dataset)
+    result = evaluate_version(load(trained.registry, 1), trained.dataset)
     manifest = trained.registry.manifest(1)
     assert result.version == 1
     assert result.accuracy == pytest.approx(manifest.metrics["test_accuracy"])
@@ -113,13 +114,13 @@ def test_a_version_of_other_classes_is_refused(trained: Home) -> None:
     dataset = trained.dataset
     other = Dataset("folder", ("cat", "dog", "emu"), dataset.train, dataset.test, None)
     with pytest.raises(DataError, match=r"version 1 knows the classes disc, square, triangle, .* folder has cat, dog"):
-        evaluate_version(trained.registry, 1, other)
+        evaluate_version(load(trained.registry, 1), other)
 
 
 def test_versions_that_cannot_be_measured(home: Home) -> None:
-    with pytest.raises(VersionNotFound):
-        evaluate_version(home.registry, 9, home.dataset)
+    absent = cifarctl("eval", "--version", "9", *home.options)
+    assert (absent.exit_code, "no version 9 in " in absent.stderr) == (4, True), absent.stderr
     path = home.registry.path(1) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(IntegrityError, match="version 1"):
-        evaluate_version(home.registry, 1, home.dataset)
+    damaged = cifarctl("eval", "--version", "1", *home.options)
+    assert (damaged.exit_code, "version 1: " in damaged.stderr) == (4, True), damaged.stderr
