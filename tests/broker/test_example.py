@@ -20,7 +20,7 @@ from helpers import DATA, Home, cifarctl
 from cifarctl import Scenario, Settings, evaluate_stream, load_version
 from cifarctl.data import Images
 from cifarctl.errors import SettingsError
-from cifarctl.learning.learner import start_of
+from cifarctl.learning.lineage import start_of
 from cifarctl.models import build
 from cifarctl.online import strategies
 from cifarctl.online.fit import Lesson

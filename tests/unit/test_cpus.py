@@ -137,14 +137,9 @@ def test_training_takes_no_more_than_it_may_use(tmp_path: Path, monkeypatch: pyt
     torch.set_num_threads(5)
     try:
         options = TRAIN.model_copy(update={"threads": 0})
+        settings = Settings(data=DATA, train=options, registry=RegistrySettings(dir=tmp_path))
         with pytest.raises(Asked):
-            next(
-                iter(
-                    flow.train(
-                        load_data()[0], Settings(data=DATA, train=options, registry=RegistrySettings(dir=tmp_path))
-                    )
-                )
-            )
+            next(iter(flow.train(load_data()[0], settings)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from streams import PATIENCE_S, settings_for, until
 
-from cifarctl.stream import clients
+from cifarctl.errors import BrokerError
+from cifarctl.stream import clients, embedded
 from cifarctl.stream.embedded import EmbeddedBroker
 
 
@@ -106,3 +107,11 @@ def test_a_broker_that_dies_is_not_alive() -> None:
         until(lambda: not running.alive)
         port = int(running.bootstrap_servers.rpartition(":")[2])
         until(lambda: not listening(port))
+
+
+def test_a_binary_that_does_not_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "tansu"
+    broken.write_text("not a program")
+    monkeypatch.setattr(embedded, "_binary", lambda: str(broken))
+    with pytest.raises(BrokerError, match=r"ended while starting on port \d+.*tansu"):
+        EmbeddedBroker().start()

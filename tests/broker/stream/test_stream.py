@@ -12,11 +12,12 @@ from streams import PATIENCE_S, read_all, settings_for, until
 from cifarctl.errors import BrokerError
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients
+from cifarctl.stream.at_least_once import AtLeastOnceSink
 from cifarctl.stream.clients import Topics
 from cifarctl.stream.embedded import EmbeddedBroker
 from cifarctl.stream.records import Record
 from cifarctl.stream.sender import Sender
-from cifarctl.stream.sink import AtLeastOnceSink, Commit
+from cifarctl.stream.sink import Commit
 from cifarctl.stream.source import Source
 
 

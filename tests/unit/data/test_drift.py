@@ -198,7 +198,7 @@ def test_the_covariate_preset_is_the_documented_one() -> None:
         ("relabel:3+5@~1-2", ["relabel cannot ramp"]),
         ("prior:0.5@1-2", ["prior cannot be 0.5", "whole"]),
         ("prior:1@~1-2", ["prior cannot ramp"]),
-        ("wrong:1.2@1-2", ["wrong cannot be 1.2", "share, 0 to 1"]),
+        ("wrong:1.2@1-2", ["wrong cannot be 1.2", "fraction, 0 to 1"]),
         ("late:0.5@1-2", ["late cannot be 0.5", "images"]),
         ("late:500", ["'late:500'", "@start-end"]),
         ("labelled@1-2", ["labelled needs a strength"]),

@@ -184,7 +184,7 @@ def test_what_people_see() -> None:
     results = [result("frozen", 0, 0.5), result("frozen", 1, 0.6), result("online", 0, 0.7), result("online", 1, 0.7)]
     console.print(contest_tables(events.StreamResult("covariate", "", 3, 100, 20.0, "replay", results)))
     text = console.export_text()
-    for words in ("covariate, 100 images, 20 a second", "preparing", "55.0 % ± 7.1", "70.0 % ± 0.0", "50–100"):
+    for words in ("covariate, 100 images, 20 images/s", "preparing", "55.0 % ± 7.1", "70.0 % ± 0.0", "50–100"):
         assert words in text
     narrow = Console(width=80, record=True, color_system=None, file=io.StringIO())
     narrow.print(contest_tables(events.StreamResult("covariate", "", 3, 100, 20.0, "replay", results)))

@@ -10,7 +10,7 @@ from lineages import ARGUMENTS, CLASSES, says, seeded
 
 from cifarctl import models
 from cifarctl.errors import SettingsError
-from cifarctl.models.architectures.mixture import LEAST, Mixture
+from cifarctl.models.architectures.mixture import MIN_PROBABILITY, Mixture
 from cifarctl.online.colour import Colour
 
 
@@ -63,7 +63,7 @@ def test_other_class_frequencies_multiply_probabilities(mixture: Mixture, some: 
     mixture.prior.copy_(torch.tensor([0.0] * 5 + [1, 1, 1, 3, 4]))
     expected = alone * mixture.prior
     torch.testing.assert_close(says(mixture, some), expected / expected.sum(dim=1, keepdim=True), atol=1e-5, rtol=1e-4)
-    assert float(says(mixture, some)[:, :5].max()) <= LEAST * 1.01
+    assert float(says(mixture, some)[:, :5].max()) <= MIN_PROBABILITY * 1.01
 
 
 def test_renamed_classes_take_each_others_probabilities(mixture: Mixture, some: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from lineages import interrupt, seeded
 from torch import nn
 
 from cifarctl.online import colour as colour_module
-from cifarctl.online.colour import SMALLEST, STEPS, Colour, fit_colour
+from cifarctl.online.colour import MIN_SINGULAR_VALUE, STEPS, Colour, fit_colour
 from cifarctl.online.strategies.mixture import MIN_COLOUR_GAIN
 
 
@@ -23,7 +23,7 @@ def turned(values: list[float], seed: int) -> torch.Tensor:
     return matrix
 
 
-@given(st.lists(st.floats(SMALLEST * 1.01, 3), min_size=3, max_size=3), st.integers(0, 500))
+@given(st.lists(st.floats(MIN_SINGULAR_VALUE * 1.01, 3), min_size=3, max_size=3), st.integers(0, 500))
 def test_the_inverse_of_a_change_of_colours_restores_images(values: list[float], seed: int) -> None:
     colour = Colour(turned(values, seed), torch.randn(3, generator=seeded(seed)))
     images = torch.randn(2, 3, 4, 4, generator=seeded(seed))
@@ -39,7 +39,7 @@ def test_no_change_of_colours_changes_nothing() -> None:
 @given(st.lists(st.sampled_from([0.0, 1e-6, 0.1, 1.0]), min_size=3, max_size=3), st.integers(0, 500))
 def test_a_colour_that_has_gone_is_not_blown_up(values: list[float], seed: int) -> None:
     back = Colour(turned(values, seed), torch.zeros(3)).inverse()
-    assert float(torch.linalg.svdvals(back.matrix).max()) <= 1 / SMALLEST + 1e-3
+    assert float(torch.linalg.svdvals(back.matrix).max()) <= 1 / MIN_SINGULAR_VALUE + 1e-3
 
 
 def test_a_change_of_colours_is_a_matrix_and_a_shift() -> None:

@@ -49,11 +49,3 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     with pytest.raises(BrokerError, match=r"home folder.*HOME"):
         EmbeddedBroker().start()
-
-
-def test_a_binary_that_does_not_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "tansu"
-    broken.write_text("not a program")
-    monkeypatch.setattr(embedded, "_binary", lambda: str(broken))
-    with pytest.raises(BrokerError, match=r"ended while starting on port \d+.*tansu"):
-        EmbeddedBroker().start()

@@ -67,8 +67,8 @@ def test_a_slowness_is_told_once_and_again_when_it_is_far_worse() -> None:
     limiter = CommitSize(TIMEOUT_S, MOST)
     limiter.undone(640, TIMEOUT_S)
     assert limiter.news() == [
-        "the broker is slow: a transaction of 640 inputs came to nothing after 10.0 s, and it gives up a transaction "
-        "after 10 s (kafka.options.transaction.timeout.ms); from now on one carries 320 at most"
+        "the broker is slow: a transaction of 640 inputs failed after 10.0 s, and it aborts transactions after 10 s "
+        "(kafka.options.transaction.timeout.ms); from now on each has at most 320 inputs"
     ]
     for _ in range(5):
         limiter.committed(320, 0.5)
