@@ -83,6 +83,8 @@ def evaluate_stream(
         SettingsError: an unknown strategy, or a scenario that needs more images of a class than there are.
         DataError: the version has seen the stream's images, was trained on another split, or knows other classes.
 
+    Long because it documents a public function, with an example.
+
     Example:
         >>> from cifarctl import Registry, Scenario, Settings, data, evaluate_stream, load_version
         >>> settings = Settings()

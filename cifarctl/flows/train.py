@@ -62,6 +62,8 @@ def train(
         RegistryError: nothing to resume, or the registry cannot be written.
         TeammateLost: another process of the run has ended.
 
+    Long because it documents a public function, with an example.
+
     Example:
         >>> from cifarctl import Settings, data, train
         >>> from cifarctl.settings import DataSettings, RegistrySettings, TrainSettings

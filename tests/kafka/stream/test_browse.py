@@ -87,7 +87,7 @@ def test_an_open_transaction_is_waited_for(
     assert sender.flush(10)
     with monkeypatch.context() as patch:
         patch.setattr(browse, "MAX_OPEN_S", 0.2)
-        with pytest.raises(BrokerError, match=f"{topic} holds a transaction that has been open for 0.2 s"):
+        with pytest.raises(BrokerError, match=f"{topic} has a transaction that has been open for 0.2 s"):
             browse.await_decided(settings, topic)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(browse.await_decided, settings, topic)

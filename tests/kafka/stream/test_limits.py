@@ -156,7 +156,7 @@ def test_a_message_that_no_batch_is_small_enough_for_fails_alone(
 
 def test_a_topic_that_takes_no_answer_at_all_is_told_at_the_start(site: Site) -> None:
     limited(site, predictions=300)
-    with pytest.raises(BrokerError, match=rf"{site.topics.predictions} takes 300 bytes .*max\.message\.bytes"):
+    with pytest.raises(BrokerError, match=rf"{site.topics.predictions} accepts at most 300 .*max\.message\.bytes"):
         site.serve().result()
 
 

@@ -124,10 +124,8 @@ def test_a_model_that_cannot_be_run_is_told_in_a_line(choice: Choice) -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean(dim=(2, 3))
 
-    with pytest.raises(
-        Unusable,
-        match=rf"^{choice.backend} returns the shape \(1, 3\) for 1 images$|^{choice.backend} returns the shape \(64, 3\)",
-    ):
+    told = rf"^{choice.backend} returns the shape \((1, 3\) for 1 images$|64, 3\))"
+    with pytest.raises(Unusable, match=told):
         build(choice, of=Network(Wrong().eval(), MEAN, STD, 10))
 
 
