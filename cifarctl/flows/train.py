@@ -43,21 +43,21 @@ def train(
     illustrate: Callable[[events.TrainReport], Mapping[str, bytes]] = lambda _: {},
     launch: Launch | None = None,
 ) -> Iterator[events.TrainEvent]:
-    """Train a model as `settings.train` says, publish it in `settings.registry`, and promote it where it is better.
+    """Train a model as `settings.train` says, publish it in `settings.registry`, and promote it if it is better.
 
-    `promote` True or False: in any case, or in none. The training images are split as `settings.data` says.
+    `promote` True or False: promote it always, or never. `settings.data` says how the training images are split.
     `full` trains on every training image, validation and stream included. When `stop` is set the run leaves
     its checkpoint and ends without a result; `resume` continues it, bit for bit on the same machine. The version is
     published with the figures of each epoch, a line of JSON each, and with the pictures that `illustrate` draws.
 
-    With a target accuracy it ends with the epoch after which it is seen on the validation images, at the latest after
-    all epochs; on the way the learning rate falls to nothing more than once.
+    With a target accuracy the run ends with the epoch that reaches it on the validation images, at the latest after all
+    epochs; on the way the learning rate falls to zero more than once.
 
-    Where torchrun has launched several processes each trains on its part of every batch; the first one tells, judges
-    and writes, and what torchrun starts again continues from the checkpoint.
+    Where torchrun has launched several processes, each trains on its part of every batch. The first process yields
+    events, evaluates and writes; a process that torchrun restarts continues from the checkpoint.
 
     Raises:
-        SettingsError: a target with `full`, which leaves no images to see it on.
+        SettingsError: a target accuracy with `full`, which leaves no images to measure it on.
         TrainingDiverged: the loss is not finite; the last good checkpoint stays.
         RegistryError: nothing to resume, or the registry cannot be written.
         TeammateLost: another process of the run has ended.
@@ -72,7 +72,7 @@ def train(
         ...     train=TrainSettings(epochs=1, batch_size=32, seed=1, threads=1),
         ...     registry=RegistrySettings(dir="models"),
         ... )
-        >>> *_, result = train(data.load(settings.data), settings)  # the others tell of the progress
+        >>> *_, result = train(data.load(settings.data), settings)  # the events before it report progress
         >>> result.version, result.promoted, result.reason
         (1, True, 'there was no production version')
     """
