@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: The mixture of bets: (assumed probability that the challenger wins a discordant pair, fraction of the capital).
-#: Chosen by simulation (tests/test_gate.py) for challengers that are 5 to 15 percentage points better when one pair in
-#: five is discordant.
+#: Chosen by simulation (tests/unit/online/test_gate.py) for challengers that are 5 to 15 percentage points better when
+#: one pair in five is discordant.
 BETS = ((0.62, 0.60), (0.70, 0.25), (0.85, 0.15))
 # The two below are hand-chosen.
 MIN_CHANGE = 0.01  # fraction of changed predictions for a new version; lower: more versions that hardly differ

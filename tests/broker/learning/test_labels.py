@@ -186,7 +186,7 @@ def test_without_a_disk_the_oldest_images_are_given_up_and_that_is_told(
     learning.until(lambda: any(told in notice.message for notice in learning.of(events.Notice)))
     learning.until(lambda: waiting(learning) > 200)
     learning.finish()
-    failures = [notice.message for notice in learning.of(events.Notice) if "to the disk no more" in notice.message]
+    failures = [notice.message for notice in learning.of(events.Notice) if "no longer written to disk" in notice.message]
     assert len(failures) == 1
     assert "(database or disk is full)" in failures[0]
     assert not list((site.registry.dir / "learner").glob("waiting-*"))
