@@ -17,9 +17,9 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 def count(root: Path = Path("/")) -> int:
     """CPUs that this process may use, at least 1.
 
-    A quota that is no whole number is rounded down: a thread that runs into the quota stops all that wait for it until
+    A fractional quota is rounded down: a thread that runs into the quota holds up all threads that wait for it until
     the next period of 100 ms, while the rest of a CPU is not lost, since the threads of the Kafka client use it.
-    `root` is where ``/proc`` and what is mounted are looked for.
+    `root` is the folder below which ``/proc`` and mount points are looked up.
     """
     quotas = [quota for directory, version in _cgroups(root) if (quota := _quota(directory, version)) is not None]
     return max(1, int(min([_assigned(), *quotas])))
@@ -38,7 +38,7 @@ def _cgroups(root: Path) -> Iterator[tuple[Path, int]]:
     """The folders of the cgroups that the process is in, from the innermost outwards, and their version."""
     for path, version in _memberships(root):
         for inside, mount in _mounts(root, version):
-            # Of a container's group the mount shows a part only: its root is what stands at the mount point.
+            # In a container the mount shows only part of the hierarchy: its root appears at the mount point.
             relative = path.relative_to(inside) if path.is_relative_to(inside) else PurePosixPath()
             parts = () if ".." in relative.parts else relative.parts
             for depth in range(len(parts), -1, -1):

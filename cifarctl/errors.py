@@ -6,10 +6,10 @@
     ├── RegistryError            4   the registry or a model file is unusable
     │   ├── VersionNotFound          no such version or alias
     │   ├── IntegrityError           a model file fails one of the checks of loading
-    │   ├── ModelTooLarge            a model is larger than what would be loaded again
+    │   ├── ModelTooLarge            a model is too large to be loaded again
     │   ├── UntrustedCode            a version needs code that nobody has allowed to be run
     │   ├── AliasConflict            somebody else moved the alias first
-    │   ├── AliasDamaged             the file of an alias is missing or says nothing
+    │   ├── AliasDamaged             the file of an alias is missing or unreadable
     │   └── RegistryBusy             another process holds a lock of the registry
     │       └── AliasClaimed         the learner of another stream moves the alias
     ├── Superseded               4   another learner has taken over from this one
@@ -58,7 +58,7 @@ class IntegrityError(RegistryError):
 
 
 class ModelTooLarge(RegistryError):
-    """A model is larger than what would be loaded again."""
+    """A model is too large to be loaded again."""
 
 
 class UntrustedCode(RegistryError):
@@ -82,7 +82,7 @@ class AliasClaimed(RegistryBusy):
 
 
 class Superseded(CifarctlError):
-    """Another learner has taken over: what this one decides does not count any more."""
+    """Another learner has taken over: decisions of this one no longer count."""
 
     exit_code = 4
 

@@ -1,4 +1,4 @@
-"""Running figures of a serving run, in bounded memory: what its result and its dashboard have in common."""
+"""Running figures of a serving run, in bounded memory, for its result and its dashboard."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PER_DECADE = 100  # buckets of the latency histogram: 2.3 % wide
 LOWEST_MS = 0.01
 BUCKETS = 11 * PER_DECADE
 LONGEST_MS = 1e9  # the end of the last bucket: 11.6 days, more than Kafka keeps a message for by default (7 days)
-SKEW_MS = 100.0  # by which two clocks that NTP keeps may differ: a latency of less than -100 ms is none
+SKEW_MS = 100.0  # how far two NTP-synchronised clocks may differ: a latency below -100 ms is invalid
 
 
 def credible(milliseconds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of these (B,) can be latencies: not negative beyond the skew of clocks, not years, and not NaN."""
+    """Mask (B,) of plausible latencies: not negative beyond clock skew, not too long, and not NaN."""
     found: NDArray[np.bool_] = (milliseconds >= -SKEW_MS) & (milliseconds < LONGEST_MS)
     return found
 
 
 class Latencies:
-    """A histogram with logarithmic buckets; percentiles are right to 2.3 %. What cannot be a latency is left out."""
+    """A histogram with logarithmic buckets; percentiles are accurate to 2.3 %. Implausible latencies are left out."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(BUCKETS, dtype=np.int64)
@@ -83,7 +83,7 @@ class Trial:
     """A canary's record beside that of production over the same time, whatever versions each has been by turns."""
 
     number: int
-    versions: set[int] = field(default_factory=set)  # that have been the canary
+    versions: set[int] = field(default_factory=set)  # versions that have been the canary
     canary: Score = field(default_factory=Score)
     production: Score = field(default_factory=Score)
 
@@ -117,7 +117,7 @@ class Tally:
     recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT_LABELLED))
 
     def update(self, event: events.ServeEvent) -> None:
-        """Take in what happened."""
+        """Update the figures with an event."""
         if isinstance(event, events.BatchServed):
             self.predicted += len(event.ids)
             self.dead_lettered += len(event.dead_letters)
@@ -161,7 +161,7 @@ class Tally:
             self.rollbacks += 1
 
     def learner(self) -> dict[str, Any]:
-        """What `serve --online` adds to the result of `serve`."""
+        """The fields that `serve --online` adds to the result of `serve`."""
         return {
             "buffer": {"size": self.buffer_size, "capacity": self.buffer_capacity},
             "retrains": self.retrains,
@@ -171,7 +171,7 @@ class Tally:
 
     @property
     def by_version(self) -> list[dict[str, Any]]:
-        """What a result says of each version that has answered."""
+        """The part of a result about each version that has answered."""
         return [
             {
                 "version": version,

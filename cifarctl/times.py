@@ -31,9 +31,9 @@ def parse(text: str, option: str, forms: str = FORMS) -> int:
     epoch seconds: ten digits, or any number behind an ``@``. Eight digits are a date.
 
     Args:
-        text: what was written.
+        text: the option's value as written.
         option: the option that it was written for, as ``--since``.
-        forms: what that option takes, for errors.
+        forms: the accepted forms, for errors.
 
     Raises:
         SettingsError: the text has none of the forms, or names a time before 1970 or more than a day ahead of this
@@ -50,14 +50,14 @@ def parse(text: str, option: str, forms: str = FORMS) -> int:
                 raise SettingsError(f"{option} {text}: epoch seconds have ten digits; write @{text}, or {forms}")
         else:
             raise SettingsError(f"{option} {text}: expected {forms}")
-    except (ValueError, OverflowError, OSError) as error:  # the last two: what the C library cannot convert
+    except (ValueError, OverflowError, OSError) as error:  # the last two: the C library cannot convert it
         raise SettingsError(f"{option} {text}: there is no such time ({error}); expected {forms}") from None
     if seconds < 0:
         raise SettingsError(f"{option} {text}: that is before 1970, where the times of Kafka begin; take a later one")
     if seconds >= END_S:
         raise SettingsError(f"{option} {text}: that is after the year 9999; epoch times are in seconds")
     if seconds > (now := time.time()) + DAY_S:
-        raise SettingsError(f"{option} {text}: that is in the future, it is {shown(now)} here; take an earlier time")
+        raise SettingsError(f"{option} {text}: that is in the future, it is {display(now)} here; take an earlier time")
     return round(seconds * 1000)
 
 
@@ -77,7 +77,7 @@ def is_epoch(text: str) -> bool:
     return re.fullmatch("[1-9][0-9]{9}", text) is not None
 
 
-def shown(moment: datetime | float | str, *, seconds: bool = False) -> str:
+def display(moment: datetime | float | str, *, seconds: bool = False) -> str:
     """A moment for people: local, with its zone, and with its year where that is not this one.
 
     ``01-31 12:00 CET``; ``2025-01-31 12:00 CET``; with `seconds` ``01-31 12:00:05 CET``.

@@ -81,7 +81,7 @@ def _write(path: Path, fingerprint: str, blocks: Iterable[Pixels]) -> None:
     digest, size = hashlib.sha256(), 0
     try:
         temporary.touch(0o600)  # keeps images of a private folder private
-        # Written as a file: a write to a memory map would kill the process if the disk is full.
+        # Not written through a memory map: on a full disk that would kill the process.
         with temporary.open("r+b") as file:
             file.truncate(HEADER)
             file.seek(HEADER)

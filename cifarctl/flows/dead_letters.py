@@ -23,7 +23,7 @@ BATCH_BYTES = 8 * 1024 * 1024  # of a batch that is sent back, so that it is the
 
 @dataclass(frozen=True)
 class Choice:
-    """Which letters; what is None does not choose. `since_ms`: epoch milliseconds."""
+    """Selects dead letters; a None field selects all. `since_ms`: epoch milliseconds."""
 
     error: str | None = None
     since_ms: int | None = None
@@ -206,7 +206,7 @@ class _Replay:
             yield batch
         if not self._stop.is_set():
             for place in sorted(missing):
-                self._result.fail(place, "the letter has aged out meanwhile")
+                self._result.fail(place, "the letter has aged out since")
 
     def _return(self, letter: Letter) -> ReplayMessage | None:
         """The original message of `letter`; None, and counted as failed, where it is gone."""

@@ -40,7 +40,7 @@ TAIL = 1000  # images over which the accuracy at the end is measured
 
 @dataclass
 class _Observed:
-    """What the demo has seen of its stream: whether each prediction was right, in order, and serve's result."""
+    """The demo's record of its stream: whether each prediction was right, in order, and serve's result."""
 
     outcomes: list[bool] = field(default_factory=list)
     result: events.OnlineServeResult | None = None

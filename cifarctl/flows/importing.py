@@ -18,7 +18,7 @@ from cifarctl.registry.publishing import publish, split_record
 from cifarctl.settings import DataSettings, ServeSettings
 from cifarctl.training.metrics import evaluate
 
-#: What torch.load raises for files that hold something else; which of these depends on their content.
+#: Exceptions of torch.load for files that hold something else; which one depends on their content.
 NOT_WEIGHTS = (
     OSError,
     RuntimeError,
@@ -29,7 +29,7 @@ NOT_WEIGHTS = (
     TypeError,
     AttributeError,
 )
-SHOWN = 12  # tensors that an error message lists
+LISTED = 12  # tensors that an error message lists
 
 
 def import_weights(
@@ -113,4 +113,4 @@ def _matched(
 
 
 def _describe(tensors: dict[str, torch.Tensor]) -> str:
-    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(tensors.items())[:SHOWN])
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(tensors.items())[:LISTED])

@@ -28,7 +28,7 @@ STATUS_INTERVAL = 0.5  # seconds between two LearnerStatus events, which are als
 def learn(
     settings: Settings, stop: threading.Event, on_step: Callable[[], None] = lambda: None
 ) -> Iterator[events.LearnEvent]:
-    """Learn from what arrives until `stop` is set; stand by as long as another learner is at work.
+    """Learn from the stream until `stop` is set; stand by while another learner is at work.
 
     `on_step` is called many times a second, also in the middle of an update.
 
@@ -93,13 +93,13 @@ def _work(
         learner, source = examples.learner, examples.source
         yield learner.started()
         yield examples.status()
-        saved = shown = time.monotonic()
+        saved = reported_at = time.monotonic()
         waiting = False
         requests = Requests(settings.registry.dir, settings.serve.alias)
         while not stop.is_set():
             updates = learner.updates
             yield from examples.read()
-            with suppress(Stopped):  # what has been read is saved below
+            with suppress(Stopped):  # everything read is saved below
                 budget.keep(look)
             _require(leadership)
             yield from learner.follow_alias()
@@ -110,8 +110,8 @@ def _work(
             if updated or (examples.unsaved and now - saved >= SAVE_INTERVAL):
                 examples.save()
                 saved = now
-            if updated or now - shown >= STATUS_INTERVAL:
-                shown = now
+            if updated or now - reported_at >= STATUS_INTERVAL:
+                reported_at = now
                 yield examples.status()
             if (source.last_error is not None) != waiting:
                 waiting = not waiting

@@ -20,9 +20,9 @@ from cifarctl.settings import Settings
 
 
 def run(settings: Settings, pipe: Connection) -> None:
-    """Learn in this process; events go into `pipe`, at last Refused where a restart is no use.
+    """Learn in this process; events go into `pipe`, the last one is Refused if a restart would not help.
 
-    The process ends with the exit code of what ended the learner. It stops when the other end of the pipe closes;
+    The process exits with the code of the error that ended the learner. It stops when the other end of the pipe closes;
     interrupts from the terminal are ignored, since the parent gets them too and closes the pipe in time.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -68,7 +68,7 @@ class _Parent:
         self._reporting = threading.Thread(target=self._report, daemon=True)
 
     def send(self, event: events.LearnEvent | Refused | None) -> None:
-        """Send an event, or None as a sign of life.
+        """Send an event, or None as a heartbeat.
 
         Raises:
             OSError: the parent has ended.
@@ -77,7 +77,7 @@ class _Parent:
             self._pipe.send(event)
 
     def heartbeat(self) -> None:
-        """Send a sign of life where one is due, and stop where the parent has ended."""
+        """Send a heartbeat when one is due, and stop if the parent has ended."""
         if orphaned():
             self.stop.set()
         if time.monotonic() - self._beat >= STATUS_INTERVAL:
@@ -89,11 +89,11 @@ class _Parent:
         threading.Thread(target=self._await_stop, daemon=True).start()
 
     def report_starting(self) -> None:
-        """Send signs of life, from a thread, until `started`: loading the images may take minutes."""
+        """Send heartbeats, from a thread, until `started`: loading the images may take minutes."""
         self._reporting.start()
 
     def started(self) -> None:
-        """Leave signs of life to `heartbeat` from now on."""
+        """From now on, leave heartbeats to `heartbeat`."""
         if not self._started.is_set():
             self._started.set()
             self._reporting.join()

@@ -49,7 +49,7 @@ def produce(
     `classes` - 1. Ids are unique to the run. JSON is normalised as `serve` expects it.
 
     Raises:
-        SettingsError: `drift` names a class that there is not, or leaves none to choose from.
+        SettingsError: `drift` names a class that does not exist, or leaves no class to choose from.
         BrokerError: no broker at the start, or something was not delivered; the ProduceResult before it has counts.
     """
     stop, drift = stop or threading.Event(), drift or Scenario.parse("")
@@ -141,7 +141,7 @@ class _StreamSender:
 
     def begin(self) -> None:
         """The first image is due now."""
-        self._began = self._shown = self._heard = time.monotonic()
+        self._began = self._reported_at = self._heard = time.monotonic()
 
     def send(self, block: _Block) -> Iterator[events.ProduceEvent]:
         """Send the images of `block`, each when it is due, and the labels that become due meanwhile."""
@@ -212,7 +212,7 @@ class _StreamSender:
             lane.sender.close(0.0)
         if self._waiting:
             raise BrokerError(
-                f"{self._waiting} labels were not sent: {self._kafka.bootstrap_servers} takes no more; "
+                f"{self._waiting} labels were not sent: {self._kafka.bootstrap_servers} accepts no more; "
                 "check kafka.bootstrap_servers and send again"
             )
 
@@ -247,9 +247,9 @@ class _StreamSender:
     def _report(self) -> Iterator[events.ProduceEvent]:
         """Progress, now and then; notices where messages wait and none has been acknowledged for long."""
         now = time.monotonic()
-        if now - self._shown < PROGRESS_INTERVAL:
+        if now - self._reported_at < PROGRESS_INTERVAL:
             return
-        self._shown = now
+        self._reported_at = now
         for lane in self._lanes:
             if moved := lane.look():
                 yield events.Notice(

@@ -1,4 +1,4 @@
-"""``cifarctl retrain``: learn once from what has arrived, or have the learner that is at work do it."""
+"""``cifarctl retrain``: learn once from the images that have arrived, or ask the running learner to."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _learn(
         yield from _catch_up(examples, settings, stop)
         if stop.is_set():
             return
-        if (notice := examples.strays.verdict()) is not None:
+        if (notice := examples.unmatched.verdict()) is not None:
             yield notice
         if held.count < settings.online.min_examples:
             yield from held.learn(0)
@@ -188,7 +188,7 @@ def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> 
     source, broker = examples.source, settings.kafka.bootstrap_servers
     topics, partitions = clients.Topics.of(settings.kafka.topic_prefix), clients.partition_counts(settings.kafka)
     whole = partitions[topics.images] + partitions[topics.labels]
-    shown, answered, moved, progress = 0.0, time.monotonic(), time.monotonic(), source.progress
+    reported_at, answered, moved, progress = 0.0, time.monotonic(), time.monotonic(), source.progress
     while not (source.caught_up and len(source.assigned) >= whole) and not stop.is_set():
         yield from examples.read()
         if source.last_error is not None:
@@ -209,6 +209,6 @@ def _catch_up(examples: Examples, settings: Settings, stop: threading.Event) -> 
                 f"the group {source.group_id} holds partitions without reading them; end that process, or wait until "
                 "the group has removed it"
             )
-        if time.monotonic() - shown >= STATUS_INTERVAL:
-            shown = time.monotonic()
+        if time.monotonic() - reported_at >= STATUS_INTERVAL:
+            reported_at = time.monotonic()
             yield examples.status()

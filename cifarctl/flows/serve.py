@@ -61,7 +61,7 @@ def serve(
     ready_file: Path | None = None,
     stop: threading.Event | None = None,
 ) -> Generator[events.ServeEvent, None, None]:
-    """Predict what arrives on the images topic until told to stop; every input is answered by `kafka.delivery`.
+    """Predict the messages of the images topic until asked to stop; every input is answered by `kafka.delivery`.
 
     The version is that of the alias `serve.alias` in the registry. With `online` a learner is started beside it, as a
     process of its own, and its events are passed on. `ready_file` is written once the model is loaded and the topic
@@ -106,7 +106,7 @@ def serve(
 
 
 def _require_learnable(registry: Registry, settings: Settings) -> None:
-    """Refuse what no learner can start from: it would be tried again and again."""
+    """Refuse a version that no learner can start from: the learner would restart forever."""
     from cifarctl.online.judgeable import require_judgeable  # here: the predictor alone needs neither
     from cifarctl.online.strategies import require
 
@@ -179,7 +179,7 @@ class _Service:
         return idle or self._handled == self._options.max_messages
 
     def started(self) -> Iterator[events.ServeEvent]:
-        """ServeStarted, and notices of what is not as it should be from the start."""
+        """ServeStarted, and notices of problems found at the start."""
         options, kafka, backend = self._options, self._options.settings.kafka, self._first.prepared.backend
         manifest = self._first.loaded.manifest
         yield events.ServeStarted(
@@ -224,7 +224,7 @@ class _Service:
         self._idle_since = (self._idle_since or time.monotonic()) if idle else None
 
     def settled(self) -> Iterator[events.ServeEvent]:
-        """Commit what is left, and tell where the stream stands at the end."""
+        """Commit the remaining work, and report the final state of the stream."""
         self._pipeline.settle(self._options.settings.kafka.timeout_s)
         yield from self._pipeline.committed()
         yield self._watch.status()

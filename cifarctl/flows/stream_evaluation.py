@@ -309,9 +309,9 @@ def _final(
         size = min(STEP * 10, phase.end - phase.start)
         for index in torch.split(torch.arange(len(images)), size):
             part, start = images.take(index), phase.end - len(index)
-            shown = scenario.apply(part.pixels, start, seed=1_000_003)
+            transformed = scenario.apply(part.pixels, start, seed=1_000_003)
             right = scenario.concept(part.labels, start)
-            hits += int((contestant.serving(shown, start).argmax(dim=1) == right).sum())
+            hits += int((contestant.serving(transformed, start).argmax(dim=1) == right).sum())
         found[phase.name] = hits / len(images)
     return found
 

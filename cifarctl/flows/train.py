@@ -145,7 +145,7 @@ def _evaluate(run: TrainingRun, dataset: Dataset) -> _Evaluation:
 def _drawn(
     illustrate: Callable[[events.TrainReport], Mapping[str, bytes]], report: events.TrainReport
 ) -> Generator[events.Notice, None, Mapping[str, bytes]]:
-    """The pictures of a report; none, and a notice, where drawing fails: that is no reason to lose a trained model."""
+    """The plots of a report; if drawing fails, none and a notice, since the trained model must not be lost."""
     try:
         return illustrate(report)
     except Exception as error:  # noqa: BLE001  a drawing library may raise anything

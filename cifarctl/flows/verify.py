@@ -23,10 +23,10 @@ def verify(kafka: KafkaSettings) -> Iterator[events.VerifyEvent]:
     Every input record below the committed offset, as read_committed delivers it, must be answered exactly once, by a
     prediction or a dead letter; records that `serve --from` has skipped need no answer. An answer must match the record
     at its source offset: a prediction has that image's id, a dead letter its bytes. No answer may exist for a record
-    that is absent or beyond the committed offset, which must be of this topic and within it. Within a pair of input and
-    output partition, answers follow the order of the inputs. Records that retention or compaction has removed since
-    they were answered are counted, not judged. `serve` may run meanwhile. A group that was moved back on purpose has
-    answered twice.
+    that is absent or beyond the committed offset. The committed offset must belong to this topic and lie within it. In
+    each pair of input and output partition, answers follow the order of the inputs. Records that retention or
+    compaction has removed since they were answered are counted, not judged. `serve` may be running. A group whose
+    offsets were moved back on purpose has duplicate answers.
 
     Raises:
         BrokerError: no broker answers, a topic is missing, or a transaction stays open.
@@ -47,7 +47,7 @@ class _Audit:
         for topic in self.outputs:
             browse.await_decided(kafka, topic)
         self.topic_id = self._topic_id()
-        #: The embedded broker tells other bounds, ages nothing out and compacts nothing.
+        #: The embedded broker reports other bounds, ages nothing out and compacts nothing.
         self.embedded = clients.check(kafka).embedded
         self.bounds = self._bounds(self.topics.images)
         everything = (self.topics.images, *self.outputs)
@@ -58,12 +58,12 @@ class _Audit:
         }
         self.counted = dict.fromkeys(self.outputs, 0)
         self.aged_out = self.compacted_away = 0
-        #: Answers beyond what was committed when this began.
+        #: Answers beyond the offsets that were committed when the audit began.
         self.early: list[tuple[int, int, str]] = []
         #: Of each input partition, output topic and partition: the first and the last offset answered there.
         self.first: dict[tuple[int, str, int], int] = {}
         self.last: dict[tuple[int, str, int], int] = {}
-        #: What answers of compacted topics are kept under: digests of ids, and of keys.
+        #: Under compaction, answers are known by these digests: of ids, and of keys.
         self.answered_ids: set[int] = set()
         self.answered_keys: set[int] = set()
 
@@ -100,7 +100,7 @@ class _Audit:
         later = self._later()
         images, found = self.topics.images, self.found
         if None not in (self.topic_id, now := self._topic_id()) and now != self.topic_id:
-            found.add("other_topic", f"{images} was deleted and made anew while it was read: verify again")
+            found.add("other_topic", f"{images} was deleted and created again while it was read: verify again")
         for number, offset, where in self.early:
             if offset >= _offset(later, number):
                 found.add("beyond", f"answer beyond the committed offset: {where}")
@@ -151,12 +151,12 @@ class _Audit:
         if partition is not None and index is not None:
             self.counted[topic] += 1
             if not partition.same(index, answer):
-                self.found.add("mismatched", f"answer to another message than the one that is there: {where}")
+                self.found.add("mismatched", f"the answer is not about the message at this offset: {where}")
                 return
             partition.answer(index)
         elif partition is not None and offset < partition.oldest:
             self.aged_out += 1
-            if offset == self.last.get(pair):  # which the ledger cannot tell any more
+            if offset == self.last.get(pair):  # no longer in the ledger
                 self.found.add("duplicated", f"another answer: {where}")
                 return
         elif partition is not None and offset < partition.end and self.compacted.get(self.topics.images):
@@ -167,7 +167,7 @@ class _Audit:
         else:
             self.counted[topic] += 1
             if partition is not None and offset < partition.end:
-                self.found.add("beyond", f"answer to an input that is not there: {where}")
+                self.found.add("beyond", f"answer to an input that does not exist: {where}")
         if offset >= _offset(self.places, number):
             self.early.append((number, offset, where))
         if offset <= self.last.get(pair, -1):
@@ -180,7 +180,7 @@ class _Audit:
         if place.mark.of_another(self.topic_id):
             self.found.add(
                 "other_topic",
-                f"the committed offset {place.offset} of {where} is of a topic of that name that is not there any more",
+                f"the committed offset {place.offset} of {where} belongs to an earlier topic of that name, now deleted",
             )
             return
         partition = self.inputs.get(number)
@@ -227,17 +227,17 @@ class _Audit:
         return skipped, replaced + len(perhaps) - max(0, surplus)
 
     def _notes(self) -> Iterator[str]:
-        """What limits the comparison."""
+        """Notes on the limits of the comparison."""
         if self.places and self.topic_id is None:
-            yield "the broker tells no topic ids: whether a topic was made anew shows only in ids of images"
+            yield "the broker reports no topic ids: only image ids can reveal that a topic was created again"
         elif any(place.mark.topic_id is None for place in self.places.values()):
-            yield "the committed offsets carry no topic id: whether the topic was made anew shows only in ids of images"
+            yield "the committed offsets carry no topic id: only image ids can reveal that the topic was created again"
         for topic in (self.topics.images, *self.outputs):
             if not self.embedded and topic not in self.compacted:
-                yield f"cleanup.policy of {topic} is not told, so it counts as delete: grant DescribeConfigs on it"
+                yield f"cleanup.policy of {topic} cannot be read, so delete is assumed: grant DescribeConfigs on it"
         for topic in self.outputs:
             if self.compacted.get(topic):
-                yield f"{topic} is compacted: of several answers under one key only the last can be told"
+                yield f"{topic} is compacted: of several answers under one key only the last can be checked"
 
     def _later(self) -> Mapping[int, Place]:
         """The group's places by now: serve may have gone on, and at-least-once delivery commits after the answers."""
@@ -255,7 +255,7 @@ class _Audit:
         return identity.topic_ids(self.kafka, [self.topics.images]).get(self.topics.images)
 
     def _bounds(self, topic: str) -> dict[int, tuple[int, int]]:
-        """First offset and the end of what is decided, of each partition."""
+        """First offset and last stable offset of each partition."""
         return {} if self.embedded else browse.bounds(self.kafka, topic, isolation="read_committed")
 
 

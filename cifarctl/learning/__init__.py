@@ -1,1 +1,1 @@
-"""What learns from a stream: the learner, its trials and promotions, and what it reads."""
+"""Learning from a stream: the learner, its trials and promotions, and the records it reads."""

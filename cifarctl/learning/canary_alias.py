@@ -28,7 +28,7 @@ class CanaryAlias:
         """
         self._registry, self._alias, self.wanted, self._epoch = registry, canary_of(alias), wanted, epoch
         self._newest: int | None = None  # version published as the canary last
-        self._shown = False  # whether the alias names it
+        self._active = False  # whether the alias names it
 
     def take_over(self, model: nn.Module | None, champion: int) -> None:
         """Keep the canary of a previous learner if it is `model`, the snapshot on trial; otherwise withdraw it."""
@@ -38,7 +38,7 @@ class CanaryAlias:
             self._newest = next((move.to_version for move in reversed(moves) if move.to_version is not None), None)
         if alias is None or moves[-1].who != WHO:  # set by a person
             return
-        self._shown = True
+        self._active = True
         if model is None or self.version_of(model, champion) != alias.version:
             self.withdraw("left by a learner that was killed")
         else:
@@ -62,11 +62,11 @@ class CanaryAlias:
         """Make that version the canary."""
         with suppress(AliasConflict):
             self._registry.promote(version, alias=self._alias, who=WHO, why=why, epoch=self._epoch)
-            self._newest, self._shown = version, True
+            self._newest, self._active = version, True
 
     def withdraw(self, why: str) -> None:
         """Remove the canary, unless a newer learner has set it."""
-        if self._shown:
+        if self._active:
             with suppress(AliasConflict):
                 self._registry.remove_alias(self._alias, who=WHO, why=why, epoch=self._epoch)
-            self._shown = False
+            self._active = False

@@ -1,4 +1,4 @@
-"""The file in which a learner keeps what its decisions depend on, from one process to the next."""
+"""The file that carries the state a learner's decisions depend on from one process to the next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LearnerCheckpoint:
     """The checkpoint of the learner of one stream and alias; learners of other streams have files of their own."""
 
     def __init__(self, registry: Registry, alias: str, *, stream: Stream | None, epoch: int | None) -> None:
-        """`stream` None: of whoever moves `alias`; `epoch` is the learner's leader epoch, checked when it saves."""
+        """`stream` None: any learner of `alias`; `epoch` is the learner's leader epoch, checked on saving."""
         self._registry, self._alias, self._stream, self._epoch = registry, alias, stream, epoch
         self.folder = registry.dir / LEARNER
         self.path = self.folder / (CHECKPOINT if stream is None else stream.checkpoint)
@@ -48,7 +48,7 @@ class LearnerCheckpoint:
         """Tensors and state; None without a file, or where it is of other images, classes, sizes or another stream.
 
         Raises:
-            RegistryError: the file is no checkpoint.
+            RegistryError: the file is not a checkpoint.
         """
         found = checkpoint.load(self.path) or self._unclaimed()
         if found is None or found[1].get("of") != _identity(manifest, settings):
@@ -69,7 +69,7 @@ class LearnerCheckpoint:
 
 
 def _identity(manifest: Manifest, settings: OnlineSettings) -> dict[str, Any]:
-    """What a checkpoint must agree on with the learner that takes it over."""
+    """The properties that a checkpoint must share with the learner that restores it."""
     return {
         "format": FORMAT,
         "classes": list(manifest.classes),

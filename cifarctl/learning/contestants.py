@@ -265,9 +265,9 @@ def oracle(base: LoadedModel, train: Images, scenario: Scenario, count: int, see
     precision = choose_precision("auto", model, torch.device("cpu"), ORACLE_BATCH, train=True)
     model.train()
     for epoch in range(ORACLE_EPOCHS):
-        shown = _shown(train, scenario, count, seed + 1 + epoch, generator)
-        for index in torch.split(torch.randperm(len(shown), generator=generator), ORACLE_BATCH)[:batches]:
-            batch = shown.take(index)
+        transformed = _transformed(train, scenario, count, seed + 1 + epoch, generator)
+        for index in torch.split(torch.randperm(len(transformed), generator=generator), ORACLE_BATCH)[:batches]:
+            batch = transformed.take(index)
             pixels = augment(batch.pixels, generator, crop_padding=2, flip=True)
             with autocast(torch.device("cpu"), precision):
                 logits = model(normalise(pixels, normalisation.mean, normalisation.std))
@@ -290,7 +290,7 @@ def oracle(base: LoadedModel, train: Images, scenario: Scenario, count: int, see
     return _Contestant("oracle", predict if scenario.uses("prior", "classes", "relabel") else _whenever(predictor))
 
 
-def _shown(train: Images, scenario: Scenario, count: int, seed: int, generator: torch.Generator) -> Images:
+def _transformed(train: Images, scenario: Scenario, count: int, seed: int, generator: torch.Generator) -> Images:
     """The training images as they would look at random positions of the stream."""
     order = torch.randperm(len(train), generator=generator)
     blocks = []

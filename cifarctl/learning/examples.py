@@ -75,7 +75,7 @@ class Examples:
         self.learner, self.source, self._answers = learner, source, answers
         self.held = held
         self._teach = partial(teach, learner) if held is None else held.take
-        self._updates = held is None  # else everything available is read first
+        self._updates = held is None  # otherwise updates wait until everything available has been read
         self._gaps = gaps
         self._topics, self._settings = topics, settings
         self._join = join
@@ -83,7 +83,7 @@ class Examples:
         known = learner.buffer.ids
         self._join.settle(known, repeat(None, len(known)))
         #: Labels that match no image.
-        self.strays = UnmatchedLabels(join, topics.labels, settings.online.label_wait)
+        self.unmatched = UnmatchedLabels(join, topics.labels, settings.online.label_wait)
         self._served = ServedAccuracy(settings.online.label_wait)
         self._overload = LoadShedding(settings.online.update_every)
         self._overload.behind = learner.progress.behind
@@ -91,7 +91,7 @@ class Examples:
         self._positions: dict[Partition, int] = {}  # next offset to read
         #: Offsets committed with the last checkpoint.
         self.saved: dict[Partition, int] = {}
-        self._shown = ReadProgress.load(learner.progress.reading)
+        self._read_progress = ReadProgress.load(learner.progress.reading)
         self._letters: Sender | None = None
         self._bad_labels = 0
         self._told: dict[str, tuple[int, float]] = {}  # by kind of notice: the count reported last, and when
@@ -105,7 +105,7 @@ class Examples:
             self.learner.status(),
             waiting=len(self._join),
             served=self._served.record(),
-            labels_unmatched=self.strays.count,
+            labels_unmatched=self.unmatched.count,
             lag=self.source.lag(),
         )
 
@@ -131,7 +131,7 @@ class Examples:
         self.source.hold(self._pace.after(records, self.source.assigned, self._join.fill))
         self._served.answers(self._answers.read())
         yield from self._losses()
-        if (notice := self.strays.look(drained=self.source.drained)) is not None:
+        if (notice := self.unmatched.look(drained=self.source.drained)) is not None:
             yield notice
         while self._gaps:
             yield events.Notice(f"{self._gaps.pop()}; the learner continues with the oldest message available")
@@ -149,7 +149,7 @@ class Examples:
         """
         if self._dry:
             return
-        self.learner.save(self._shown.dump(self._join.numbers(MAX_NUMBERS)))
+        self.learner.save(self._read_progress.dump(self._join.numbers(MAX_NUMBERS)))
         if self._letters is not None:
             delivered = self._letters.flush(self._settings.kafka.timeout_s)
             self._letters.raise_failed()
@@ -160,7 +160,7 @@ class Examples:
         offsets = {partition: min(offset, low.get(partition, offset)) for partition, offset in done.items()}
         self.unsaved = not self.source.commit(offsets)
         if not self.unsaved:
-            self._shown.committed(offsets)
+            self._read_progress.committed(offsets)
             self.saved = offsets
 
     def _take_images(self, records: Sequence[Record]) -> Iterator[events.LearnEvent]:
@@ -183,21 +183,21 @@ class Examples:
             if known:
                 self._join.settle(ids, batch.labels[run].tolist())
                 for record in batch.records[run]:
-                    self._shown.add(record)
+                    self._read_progress.add(record)
                 yield from self._teach(Matched(ids, pixels, batch.labels[run], None))
             else:
                 yield from self._take_unlabelled(ids, pixels, batch.records[run])
 
         for record in skipped:
-            self._shown.add(record)
+            self._read_progress.add(record)
 
     def _take_unlabelled(
         self, ids: Sequence[str], pixels: NDArray[np.uint8], records: Sequence[Record]
     ) -> Iterator[events.LearnEvent]:
-        new = [self._shown.add(record) for record in records]
+        new = [self._read_progress.add(record) for record in records]
         number = count(self.learner.seen)
         numbers = [
-            next(number) if is_new else self._shown.number(image_id, self.learner.seen)
+            next(number) if is_new else self._read_progress.number(image_id, self.learner.seen)
             for image_id, is_new in zip(ids, new, strict=True)
         ]
         yield from self.learner.see(torch.from_numpy(pixels[new]), updates=self._updates)
@@ -251,7 +251,7 @@ class Examples:
 
     def _forget(self, partitions: frozenset[Partition]) -> None:
         """Drop revoked partitions: their new owner reads on from the committed offsets."""
-        self._shown.keep(self._join.numbers(MAX_NUMBERS))
+        self._read_progress.keep(self._join.numbers(MAX_NUMBERS))
         self._join.forget(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)

@@ -30,7 +30,7 @@ CLAIM_INTERVAL_S = 1.0  # between two checks of whether a suspended process has 
 
 
 class Leadership(Protocol):
-    """Leadership of a stream's learners, which only one process has at a time.
+    """Leadership among the learners of a stream; only one process holds it at a time.
 
     `taken`, `wait`, `working` and `take` raise AliasClaimed if the learner of another stream moves the alias.
     """

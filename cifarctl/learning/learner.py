@@ -49,7 +49,7 @@ from cifarctl.registry.loading import load
 from cifarctl.settings import OnlineSettings
 
 APART = 300  # validation images beyond `online.validation_size`, by which a lineage may judge itself
-GRID = 25  # images between two looks at what is due, however they come in
+GRID = 25  # images between two checks for due work, however they are batched
 
 
 class Learner:
@@ -84,7 +84,7 @@ class Learner:
 
         Raises:
             VersionNotFound: there is no champion to learn from.
-            DataError: it has been trained on what it would be judged by.
+            DataError: it was trained on the images that it would be judged by.
         """
         self.registry, self.settings, self.alias = registry, settings, alias
         self.updates = 0  # made by this process
@@ -162,10 +162,10 @@ class Learner:
     def learn(
         self, ids: Sequence[str], images: Images, *, numbers: Sequence[int] | None = None, updates: bool = True
     ) -> Iterator[events.LearnEvent]:
-        """Test, then remember, then train: labelled images, and the decisions and updates that they make due.
+        """Test, then remember, then train on labelled images; make the decisions and updates that are then due.
 
-        What is due is looked at after every 25th labelled image, so that decisions do not depend on how the images are
-        cut into calls. `images.labels` (N,) must all be classes of the champion; repeated ids count once. `numbers`:
+        Due work is checked after every 25th labelled image, so that decisions do not depend on how the images are
+        split into calls. `images.labels` (N,) must all be classes of the champion; repeated ids count once. `numbers`:
         the value of `seen` when each of them arrived; without them the images arrive now. Without `updates` the caller
         decides.
         """
@@ -178,9 +178,9 @@ class Learner:
             part, named = images.take(torch.tensor(now)), [ids[place] for place in now]
             if numbers is None:
                 first = self.seen
-                sign = self._test.arrive(part.pixels)
+                signal = self._test.arrive(part.pixels)
                 yield from self._test.observe(named, part, range(first, self.seen), late=False)
-                yield from self._look(sign, updates)
+                yield from self._look(signal, updates)
             else:
                 yield from self._test.observe(named, part, [numbers[place] for place in now], late=True)
             if self.buffer.labelled % GRID == 0:
@@ -188,10 +188,10 @@ class Learner:
                 if updates and (trigger := self.due()) is not None:
                     yield from self.update(trigger)
 
-    def _look(self, sign: DriftSignal | None, updates: bool) -> Iterator[events.LearnEvent]:
-        """Decide what is due with the newest images."""
-        if sign is not None and sign.began > self.observed.concept.began + GRID:  # else the errors have told already
-            yield from self._test.notice_drift(sign, self.seen)
+    def _look(self, signal: DriftSignal | None, updates: bool) -> Iterator[events.LearnEvent]:
+        """React to the newest images: drift, and an update without labels."""
+        if signal is not None and signal.began > self.observed.concept.began + GRID:  # else the errors have shown it
+            yield from self._test.notice_drift(signal, self.seen)
         if updates and self.seen % GRID == 0 and (trigger := self._due_without_labels()) is not None:
             yield from self.update(trigger)
 
@@ -218,7 +218,7 @@ class Learner:
         self.schedule.updated()
         self.updates += 1
         if not self.lineage.sound(snapshot):
-            decision = Decision(False, ("values that are not finite: the lineage begins anew",))
+            decision = Decision(False, ("values that are not finite: the lineage starts over",))
             unsound = Verdict(decision, Pairs(), Guard.none())
             yield self._succession.settle(unsound, examples=fresh, seconds=time.perf_counter() - began)
             return
@@ -243,11 +243,11 @@ class Learner:
         return report.started(self.champion, self.settings.strategy, self.buffer)
 
     def not_enough(self, examples: int) -> events.RetrainResult:
-        """The result of an update that was asked for when only so many examples had come."""
+        """The result of a requested update that had only `examples` labelled images."""
         return report.not_enough(self.lineage, examples, self.settings.min_examples)
 
     def status(self) -> events.LearnerStatus:
-        """How it stands."""
+        """The current state."""
         shadow = report.shadow(self.lineage, self._trial, self._succession.watching)
         return report.status(self.observed, self.schedule, self._rate.value, shadow)
 
@@ -256,7 +256,7 @@ class Learner:
     def save(self, reading: Mapping[str, Any] | None = None) -> None:
         """Write all that decisions depend on into one file, atomically; `reading` is the stream reader's own state.
 
-        Input offsets are committed after it; what was read in between is read again after a crash.
+        Input offsets are committed after it; records read in between are read again after a crash.
 
         Raises:
             Superseded: another learner has taken over.

@@ -1,4 +1,4 @@
-"""What one update learns from."""
+"""The training material of one update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifarctl.settings import OnlineSettings
 
 
 class LessonPlan:
-    """Makes lessons of what the stream has brought since the last one."""
+    """Builds each lesson from the images that have arrived since the last one."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class LessonPlan:
         self._generator, self._on_step = generator, on_step
 
     def next(self, learning_rate: float, *, estimated: bool) -> Lesson:
-        """The lesson that is due; `estimated`: there are too few labels, so that it must do without."""
+        """The lesson that is due; `estimated`: there are too few labels, so it uses none."""
         settings, stream, (mean, std) = self._settings, self._stream, self._lineage.normalisation
         window, buffer = stream.window(), stream.buffer
         return Lesson(

@@ -83,7 +83,7 @@ class Lineage:
         return [self._settings.strategy, self._settings.follow_relabelling]
 
     def start_from(self, champion: LoadedModel) -> None:
-        """Begin anew from `champion`, the version that is to be beaten from now on."""
+        """Start over from `champion`, the version to beat from now on."""
         self.champion = champion
         self.judged = self.measured(champion.predictor())
         base = self._base_of(champion)
@@ -105,7 +105,7 @@ class Lineage:
         return self.challenger
 
     def sound(self, snapshot: Snapshot) -> bool:
-        """Whether parameters and predictions are finite; where they are not, the strategy begins anew."""
+        """Whether parameters and predictions are finite; if not, the strategy starts over."""
         try:
             canary(snapshot.model, self.champion.manifest.normalisation)
             sound = all(bool(tensor.isfinite().all()) for tensor in snapshot.model.state_dict().values())
@@ -162,7 +162,7 @@ class Lineage:
         self.standing = Standing(began)
 
     def _base_of(self, version: LoadedModel) -> LoadedModel:
-        """The version that all this began with: what a learner has learned since is no measure of a learner."""
+        """The first ancestor of `version`: a learner is not measured against versions that it trained itself."""
         base = version.manifest.metrics.get("base")
         try:
             return version if base is None else load(self._registry, int(base))
@@ -174,7 +174,7 @@ class Lineage:
 
 
 def start_of(version: LoadedModel, generator: torch.Generator, settings: OnlineSettings) -> Start:
-    """What a lineage that goes on from `version` begins with."""
+    """The start of a lineage that continues from `version`."""
     manifest = version.manifest
     return Start(
         Snapshot(manifest.model, manifest.arguments, version.model),

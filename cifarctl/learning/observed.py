@@ -19,7 +19,7 @@ HELD_OUT = 25
 
 
 class ObservedStream:
-    """Numbers images in the order of their arrival, and keeps what may be learned from and judged by.
+    """Numbers images in the order of their arrival, and keeps those to learn from and to judge by.
 
     `buffer` holds the labelled images, `concept` the drift detectors; the newest images are kept without their labels,
     too, as labels may come late or never.
@@ -62,11 +62,11 @@ class ObservedStream:
             self._arrived.add(image, -1)
 
     def newest(self, count: int) -> Images:
-        """The newest `count` images that have arrived; their labels are not told."""
+        """The newest `count` images that have arrived, without their labels."""
         return self._arrived.newest(count)
 
     def window(self) -> Images:
-        """The newest images of the present concept, labelled or not; their labels are not told."""
+        """The newest images of the present concept, labelled or not, without their labels."""
         return self.newest(min(ARRIVED, self.seen - self.concept.began))
 
     def labelled(self, count: int) -> Images:
@@ -81,7 +81,7 @@ class ObservedStream:
         return self.buffer.holdout.newest(min(HELD_OUT, present))
 
     def moved(self, images: Images) -> bool:
-        """Whether `images` look otherwise than the validation images."""
+        """Whether `images` look different from the validation images."""
         return self._inputs.moved(images)
 
     def dump(self) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
@@ -94,7 +94,7 @@ class ObservedStream:
     def load(
         self, tensors: Mapping[str, torch.Tensor], buffer: dict[str, Any], concept: dict[str, Any], seen: int
     ) -> None:
-        """Take over a dump of a stream of which so many images had been seen."""
+        """Restore a dump of a stream of which `seen` images had arrived."""
         self.buffer.load(tensors, buffer)
         self.concept.load(within("concept/", tensors), concept)
         pixels = tensors["arrived"]

@@ -64,22 +64,22 @@ class PrequentialTest:
             if (watch := self._succession.watching) is not None:
                 before = watch.judged.right(images) if before is None else before
                 watch.add(Pairs.of(champion[one], before[one]))
-            if (sign := concept.outcome(label, numbers[place], bool(champion[place]))) is not None:
-                yield from self.notice_drift(sign, self._stream.seen if late else numbers[place] + 1)
+            if (signal := concept.outcome(label, numbers[place], bool(champion[place]))) is not None:
+                yield from self.notice_drift(signal, self._stream.seen if late else numbers[place] + 1)
 
-    def notice_drift(self, sign: DriftSignal, at: int) -> Iterator[events.LearnEvent]:
+    def notice_drift(self, signal: DriftSignal, at: int) -> Iterator[events.LearnEvent]:
         """Begin another concept, or take note that the present one was noticed once more."""
-        before, after = sign.errors or self._stream.concept.error_rates(sign.began)
-        another = self._stream.concept.renew(sign)
+        before, after = signal.errors or self._stream.concept.error_rates(signal.began)
+        another = self._stream.concept.renew(signal)
         self._schedule.drifted(another=another)
         if self._succession.watch is not None:
             self._succession.watch.reopen()
-        if not self._lineage.standing.following and another:  # earlier pairs say little of what is to come
+        if not self._lineage.standing.following and another:  # earlier pairs say little about the new concept
             self._trial.begin()
         yield events.DriftDetected(
             at=at,
-            detector=sign.detector,
-            since=at - sign.began,
+            detector=signal.detector,
+            since=at - signal.began,
             error_before=before,
             error_after=after,
         )
@@ -106,7 +106,7 @@ class PrequentialTest:
         if verdict.decision.promote:
             yield succession.settle(verdict, examples=self._schedule.fresh, seconds=0.0)
         elif not lineage.standing.following and len(lineage.standing.pairs) >= WINDOW:
-            # Unsound, and by now a drift of the inputs would have been noticed: what was won is no credit for later.
+            # Unsound, and a drift of the inputs would have been noticed by now: earlier wins do not count for later.
             yield succession.settle(verdict, examples=self._schedule.fresh, seconds=0.0)
             trial.begin()
         else:

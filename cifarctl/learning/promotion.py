@@ -1,4 +1,4 @@
-"""What becomes of a snapshot: a version of its own, the canary's alias while it is on trial, then the champion's."""
+"""The path of a snapshot: a version of its own, the canary's alias while it is on trial, then the champion's."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ class Promotion:
         self.canary.take_over(snapshot.model if snapshot else None, self.lineage.version)
 
     def _published(self, pairs: Pairs, guard: Guard) -> int:
-        """The version of the newest snapshot: the canary where that is it, else a new one."""
+        """The version of the newest snapshot: the canary if it is that one, else a new version."""
         lineage, snapshot = self.lineage, self.lineage.snapshot
         assert snapshot is not None
-        if (shown := self.canary.version_of(snapshot.model, lineage.version)) is not None:
-            return shown
+        if (version := self.canary.version_of(snapshot.model, lineage.version)) is not None:
+            return version
         description = Description.like(
             lineage.champion.manifest,
             model=snapshot.architecture,

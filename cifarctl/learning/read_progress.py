@@ -1,4 +1,4 @@
-"""Which images of the topic a learner has seen, so that a second read does not show them again."""
+"""Tracks the images of the topic that a learner has seen, so that reading them again does not count twice."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ReadProgress:
     @classmethod
     def load(cls, dumped: Mapping[str, Any]) -> ReadProgress:
         """Restore a dump; an empty one means that nothing was read."""
-        shown = cls()
-        shown._spans = {(topic, partition): (low, high) for topic, partition, low, high in dumped.get("spans", [])}
-        shown._numbers = dict(dumped.get("numbers", {}))
-        return shown
+        progress = cls()
+        progress._spans = {(topic, partition): (low, high) for topic, partition, low, high in dumped.get("spans", [])}
+        progress._numbers = dict(dumped.get("numbers", {}))
+        return progress
 
     def dump(self, waiting: Mapping[str, int]) -> dict[str, Any]:
         """JSON-able state; `waiting` maps the ids of waiting images to their arrival numbers."""

@@ -14,7 +14,7 @@ from cifarctl.online.buffer import ReplayBuffer
 
 
 def started(champion: int, strategy: str, buffer: ReplayBuffer) -> events.LearnerStarted:
-    """What a learner begins with: its process, the champion, the strategy and the fill of the buffer."""
+    """The initial state of a learner: its process, the champion, the strategy and the fill of the buffer."""
     return events.LearnerStarted(
         pid=os.getpid(), version=champion, strategy=strategy, size=len(buffer), capacity=buffer.capacity
     )

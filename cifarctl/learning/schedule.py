@@ -11,12 +11,12 @@ from cifarctl.online.concept import MIN_LABELLED
 from cifarctl.online.inputs import MIN_IMAGES
 from cifarctl.settings import OnlineSettings
 
-QUICK_UPDATES = 4  # after a drift so many updates come twice as often, without labels four times
+QUICK_UPDATES = 4  # number of updates after a drift that come twice as often, or without labels four times as often
 CALM_AFTER = 500  # images of a concept (labelled, where labels are learned from): then updates are half as often
 
 
 class UpdateSchedule:
-    """Says which update is due, by what has come since the last one."""
+    """Decides which update is due, from the images since the last one."""
 
     def __init__(
         self,

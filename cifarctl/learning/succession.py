@@ -1,4 +1,4 @@
-"""Who is the champion: what follows from a verdict, the way back, and moves of the alias by others."""
+"""Succession of champions: after a verdict, by rollback, and by moves of the alias by others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cifarctl.settings import OnlineSettings
 
 
 class Succession:
-    """Replaces the champion: by a challenger that has won, by the version before, or by what somebody else promotes.
+    """Replaces the champion by a challenger that has won, the version before, or one that somebody else promotes.
 
     When a lineage has won its trial, its later snapshots follow without one, as long as nothing is wrong with them and
     the champion before does not do better.

@@ -24,7 +24,7 @@ from cifarctl.stream.source import Source
 
 
 class Stopped(Exception):
-    """Raised from within an update when the learner is told to stop."""
+    """Raised within an update when the learner is asked to stop."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from cifarctl.online.gate import Decision, Guard, Pairs, decide, follow, spend
 from cifarctl.online.inputs import MIN_IMAGES
 from cifarctl.settings import OnlineSettings
 
-JUDGED = 500  # recent labelled images by which it is judged whether inputs or class frequencies have moved
+JUDGED = 500  # recent labelled images used to judge whether inputs or class frequencies have shifted
 ESTIMATED = 300  # validation images that estimates without labels rest on
 STATISTICS = 1000  # training images that these are made to look like the stream by
-COMPARED = 125  # newest images, one batch, by which it is told whether a snapshot answers otherwise
-STARVED = 0.01  # evidence below which a trial begins anew, rather than make up for what a lineage once was
+COMPARED = 125  # newest images, one batch, used to see whether a snapshot predicts differently
+STARVED = 0.01  # evidence below which a trial starts over, rather than make up for an earlier, worse lineage
 
 
 class Verdict(NamedTuple):
@@ -83,7 +83,7 @@ class Trial:
         self._canary.withdraw("its trial is over")
 
     def judge(self, challenger: ScoredModel) -> Verdict:
-        """What the trial says of the challenger so far, or whether it may follow the champion of its lineage."""
+        """The verdict on the challenger so far, or on whether it may follow the champion of its lineage."""
         guard, estimated = self.guard(challenger), self.estimated
         lineage, settings = self._lineage, self._settings
         if not lineage.standing.following:
@@ -98,7 +98,7 @@ class Trial:
         return Verdict(decision, pairs, guard)
 
     def guard(self, challenger: ScoredModel) -> Guard:
-        """What the validation images say, weighed as the classes come at present."""
+        """The verdict of the validation images, weighted by the current class frequencies."""
         stream, lineage = self._stream, self._lineage
         recent = max(stream.labelled(JUDGED), stream.window(), key=len)
         if self._settings.follow_relabelling:

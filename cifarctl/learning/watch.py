@@ -1,4 +1,4 @@
-"""The watch: after a promotion the version before goes on predicting, so that there is a way back to it."""
+"""The watch: after a promotion the previous version keeps predicting, so that a rollback is possible."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from cifarctl.learning.state import WatchState
 from cifarctl.online.gate import Pairs
 from cifarctl.settings import OnlineSettings
 
-WATCH_SHARE = 0.1  # of `online.gate_alpha`: going back without a reason costs what has been learned
+WATCH_SHARE = 0.1  # of `online.gate_alpha`: a needless rollback loses what was learned
 
 
 class Watch:
     """Compares the version before with the champion, in windows of `online.watch` labelled images.
 
-    Its window opens anew with every later promotion and every drift, at the same error each time, so that no lineage
-    is ever beyond recall.
+    A new window opens after every later promotion and every drift, with the same error level each time, so that every
+    lineage can still be rolled back.
     """
 
     def __init__(self, state: WatchState, judged: ScoredModel, settings: OnlineSettings) -> None:

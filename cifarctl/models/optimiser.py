@@ -11,7 +11,7 @@ from torch import nn
 
 from cifarctl.models.recipe import Recipe
 
-WARM_UP = 0.25  # fraction of the steps in which the one-cycle learning rate rises; hand-chosen, longer: more stable
+WARM_UP = 0.25  # fraction of the steps in which the one-cycle learning rate rises; hand-chosen; longer is more stable
 # The others follow airbench (Jordan 2024, arXiv 2404.00498) and its Muon variant.
 MUON_RATE = 0.24  # Muon's learning rate for which the next two are tuned; they scale with it
 SGD_RATE = 0.053  # learning rate per image of parameters that are not filters, ...

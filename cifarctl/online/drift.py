@@ -80,7 +80,7 @@ class ErrorMonitor:
         return torch.frombuffer(bytearray(self._count.to_bytes(8, "little")) + self._all, dtype=torch.uint8).clone()
 
     def load(self, dumped: torch.Tensor) -> None:
-        """Restore a dump by replaying its outcomes, as river's detectors have no state to save."""
+        """Restore a dump by replaying its outcomes, because river's detectors cannot save their state."""
         content = bytes(dumped.tolist())
         self.reset()
         for wrong in content[8:]:

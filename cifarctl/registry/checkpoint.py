@@ -64,5 +64,5 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise RegistryError(f"{path} cannot be read ({error}); move it away to start afresh") from None
+        raise RegistryError(f"{path} cannot be read ({error}); move it away to start over") from None
     return tensors, state

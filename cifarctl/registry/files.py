@@ -28,9 +28,9 @@ def os_errors(path: Path) -> Iterator[None]:
         if error.errno in _NO_SPACE:
             remedy = "free some space, or set registry.dir to another disk"
         elif error.errno in _NO_RIGHT:
-            remedy = "get the right to read and write there, or set registry.dir to another folder"
+            remedy = "get read and write permission there, or set registry.dir to another folder"
         else:
-            remedy = "check what lies there, or set registry.dir to another folder"
+            remedy = "check this path, or set registry.dir to another folder"
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else path
         raise RegistryError(f"{name}: {error.strerror or error}; {remedy}") from error
 
@@ -52,7 +52,7 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Create a folder and those above it, durably.
+    """Create a folder and its missing parents, and sync them to disk.
 
     Raises:
         RegistryError: it cannot be created.
@@ -133,7 +133,7 @@ def staged(target: Path) -> Iterator[Path]:
             yield staging
             sync_directory(staging)
             if os.path.lexists(target):  # rename would silently replace an empty folder
-                raise RegistryError(f"{target} is there already: another writer ignored the lock; try again")
+                raise RegistryError(f"{target} already exists: another writer ignored the lock; try again")
             staging.rename(target)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
@@ -162,7 +162,7 @@ def size_of(path: Path) -> int:
 
 
 def delete(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it."""
+    """Delete a file, or a folder and everything in it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

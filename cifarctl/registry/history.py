@@ -2,7 +2,7 @@
 
 A move is appended and synced before the alias file is replaced. A crash between the two leaves a line whose
 generation the alias never reached: the move did not happen, and readers skip it. The next move takes the same
-generation, so of several lines with one generation the last one counts. Only where there is no alias file at all does
+generation, so of several lines with one generation the last one counts. Only without any alias file does
 the last line count in its place: see `repair`.
 """
 

@@ -11,7 +11,7 @@ from cifarctl.registry import Manifest, Registry, validation
 from cifarctl.registry.loading import load
 from cifarctl.settings import DataSettings
 
-SHOWN = 10  # classes that are listed
+LISTED = 10  # classes that are listed
 
 
 def inspect(
@@ -74,4 +74,4 @@ def _other_images(registry: Registry, manifest: Manifest, images: DataSettings) 
 
 
 def _listed(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:SHOWN]) + (f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else "")
+    return ", ".join(classes[:LISTED]) + (f" and {len(classes) - LISTED} more" if len(classes) > LISTED else "")

@@ -106,7 +106,7 @@ def load(registry: Registry, reference: str | int) -> LoadedModel:
     try:
         tensors = safetensors.load(weights)
     except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type that torch lacks
-        raise _failed(version, f"its file is no usable safetensors ({_line(error)})") from None
+        raise _failed(version, f"its file is not valid safetensors ({_line(error)})") from None
     model = _build(manifest)
     _check_tensors(version, model.state_dict(), tensors)
     model.load_state_dict(tensors)

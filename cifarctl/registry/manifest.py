@@ -33,7 +33,7 @@ class Normalisation(Record):
 
 
 class SplitRecord(Record):
-    """The images that there were, and the parts of them that training has read."""
+    """The images that were available, and the parts that training has read."""
 
     source: str = Field(description="name of the data source")
     seed: int

@@ -69,7 +69,7 @@ class Pointers:
                     break
                 mark = read_mark(path)
             if mark is None:
-                raise AliasDamaged(f"{path}: missing, though the history tells of it; {REPAIR}")
+                raise AliasDamaged(f"{path}: missing, though the history records it; {REPAIR}")
         return mark if isinstance(mark, Alias) else None
 
     def aliases(self) -> dict[str, Alias]:
@@ -92,19 +92,19 @@ class Pointers:
         marks = (found.mark for name, found in self._look()[0].items() if name in aliases)
         return max((mark.epoch or 0 for mark in marks if mark is not None), default=0)
 
-    def doubts(self, *, locked: bool = False) -> list[Fault]:
+    def disagreements(self, *, locked: bool = False) -> list[Fault]:
         """Aliases whose file and history disagree, so that it is uncertain what they name or have named.
 
         `locked` says that the caller holds the lock. Otherwise a writer may be between the two files just now, so only
         aliases that disagree at two looks count.
         """
-        found = self._doubts()
+        found = self._disagreements()
         if found and not locked:
-            found = _in_both(found, self._doubts())
+            found = _in_both(found, self._disagreements())
             for _ in _looks():
                 if not any(standing.first for standing in found.values()):
                     break
-                found = _in_both(found, self._doubts())
+                found = _in_both(found, self._disagreements())
         return [
             Fault(self._aliases / name, standing.problem or "", standing.remedy, curable=standing.mark is not None)
             for name, standing in found.items()
@@ -122,7 +122,7 @@ class Pointers:
     def repair(self) -> None:
         """Make aliases and history agree, and set torn lines aside; see `registry.repair`."""
         for name, found in self._look()[0].items():
-            if found.mark is not None:  # else it is unknown what it named
+            if found.mark is not None:  # otherwise the version that it named is unknown
                 self._agree(name)
         torn = [line for line in read_lines(self._history) if isinstance(line, Torn)]
         if torn:
@@ -130,9 +130,9 @@ class Pointers:
             replace_file(self._history, without(self._history, torn))
 
     def expect(self, name: str, generation: int | None, epoch: int | None = None) -> Mark | None:
-        """The alias as it is, if it is as the caller expects; file and history agree from then on.
+        """The current alias, if it is the one that the caller expects; makes file and history agree.
 
-        An alias of which it is unknown what it named names nothing.
+        If the version that an alias named is unknown, it names nothing.
 
         Raises:
             AliasConflict: it has another generation, or a newer epoch.
@@ -222,13 +222,13 @@ class Pointers:
                 del texts[name]
         return {name: standing(name, texts.get(name), lines, now) for name in names(texts, lines)}, lines
 
-    def _doubts(self) -> dict[str, Standing]:
+    def _disagreements(self) -> dict[str, Standing]:
         return {name: found for name, found in self._look()[0].items() if found.problem is not None}
 
     def _agree(self, name: str) -> Mark | None:
         """The mark of an alias, after making file and history agree.
 
-        Where it is unknown what the alias named, its mark names nothing, above every generation that it may have had.
+        If the version that the alias named is unknown, its mark names nothing, with a generation above any it had.
         """
         found = standing(name, read_text(self._aliases / name), read_lines(self._history), self.now())
         if found.problem is None:

@@ -1,4 +1,4 @@
-"""Pruning: what a clean-up removes from a registry, and how, so that a crash at any point loses nothing that counts.
+"""Pruning: cleans up a registry so that a crash at any point loses nothing that counts.
 
 `retention` decides which versions stay. The caller holds the registry's lock.
 """
@@ -56,7 +56,7 @@ class Removed:
 
 
 def leftovers(registry: Path, aliases: Path) -> list[Removed]:
-    """What interrupted writers left, `aliases` being the folder of the aliases' files.
+    """Leftovers of interrupted writers; `aliases` is the folder of the alias files.
 
     Raises:
         RegistryError: a folder cannot be read.
@@ -69,7 +69,7 @@ def leftovers(registry: Path, aliases: Path) -> list[Removed]:
                 with os_errors(path):
                     reason = "interrupted write" if name.startswith(STAGING) else "interrupted removal"
                     found.append(Removed(version_of_trash(name), path, reason, size_of(path)))
-    # The learner and trainers write there without the lock, so only the age of a file tells that its writer is dead.
+    # The learner and trainers write there without the lock, so a file's age is the only sign that its writer is dead.
     for folder in (registry / LEARNER, registry / TRAINING, registry / VALIDATION):
         for name in entries(folder):
             path = folder / name
@@ -159,7 +159,7 @@ def remove(item: Removed, now: str) -> None:
             if not path.name.startswith(TRASH):  # the rename makes the version vanish at once
                 path = path.rename(path.with_name(token(f"{TRASH}{path.name}-")))
                 sync_directory(path.parent)
-            # Until the tombstone is written, the name of the trash folder tells that the number is used.
+            # Until the tombstone is written, the name of the trash folder marks the number as used.
             _write_tombstone(item.version, path, now)
         delete(path)
 

@@ -24,7 +24,7 @@ WHO = "repair"
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of the registry: in which file, what is wrong, and what to do.
+    """A fault of the registry: the file, the problem and the remedy.
 
     `curable` says whether a repair can correct it without a human decision.
     """
@@ -51,7 +51,7 @@ class Standing:
         generation: the alias's generation, as far as it is known.
         mark: the correct content of its file; None where that is unknown, or the alias was never set.
         move: the line that the history lacks.
-        problem: what is wrong, None where nothing is.
+        problem: the disagreement, None if there is none.
         remedy: what to do about it.
         lost: whether the alias was set, but its file is missing or damaged.
         first: whether the alias's first move may be under way: it is in the history, and the file is not there yet.
@@ -85,10 +85,10 @@ def _readable(mark: Mark, moves: Sequence[Move], now: str) -> Standing:
     refused = max((move.generation for move in moves if move.action == "reject"), default=0)
     last = taken[-1].to_version if taken else None
     if mark.generation > written:
-        problem = f"at generation {mark.generation}, of which the history does not tell"
+        problem = f"at generation {mark.generation}, which the history does not record"
         move = _move(mark, last, now, "the history had lost this move")
         return Standing(mark.generation, mark, move, problem, _writes("that line"))
-    # One line ahead of the file is a move that a crash has kept from taking place.
+    # A history one line ahead of the file holds a move that a crash prevented.
     behind = mark.generation < max(written - 1, refused)
     if not behind and said.get(mark.generation) == mark.version:
         return Standing(mark.generation, mark)

@@ -56,7 +56,7 @@ class Requests:
         return names
 
     def answer(self, name: str, result: dict[str, Any]) -> None:
-        """Answer a request by a JSON-able result; from then on it does not wait.
+        """Answer a request with a JSON-serialisable result; it is then no longer pending.
 
         Raises:
             RegistryError: the folder cannot be written.

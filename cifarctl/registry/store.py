@@ -256,21 +256,21 @@ class Registry(Versions):
     # --- maintenance
 
     def gc(self, *, of: str | None = None, dry_run: bool = False) -> list[Removed]:
-        """Remove what nobody needs, see `pruning`: leftovers, deserted checkpoints, superfluous versions and images.
+        """Remove unneeded files, see `pruning`: leftovers, abandoned checkpoints, superfluous versions and images.
 
         With `of` an origin, only versions of that origin. A removed version leaves a tombstone, so that its number is
         never used again. While it is uncertain what an alias names or has named, nothing is removed.
 
         Raises:
-            AliasDamaged: that is uncertain of an alias; with `of`, nothing is raised.
+            AliasDamaged: that is uncertain for an alias; with `of`, nothing is raised.
         """
         if not self.dir.exists():
             return []
         with self._lock():
-            if doubts := self._pointers.doubts(locked=True):
+            if disagreements := self._pointers.disagreements(locked=True):
                 if of is not None:
                     return []
-                raise AliasDamaged(f"{'; '.join(map(str, doubts))}; until then gc removes nothing")
+                raise AliasDamaged(f"{'; '.join(map(str, disagreements))}; until then gc removes nothing")
             since = pruning.cutoff(self._clock(), self._settings.keep_hours)
             removed = pruning.superfluous(self, self._pointers, self._settings, since, of)
             if of is None:
@@ -282,8 +282,8 @@ class Registry(Versions):
         return removed
 
     def faults(self) -> list[Fault]:
-        """What is wrong with aliases and history; reads what aliases name, but needs no torch."""
-        return self._pointers.doubts() + self._pointers.torn() + self._dangling()
+        """Faults of aliases and history; reads the versions that aliases name, but needs no torch."""
+        return self._pointers.disagreements() + self._pointers.torn() + self._dangling()
 
     def repair(self) -> list[Fault]:
         """Make aliases and history agree again, each rebuilt from the other; returns the faults that are gone.
@@ -293,19 +293,19 @@ class Registry(Versions):
         if not self.dir.exists():
             return []
         with self._lock():
-            before = self._pointers.doubts(locked=True) + self._pointers.torn()
+            before = self._pointers.disagreements(locked=True) + self._pointers.torn()
             self._pointers.repair()
-            left = self._pointers.doubts(locked=True) + self._pointers.torn()
+            left = self._pointers.disagreements(locked=True) + self._pointers.torn()
         return [fault for fault in before if fault not in left]
 
     def _dangling(self) -> list[Fault]:
-        """Aliases that name a version that is not there, or whose files differ from what was published."""
+        """Aliases that name a missing version, or one whose files differ from the published ones."""
         found = []
         for name, alias in self.aliases().items():
             try:
                 problems = self.verify(alias.version)
             except VersionNotFound:
-                problems = [f"there is none; there is {self._inventory()}"]
+                problems = [f"it does not exist; existing: {self._inventory()}"]
             if problems:
                 problem = f"names version {alias.version}: {'; '.join(problems)}"
                 remedy = f"`cifarctl registry rollback --alias {name}` goes back to what it named before"

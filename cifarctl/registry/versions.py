@@ -30,7 +30,7 @@ from cifarctl.registry.pointers import Pointers
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _MIB = 1 << 20
 MANIFEST_LIMIT_MIB = 64  # a manifest takes some kilobytes; a file far beyond that is not read into memory
-SHOWN = 10  # versions that an error message lists
+LISTED = 10  # versions that an error message lists
 
 
 class Versions:
@@ -117,7 +117,7 @@ class Versions:
         return manifest, weights
 
     def verify(self, version: int) -> list[str]:
-        """What is wrong with the files of a version, a line each; empty when it is sound. Needs no torch.
+        """Problems with the files of a version, one line each; empty if it is sound. Needs no torch.
 
         Raises:
             VersionNotFound: there is no such version.
@@ -142,13 +142,13 @@ class Versions:
         return problems
 
     def _inventory(self) -> str:
-        """The versions and aliases that there are, for error messages."""
+        """The existing versions and aliases, for error messages."""
         numbers = self.numbers()
         if not numbers:
             return "none yet: `cifarctl train` makes one"
-        shown = ", ".join(str(number) for number in numbers[-SHOWN:])
+        listed = ", ".join(str(number) for number in numbers[-LISTED:])
         aliases = "".join(f", {name} = {alias.version}" for name, alias in self._pointers.aliases().items())
-        return f"{'... ' if len(numbers) > SHOWN else ''}{shown}{aliases}"
+        return f"{'... ' if len(numbers) > LISTED else ''}{listed}{aliases}"
 
     def _read(self, version: int, path: Path, limit: int) -> bytes:
         with os_errors(path):

@@ -76,7 +76,7 @@ class AliasWatcher:
         self._thread.join()
 
     def take(self) -> Found | None:
-        """What the alias names now: a version ready to serve, why it is refused, or that the alias is gone.
+        """The current target of the alias: a version ready to serve, why it is refused, or that the alias is gone.
 
         None where the alias has not moved since the last call. The version may be the one in service, where the alias
         has moved away and back.

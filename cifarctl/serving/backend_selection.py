@@ -180,7 +180,7 @@ class _Preparation:
             refused.append(f"{choice} is refused for version {self.version}: {agreement}")
         else:
             raise SettingsError(
-                f"{'; '.join(refused)}; set serve.backend and serve.precision to auto, which take what agrees"
+                f"{'; '.join(refused)}; set serve.backend and serve.precision to auto, which choose one that agrees"
             )
         self.notices += refused
         return self.reference

@@ -1,4 +1,4 @@
-"""Timestamps from which no latency follows: wrong clocks, and by how much they are off."""
+"""Timestamps that give no latency: wrong clocks, and how far off they are."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Clocks:
         if (ahead := latency[latency < -SKEW_MS]).size and self._first("ahead"):
             yield events.Notice(
                 f"the producer's clock is {_span(-ahead.min())} ahead of this one: such images are left out of the "
-                "latencies; set both clocks by NTP, or the timestamps that the producer gives"
+                "latencies; synchronise both clocks with NTP, or correct the producer's timestamps"
             )
         if (old := latency[latency >= LONGEST_MS]).size and self._first("old"):
             yield events.Notice(
-                f"an image was produced {_span(old.max())} ago, by its timestamp: what is older than "
-                f"{_span(LONGEST_MS)} is left out of the latencies; check the producer's clock and timestamps"
+                f"an image was produced {_span(old.max())} ago, by its timestamp: images older than "
+                f"{_span(LONGEST_MS)} are left out of the latencies; check the producer's clock and timestamps"
             )
         if np.isnan(latency).any() and self._first("none"):
             yield events.Notice("images come without a timestamp: they are left out of the latencies")

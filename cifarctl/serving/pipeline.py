@@ -4,10 +4,10 @@
 2. decode   records become images, or dead letters
 3. predict  a thread runs the model on the images; a canary, while there is one, on its share of them
 4. send     predictions and dead letters are queued for their topics, in the order of the records
-5. commit   the sink makes what was sent and the offsets of its records count, together
-6. tell     the events of the batch are yielded: only now, so that a batch that is done again does not count twice
+5. commit   the sink commits the sent messages together with the offsets of their records
+6. report   the events of the batch are yielded: only now, so that a repeated batch does not count twice
 
-Where a commit comes to nothing, or a partition is lost to another process, everything after the last commit is
+If a commit fails, or a partition is lost to another process, everything after the last commit is
 forgotten and read again: a message goes back to step 1.
 """
 
@@ -109,7 +109,7 @@ class InferencePipeline:
         self._sent: list[events.BatchServed] = []
         self._given_up = False
         self._committed: list[events.BatchServed] = []
-        self._doubts, self._doubtful = LayoutCheck(options.json_mean), list[str]()
+        self._layout_check, self._layout_notices = LayoutCheck(options.json_mean), list[str]()
         source.listen(self._revoked, self._lost)
 
     def __enter__(self) -> InferencePipeline:
@@ -180,12 +180,12 @@ class InferencePipeline:
             json_mean=self._options.json_mean,
             json_std=self._options.json_std,
         )
-        self._doubtful += self._doubts.look(batch)
+        self._layout_notices += self._layout_check.look(batch)
         return batch, letters
 
     def _notices(self) -> Iterator[events.Notice]:
-        """What there is to say about the images since the last call: see LayoutCheck."""
-        told, self._doubtful = self._doubtful, []
+        """Notices about the images since the last call: see LayoutCheck."""
+        told, self._layout_notices = self._layout_notices, []
         yield from map(events.Notice, told)
 
     # --- step 3: predict
@@ -267,7 +267,7 @@ class InferencePipeline:
     # --- step 5: commit
 
     def commit(self, timeout_s: float | None = None) -> Commit:
-        """Commit what was sent; where that comes to nothing, all of it is read again."""
+        """Commit everything sent; if the commit fails, all of it is read again."""
         outcome = self._sink.commit(timeout_s)
         if outcome is Commit.DONE:
             self._committed += self._sent
@@ -278,7 +278,7 @@ class InferencePipeline:
             self._forget()
         return outcome
 
-    # --- step 6: tell
+    # --- step 6: report
 
     def committed(self) -> Iterator[events.BatchServed]:
         """The events of the batches that were committed since the last call."""
@@ -288,7 +288,7 @@ class InferencePipeline:
     # --- the end, and rebalances
 
     def settle(self, timeout_s: float) -> None:
-        """Send and commit everything; what comes to nothing is left for the next member of the group to read.
+        """Send and commit everything; uncommitted records are left to the next member of the group.
 
         Raises:
             BrokerError: the broker did not answer within `timeout_s` seconds; the records will be read again.
@@ -327,7 +327,7 @@ class InferencePipeline:
             self._forget()
 
     def _forget(self) -> None:
-        """Read again what is not committed."""
+        """Read everything uncommitted again."""
         self._given_up = False
         for item in self._in_flight:
             for part in item.parts:

@@ -69,9 +69,7 @@ def _named(name: str, options: ServeSettings, device: torch.device) -> list[Choi
     try:
         able = backends.precisions(name)
     except Unusable as error:
-        raise SettingsError(
-            f"serve.backend = {name}: {error}; install it anew, or set serve.backend to auto"
-        ) from error
+        raise SettingsError(f"serve.backend = {name}: {error}; reinstall it, or set serve.backend to auto") from error
     if options.precision not in {"auto", *able}:
         raise SettingsError(
             f"serve.precision = {options.precision}: {name} computes in {' or '.join(able)} here; "

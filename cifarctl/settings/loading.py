@@ -12,7 +12,7 @@ from cifarctl.errors import SettingsError
 from cifarctl.settings.declared import Setting, declared
 from cifarctl.settings.model import Settings
 from cifarctl.settings.names import likely_meant, refuse_unknown, unknown
-from cifarctl.settings.secrets import MASK, is_secret, shown
+from cifarctl.settings.secrets import MASK, is_secret, masked
 from cifarctl.settings.sources import decoded, nested, read_sources
 from cifarctl.settings.types import TEXT
 
@@ -49,7 +49,7 @@ def explain(overrides: Mapping[str, Any] | None = None) -> list[Effective]:
     settings = load(overrides)
     found = read_sources(dict(overrides or {}))
     return [
-        Effective(setting, shown(setting.name, value_of(settings, setting.name)), source_of(setting.name, found))
+        Effective(setting, masked(setting.name, value_of(settings, setting.name)), source_of(setting.name, found))
         for setting in declared()
     ]
 
@@ -109,7 +109,7 @@ def _describe(error: dict[str, Any], found: Mapping[str, Mapping[str, Any]]) -> 
     if error["type"] == "extra_forbidden":
         return str(unknown(name, source_of(name, found)))
     secret = any(setting.secret for setting in declared() if setting.name == name)
-    value = MASK if secret else shown(name, error["input"])
+    value = MASK if secret else masked(name, error["input"])
     message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if error["type"] == "string_unicode":
         message = TEXT

@@ -13,7 +13,7 @@ from cifarctl.settings.types import encodable
 
 
 def refuse_unknown(source: str, values: Mapping[str, Any]) -> None:
-    """Refuse names that are no settings.
+    """Refuse names of settings that do not exist.
 
     Raises:
         SettingsError: names the first one, its source and the setting that was probably meant.

@@ -14,10 +14,10 @@ SECRET_WORDS = ("password", "passphrase", "secret", "token", "ssl.key", "private
 PLACES = ("location", "file", "url", "endpoint")  # a name with this ending says where the secret is; it is not secret
 
 
-def shown(name: str, value: Any) -> str:
+def masked(name: str, value: Any) -> str:
     """`value` as text with secrets masked, those in kafka.options included."""
     if isinstance(value, dict):
-        return json.dumps({key: shown(key, item) for key, item in value.items()})
+        return json.dumps({key: masked(key, item) for key, item in value.items()})
     secret = isinstance(value, SecretStr) or is_secret(name)
     return MASK if secret and value not in (None, "") else as_text(value)
 

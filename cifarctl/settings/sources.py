@@ -85,9 +85,9 @@ def decoded(name: str, value: Any, source: str) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        shown = MASK if speaks_of_secrets(value) else value
+        masked = MASK if speaks_of_secrets(value) else value
         like = as_text(example or {"linger.ms": 20})
-        raise SettingsError(f"{name} = {shown} ({source}): should be JSON, for example {like}") from None
+        raise SettingsError(f"{name} = {masked} ({source}): should be JSON, for example {like}") from None
 
 
 def _known_sections(values: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def producer(
     """A producer that waits for every replica.
 
     Args:
-        settings: connection; `kafka.options` overrides what is set here.
+        settings: connection; `kafka.options` takes precedence.
         idempotent: the broker drops duplicates of retries and keeps the order; not supported by the embedded broker.
         transactional_id: makes it transactional, and fences the previous producer with the same id.
         on_error: gets connection errors, from within poll and flush.
@@ -114,7 +114,7 @@ def consumer(
     """A consumer that commits only when told to, and reports a missing offset instead of choosing one.
 
     Args:
-        settings: connection; `kafka.options` overrides what is set here.
+        settings: connection; `kafka.options` takes precedence.
         group_id: consumer group.
         on_error: gets connection errors, from within poll and consume.
         extra: further librdkafka options, ``**{"isolation.level": "read_uncommitted"}``.
@@ -224,16 +224,16 @@ def ensure_topics(settings: KafkaSettings, names: Iterable[str]) -> None:
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process has just created it
                     raise
-        while missing := set(wanted) - (shown := _partitions(admin, settings)).keys():
+        while missing := set(wanted) - (visible := _partitions(admin, settings)).keys():
             if time.monotonic() > deadline:
                 raise BrokerError(
                     f"{settings.bootstrap_servers} does not show the topic {min(missing)} within "
                     f"{settings.timeout_s:g} s of its creation: raise kafka.timeout_s or create it by hand"
                 )
             time.sleep(0.02)
-    if shown.get(learner, 1) != 1 and learner in wanted:
+    if visible.get(learner, 1) != 1 and learner in wanted:
         raise BrokerError(
-            f"the topic {learner} has {shown[learner]} partitions, so several learners would work at once: "
+            f"the topic {learner} has {visible[learner]} partitions, so several learners would work at once: "
             "choose another kafka.topic_prefix"
         )
 

@@ -43,7 +43,7 @@ def json_object(value: bytes, holding: str) -> dict[str, Any]:
 
 
 def _not_json(value: bytes, error: ValueError) -> str:
-    """What is wrong; the parser's own message is misleading for other encodings."""
+    """The reason; the parser's own message is misleading for other encodings."""
     if value.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or value[:2] in (b"{\0", b"\0{"):
         return "the text is UTF-16; UTF-8 is read"
     if value.startswith(codecs.BOM_UTF8):

@@ -1,8 +1,8 @@
-"""Which topic an offset belongs to: a topic that is deleted and created again keeps its name but not its messages.
+"""Identify the topic an offset belongs to: deleted and created again, it keeps its name but not its messages.
 
 A committed offset carries a `Mark` in its metadata: the topic's id (KIP-516) and the offsets that the group has skipped
 on purpose. The id shows when the topic has been replaced. Offsets without a mark (from earlier versions, from other
-tools, or on brokers that keep no metadata) are taken as they are.
+tools, or on brokers that keep no metadata) are accepted unchecked.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class TopicWatch:
             asked: list[Future[Any]] = [each for each in (self._asking, self._telling) if each is not None]
             wait(asked, MARK_WAIT_S)
             self._take()
-        if offsets.keys() & self._changed.keys():  # as if another member had them: the answers do not count
+        if offsets.keys() & self._changed.keys():  # as if reassigned to another member: their answers do not count
             raise KafkaException(KafkaError(KafkaError._ASSIGNMENT_LOST, "the topic was deleted and created again"))
         if offsets.keys() & self._unmarked():
             raise KafkaException(KafkaError(KafkaError._IN_PROGRESS, "the group's offsets are being looked up"))

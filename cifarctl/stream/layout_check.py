@@ -1,6 +1,6 @@
 """Detects images sent in the wrong memory layout or on the wrong scale.
 
-No single image is refused for this, because none is certainly wrong; a few dozen leave no doubt. Measured on CIFAR-10
+No single image is refused for this, because none is certainly wrong; a few dozen are conclusive. Measured on CIFAR-10
 and on the synthetic images, under every drift operation at its lowest, highest and some middle strengths, 2,000 images
 each: no channels-first image scored above `MIN_ROUGHNESS`, and at most 42 % had no dark pixel (contrast 0; next
 contrast 0.1 with 28 %, clean 0). At least 95 % of channels-last images scored above it, unless a drift left almost

@@ -46,7 +46,7 @@ class Candidate:
         self._admin: AdminClient | None = None
         self._held, self._closing = threading.Event(), threading.Event()
         self._failure: CifarctlError | None = None
-        #: What keeps the broker from answering, None while all is well.
+        #: Why the broker does not answer; None while it does.
         self.trouble: str | None = None
         self._thread: threading.Thread | None = None
         self._sender: Sender | None = None

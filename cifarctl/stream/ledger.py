@@ -75,7 +75,7 @@ class Partition:
         return index if index < len(self.offsets) and self.offsets[index] == offset else None
 
     def same(self, index: int, answer: Answer) -> bool:
-        """Whether this is the record that was answered; True if that cannot be told."""
+        """Whether this is the record that was answered; True if that is unknown."""
         known = (self._bodies if answer.of_body else self._ids)[index]
         return UNKNOWN in (known, answer.digest) or known == answer.digest
 

@@ -137,7 +137,7 @@ def _digest(letter: DeadLetter, key: bytes | None, kept: Headers, head: int | No
 def read_letter(record: Record) -> Letter | None:
     """Read a message of the dead-letter topic; None for a receipt.
 
-    A message from another program is a letter too, with what its headers say.
+    A message from another program is a letter too, described by its own headers.
     """
     headers = dict(record.headers)  # of equal names the last one, which cifarctl has added
     if REPLAYED in headers:

@@ -75,7 +75,7 @@ class _Reconciliation:
             self._fetches()
             self._session()
         if not self._own.get("enable.idempotence"):
-            self._config.pop("enable.gapless.guarantee", None)  # of idempotent producers only
+            self._config.pop("enable.gapless.guarantee", None)  # valid for idempotent producers only
 
     def _backoff(self) -> None:
         low, high = self._given.get("reconnect.backoff.ms"), self._given.get("reconnect.backoff.max.ms")

@@ -28,7 +28,7 @@ class PausedPartitions:
         """Pause `wanted` and nothing else.
 
         Raises:
-            KafkaException: the client refuses; what was done by then is remembered.
+            KafkaException: the client refuses; partitions paused or resumed by then are remembered.
         """
         self._change(self._consumer.resume, self._paused - wanted)
         self._paused &= wanted

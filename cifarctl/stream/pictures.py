@@ -209,7 +209,7 @@ def _pixels(format: str, file: bytes, orientation: int) -> bytes:
 
 
 def _otherwise(value: bytes) -> str:
-    """What is wrong with the first bytes, and the format that they have instead, if known."""
+    """The complaint about the first bytes, and the format they have instead, if known."""
     found = kind(value)
     return "it does not begin as one" + (f" but as {found}" if found else "")
 

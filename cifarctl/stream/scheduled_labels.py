@@ -52,7 +52,7 @@ class LabelsByPosition:
     def __init__(self, message: Callable[[int, int], Message]) -> None:
         """`message` makes the message of a label from the position of its image and the label."""
         self._message = message
-        self._waiting: list[tuple[int, int, int]] = []  # a heap: images to be sent before, position, label
+        self._waiting: list[tuple[int, int, int]] = []  # a heap of (images to send first, position, label)
 
     def __len__(self) -> int:
         return len(self._waiting)

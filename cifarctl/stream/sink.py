@@ -1,4 +1,4 @@
-"""What every sink offers, whatever its delivery guarantee."""
+"""The interface of a sink, whatever its delivery guarantee."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Sink(Protocol):
         ...
 
     def undo(self) -> None:
-        """Discard everything sent since the last commit; the next `commit` tells when that is done."""
+        """Discard everything sent since the last commit; the next `commit` reports when that is done."""
         ...
 
     def close(self) -> None:

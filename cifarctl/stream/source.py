@@ -35,7 +35,7 @@ ANSWER_S = 2.0  # for the broker to say which one it is
 class Source:
     """Records of some topics, from the partitions that the group assigns to this process.
 
-    A broker that goes away is waited for, and `last_error` says so meanwhile. Nothing is committed automatically: a
+    If the broker goes away, the source waits for it, and `last_error` says so. Nothing is committed automatically: a
     sink commits, and learns through `listen` when partitions go away. A partition without a committed offset is read
     from its beginning. A committed offset that has aged out is an error, never a silent skip; so is a stream that
     stands still although the broker answers.
@@ -61,7 +61,7 @@ class Source:
                 they are errors.
             start: offsets from which partitions are read when they are first assigned, whatever the group has
                 committed.
-            progress: the lack of which is a stall. "reads": records of partitions that are not held. "commits": also
+            progress: its absence is a stall. "reads": records of partitions that are not held. "commits": also
                 commits of everything read, within `kafka.commit_interval_ms`, whatever is held.
 
         Raises:
@@ -122,7 +122,7 @@ class Source:
 
     @property
     def progress(self) -> int:
-        """A number that changes with every record and with every end that is read for the first time."""
+        """A number that changes with every record read, and when a partition is first read to its end."""
         return sum(self.offsets.read.values()) + len(self.offsets.reached)
 
     @property
@@ -132,7 +132,7 @@ class Source:
 
     @property
     def last_error(self) -> str | None:
-        """What keeps the broker from answering, None while all is well."""
+        """Why the broker does not answer; None while it does."""
         return self._outage.cause
 
     def listen(self, on_revoke: PartitionsCallback, on_lost: PartitionsCallback) -> None:
@@ -156,7 +156,7 @@ class Source:
                 records = self._records(messages)
                 if messages and max_messages > 1:
                     messages = self.consumer.consume(max_messages - 1, fill_s)
-                    # A rebalance or a rewind in between takes back what the first call has brought.
+                    # A rebalance or a rewind in between undoes the first call.
                     records = [r for r in records if r.offset < self.offsets.read.get((r.topic, r.partition), 0)]
                     records += self._records(messages)
             self._check_topics()
@@ -166,7 +166,7 @@ class Source:
         return records
 
     def hold(self, partitions: Set[Partition]) -> None:
-        """Fetch nothing of these partitions, and all of the others; what was fetched before is fetched again later.
+        """Pause these partitions and resume the others; records already fetched are fetched again later.
 
         `read` still serves their rebalances and heartbeats.
         """
@@ -174,7 +174,7 @@ class Source:
             self._paused.only(self.offsets.assigned & partitions)
 
     def rewind(self) -> None:
-        """Read again what has been read since the last commit."""
+        """Read everything since the last commit again."""
         self.hold(frozenset())  # a pause that ends after the seek would go on at the offset before it
         for partition, offset in self.offsets.uncommitted().items():
             if partition not in self._assignment.leaving:
@@ -194,7 +194,7 @@ class Source:
         return self._group_offsets.commit(offsets, self._settings.timeout_s if timeout_s is None else timeout_s)
 
     def group_metadata(self) -> Any:
-        """What a transaction needs to commit offsets for the group; see `GroupOffsets.membership`."""
+        """The group metadata that a transaction needs to commit offsets; see `GroupOffsets.membership`."""
         return self._group_offsets.membership()
 
     def marked(self, offsets: Mapping[Partition, int]) -> list[TopicPartition]:

@@ -207,7 +207,7 @@ class StallWatch:
 
 
 def stall_message(lags: Mapping[Partition, int], limit_s: float, servers: str) -> str:
-    """The error about a stalled stream: which partitions, how far behind, and what to do."""
+    """The message about a stalled stream: its partitions, their lag, and the remedy."""
     named = ", ".join(f"{topic}[{number}] (lag {lag:,})" for (topic, number), lag in sorted(lags.items()))
     return (
         f"{named}: no progress for {limit_s:g} s although {servers} answers and there are messages to read; start "

@@ -1,4 +1,4 @@
-"""What the users of Kafka transactions (KIP-98) share: time limits, and what errors mean."""
+"""Shared by the users of Kafka transactions (KIP-98): time limits, and the meaning of errors."""
 
 from __future__ import annotations
 

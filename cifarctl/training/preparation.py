@@ -1,4 +1,4 @@
-"""What a training run decides and computes before its first step."""
+"""Decisions and computations of a training run before its first step."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def prepare(settings: TrainSettings, images: Images, index: torch.Tensor, classe
 
 
 def _effective_recipe(settings: TrainSettings) -> Recipe:
-    """The recipe of the settings' model, with what the settings override."""
+    """The recipe of the settings' model, with the values that the settings override."""
     recipe = models.recipe_of(settings.model)
     names = [field.name for field in fields(recipe) if hasattr(settings, field.name)]
     return replace(recipe, **{name: value for name in names if (value := getattr(settings, name)) is not None})

@@ -1,6 +1,6 @@
 """A run of offline training: epoch after epoch, step after step, resumed from a checkpoint bit for bit.
 
-`preparation` decides what a run begins with, `schedule` plans its epochs, `progress` is what outlives the process.
+`preparation` sets up a run, `schedule` plans its epochs, `progress` is the state that outlives the process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROGRESS_INTERVAL = 0.1  # seconds between two TrainProgress events
 
 @dataclass
 class TrainingRun:
-    """A run of offline training, which yields its events; `progress` and the tensors are what a checkpoint holds.
+    """A run of offline training, which yields its events; a checkpoint holds `progress` and the tensors.
 
     Attributes:
         index: (N,) places of the training images in `images`; the images are never copied as a whole.
@@ -97,7 +97,7 @@ class TrainingRun:
         shared, notice = self._shared()
         progress.seconds += time.perf_counter() - began
         if team.first:
-            self.save(path)  # with what has been decided, so that a resumed run does not measure anew
+            self.save(path)  # including the decisions, so that a resumed run does not measure again
         if notice is not None:
             yield notice
         for epoch in range(first_epoch, self.settings.epochs + 1):
@@ -123,7 +123,7 @@ class TrainingRun:
                 return
 
     def _shared(self) -> tuple[nn.Module, events.Notice | None]:
-        """The model as it is trained: compiled where that pays, with the gradients of the whole team."""
+        """The model in training form: compiled if worthwhile, with gradients averaged over all processes."""
         settings, team, progress = self.settings, self.team, self.progress
         network: nn.Module | None = None
         failure = ""
@@ -173,7 +173,7 @@ class TrainingRun:
         return self.team.told(lambda: evaluate(predictor, images).accuracy)
 
     def _batches(self, shared: nn.Module, epoch: int, stop: threading.Event | None) -> Iterator[events.TrainProgress]:
-        """Train on what is left of an epoch; ends early when `stop` is set."""
+        """Train on the rest of an epoch; ends early when `stop` is set."""
         team, progress = self.team, self.progress
         begin, end = self.schedule.cycle(epoch)
         before, steps = (begin - 1) * self.batches, (end - begin + 1) * self.batches
@@ -183,7 +183,7 @@ class TrainingRun:
         if first == 0:
             progress.loss_sum, progress.loss_count = 0.0, 0
         self.model.train()
-        began = shown = time.perf_counter()
+        began = reported_at = time.perf_counter()
         for batch in range(first, self.batches):
             if _is_set(stop, team):
                 return
@@ -207,8 +207,8 @@ class TrainingRun:
             progress.loss_sum += value
             progress.loss_count += 1
             now = time.perf_counter()
-            if now - shown >= PROGRESS_INTERVAL or batch + 1 == self.batches:
-                shown = now
+            if now - reported_at >= PROGRESS_INTERVAL or batch + 1 == self.batches:
+                reported_at = now
                 speed = (batch + 1 - first) / (now - began)
                 yield events.TrainProgress(
                     epoch=epoch,

@@ -1,4 +1,4 @@
-"""What a training run does in which epoch: the cycles of its learning rate, and the size of its images."""
+"""The plan of a training run by epoch: learning-rate cycles and image size."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cifarctl import events
 from cifarctl.ui.tables import headed
-from cifarctl.ui.widgets import Every, bar, duration, facts, frame, percent, shown, sparkline
+from cifarctl.ui.widgets import Every, bar, cell, duration, facts, frame, percent, sparkline
 
 LOG_INTERVAL_S = 10.0
 
@@ -88,7 +88,7 @@ def contest_tables(result: events.StreamResult) -> RenderableType:
             f"{statistics.fmean(one.seconds for one in group):.0f} s",
         )
     parts: list[RenderableType] = [
-        shown(f"version {result.version} on {result.stream}, {result.images:,} images{_pace(result.rate)}"),
+        cell(f"version {result.version} on {result.stream}, {result.images:,} images{_pace(result.rate)}"),
         total,
     ]
     if several:

@@ -11,7 +11,7 @@ from rich.text import Text
 from cifarctl import events
 from cifarctl.ui.serve import ServeView
 from cifarctl.ui.train import TrainView
-from cifarctl.ui.widgets import percent, shown
+from cifarctl.ui.widgets import cell, percent
 
 TRAINING = (events.TrainStarted, events.TrainProgress, events.EpochDone, events.TrainResult)
 
@@ -39,7 +39,7 @@ class DemoView:
         if self.stage is None:
             return Text("loading images …")
         number = f" {self.stage.number}/{self.stage.stages} "
-        head = shown(Text.assemble((number, "reverse bold"), f"  {self.stage.title}"))
+        head = cell(Text.assemble((number, "reverse bold"), f"  {self.stage.title}"))
         if self.serve.started is None:
             return Group(head, self.train.render()) if self.train else head
         return Group(head, self.serve.render())

@@ -26,7 +26,7 @@ class LearnPanel:
         self._last_at = 0.0
 
     def update(self, event: events.ServeEvent) -> None:
-        """Take in what happened."""
+        """Update the panel with an event."""
         if isinstance(event, events.LearnerStatus):
             self.status, self.down = event, None
         elif isinstance(event, events.RetrainStarted):

@@ -51,7 +51,7 @@ def versions_table(versions: Sequence[Mapping[str, Any]], registry: Path) -> Ren
         metrics = row["metrics"]
         table.row(
             str(row["version"]),
-            times.shown(row["created"]),
+            times.display(row["created"]),
             row["model"],
             str(row["parent"] or "–"),
             percent(metrics.get("validation_accuracy")),
@@ -68,8 +68,8 @@ def manifest_table(manifest: Mapping[str, Any], folder: Path, plots: Sequence[Pa
     for name, value in manifest.items():
         if name == "canary":
             continue
-        shown = times.shown(value, seconds=True) if name == "created" else value
-        table.row(name, shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False))
+        formatted = times.display(value, seconds=True) if name == "created" else value
+        table.row(name, formatted if isinstance(formatted, str) else json.dumps(formatted, ensure_ascii=False))
     table.row("folder", str(folder))
     table.row("plots", paragraph(*(str(plot.relative_to(folder)) for plot in plots)))
     return table
@@ -83,7 +83,7 @@ def history_table(moves: Sequence[Move]) -> RenderableType:
     for move in moves:
         steps = "rejected" if move.action == "reject" else f"{move.from_version or '–'} → {move.to_version or '–'}"
         back = " back" if move.action == "rollback" else ""
-        table.row(times.shown(move.time), move.alias, steps + back, move.who, move.why)
+        table.row(times.display(move.time), move.alias, steps + back, move.who, move.why)
     return table
 
 
@@ -193,7 +193,7 @@ def letters_table(letters: Sequence[Mapping[str, Any]]) -> RenderableType:
         size = f"{row['size']:,} bytes{', a digest' if row['digested'] else ''}"
         table.row(
             paragraph(f"{row['partition']}:{row['offset']}", *(["replayed"] if row["replayed"] else [])),
-            "unknown" if row["time"] is None else times.shown(row["time"], seconds=True),
+            "unknown" if row["time"] is None else times.display(row["time"], seconds=True),
             paragraph(origin, printable(row["id"])[:60]),
             f"{row['class']}: {row['message']} ({row['stage']}, {size})",
         )

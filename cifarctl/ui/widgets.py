@@ -76,7 +76,7 @@ def sparkline(values: Sequence[float], width: int = 32, low: float = 0.0, high: 
     return Text(blocks.ljust(width), style=ACCENT)
 
 
-def shown(value: RenderableType) -> RenderableType:
+def cell(value: RenderableType) -> RenderableType:
     """A cell of a table or dashboard: untrusted text is escaped, and no text is parsed as markup."""
     if isinstance(value, str):
         return Text(printable(value))
@@ -91,22 +91,22 @@ def shown(value: RenderableType) -> RenderableType:
 
 def paragraph(*lines: str) -> Group:
     """Several lines in one table cell."""
-    return Group(*map(shown, lines))
+    return Group(*map(cell, lines))
 
 
 class Cells(Table):
-    """A table whose cells and headings are escaped by `shown`."""
+    """A table whose cells and headings are escaped by `cell`."""
 
     def __init__(self, *, title: str | None = None) -> None:
         super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
 
     def column(self, name: str, *, right: bool = False, wrap: bool = False) -> None:
         """Add a column; text that does not fit is folded anywhere, or between words with `wrap`."""
-        self.add_column(shown(name), justify="right" if right else "left", no_wrap=not wrap, overflow="fold")
+        self.add_column(cell(name), justify="right" if right else "left", no_wrap=not wrap, overflow="fold")
 
     def row(self, *cells: RenderableType, style: str = "") -> None:
         """Add a row."""
-        self.add_row(*map(shown, cells), style=style)
+        self.add_row(*map(cell, cells), style=style)
 
 
 def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
@@ -115,7 +115,7 @@ def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     table.add_column(style="dim", no_wrap=True, width=13)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for name, value in rows:
-        table.add_row(shown(name), shown(value))
+        table.add_row(cell(name), cell(value))
     return table
 
 

@@ -87,7 +87,7 @@ def test_a_drift_is_learned_and_the_better_version_swapped_in(site: Site) -> Non
     assert accuracy[True] > accuracy[False]
 
 
-def seat(site: Site) -> AbstractContextManager[object]:
+def learner_lock(site: Site) -> AbstractContextManager[object]:
     """The lock that the learner of the site's registry works under, once it is free."""
     return FileLock(site.folder / "registry" / "learner" / "production.lock").acquire(timeout=PATIENCE_S)
 
@@ -108,7 +108,7 @@ def test_serve_killed_in_mid_stream_loses_nothing(site: Site) -> None:
     assert first.out == ""
     count = producing.finish().sent + 20
     site.send(20)  # at least these are left to the successor
-    with seat(site):  # it is free once the first one's learner has left
+    with learner_lock(site):  # it is free once the first one's learner has left
         pass
 
     second = site.start("serve", "--json")
@@ -134,7 +134,7 @@ def test_a_killed_learner_is_started_again_and_nobody_waits_for_it(site: Site) -
 
     os.kill(learner_of(serve.pid), signal.SIGKILL)
     serve.await_line("learner down: killed by signal 9")
-    with seat(site):  # so that the next one cannot start to work before it is let
+    with learner_lock(site):  # so that the next one cannot start to work before it is let
         answered = len(predictions(answers))
         serve.until(lambda: len(predictions(answers)) >= answered + 20)
         assert serve.err.count("learner started") == 1
@@ -161,7 +161,7 @@ def shown_sizes(text: str) -> list[int]:
     return [int(size) for size in lines]
 
 
-#: Joins a group, reads until its first message, and does nothing more; in a process of its own, as whoever hangs is.
+#: Joins a group, reads until its first message, and does nothing more; in a process of its own, which hangs.
 HANGING = """
 import sys, time
 from cifarctl.settings import KafkaSettings

@@ -92,12 +92,12 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_name_that_there_is_not() -> None:
+def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(AttributeError, match="module 'cifarctl' has no attribute 'sevre'"):
         cifarctl.sevre  # noqa: B018
 
 
-def test_type_checkers_see_what_is_there() -> None:
+def test_type_checkers_see_the_exported_names() -> None:
     """The imports for type checkers and those at run time name the same things."""
     source = (ROOT / "cifarctl" / "__init__.py").read_text()
     typed: dict[str, Any] = {}

@@ -17,7 +17,7 @@ RETRAIN_FIELDS = {"outcome", "examples", "champion", "challenger", "reasons", "s
 
 
 @pytest.mark.long
-def test_what_is_on_trial_answers_its_share_until_its_trial_is_over(site: Site) -> None:
+def test_a_canary_answers_its_share_until_its_trial_is_over(site: Site) -> None:
     """Clean images, of which there is nothing to be learned, keep it on trial; a drift ends that trial."""
     brisk = BRISK | {"online__update_every": 150, "serve__canary": 0.3}
     answers = site.topic("predictions")

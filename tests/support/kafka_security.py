@@ -3,7 +3,7 @@
     with ApacheKafka(secure=(secure := Secure())) as kafka:
         settings = own_settings(kafka, **secure.sign_in("SCRAM-SHA-512"))
 
-The plaintext listener stays: whoever uses it is a super user, who grants rights to the others. Nothing else is
+The plaintext listener stays: its users are super users, who grant rights to the others. Nothing else is
 permitted to anybody but ALICE, who may do everything, also by certificate and token.
 """
 

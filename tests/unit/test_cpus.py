@@ -87,7 +87,7 @@ def test_a_mount_point_with_a_blank(tmp_path: Path) -> None:
     ["", "max", "1 0", "x y", "-5 100000", f"1{'0' * 400} 100000", f"{'9' * 5000} 1"],
     ids=lambda text: text[:9],
 )
-def test_what_is_no_quota_limits_nothing(nonsense: str, tmp_path: Path) -> None:
+def test_an_invalid_quota_limits_nothing(nonsense: str, tmp_path: Path) -> None:
     assert unified(tmp_path, "0::/box", box=nonsense) == 16
 
 

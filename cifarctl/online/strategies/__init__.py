@@ -78,7 +78,7 @@ class Strategy(Protocol):
         """Tensors and JSON-serialisable state from which `load` restores the lineage."""
 
     def load(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Restore the dump of a lineage with an equal `Start`."""
+        """Restore a dump taken from a lineage that began with the same `Start`."""
 
 
 Begin: TypeAlias = Callable[[Start], Strategy]

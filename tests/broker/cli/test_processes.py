@@ -61,7 +61,7 @@ def test_the_package_runs_as_a_module() -> None:
 # --- 1: unexpected, and what the machine refuses
 
 
-def test_a_reader_that_goes_away_is_no_error(home: Home) -> None:
+def test_a_reader_that_goes_away_is_not_an_error(home: Home) -> None:
     """As `| head` does. The pipe's other end is closed before the command can write."""
     read, write = os.pipe()
     os.close(read)

@@ -45,7 +45,7 @@ def frozen() -> Iterator[tuple[EmbeddedBroker, Any]]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_what_is_not_acknowledged_is_counted_and_is_an_error(
+def test_unacknowledged_messages_are_counted_and_are_an_error(
     site: Site,
     frozen: tuple[EmbeddedBroker, Any],
 ) -> None:

@@ -268,7 +268,7 @@ def test_a_promotion_is_swapped_in_and_a_corrupt_version_refused(site: Site) -> 
     [({"classes": tuple("abcdefghij")}, "classes"), ({"name": "some.place:Net"}, "registry.trusted_models")],
     ids=["of other classes", "of untrusted code"],
 )
-def test_a_version_that_cannot_serve_is_refused_and_coming_back_is_no_swap(
+def test_a_version_that_cannot_serve_is_refused_and_coming_back_is_not_a_swap(
     site: Site,
     strange: dict[str, Any],
     reason: str,
@@ -484,7 +484,7 @@ def test_a_second_ctrl_c_leaves_at_once(site: Site) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_strategy_that_there_is_not_is_told_before_anything_is_served(site: Site) -> None:
+def test_an_unknown_strategy_is_reported_before_anything_is_served(site: Site) -> None:
     """A learner that cannot start would be tried again and again."""
     ran = site.call("serve", "--online", online__strategy="magic")
     assert ran.exit_code == 2, ran.stderr

@@ -118,7 +118,7 @@ def test_images_that_never_get_a_label_hold_back_for_a_time_only(site: Site, wai
     assert sum(max(0, offset) for offset in learner_offsets(site, "images").values()) == (0 if held_back else 40)
 
 
-def test_what_is_no_label_goes_to_the_dead_letters(site: Site) -> None:
+def test_an_invalid_label_goes_to_the_dead_letters(site: Site) -> None:
     site.send(30, produce__label_delay=0.01)
     send_labels(site.kafka, [(b"k", b"no label"), (b"k", b'{"id": "bad", "label": 77}')])
     learning = learner(site)
@@ -186,7 +186,9 @@ def test_without_a_disk_the_oldest_images_are_given_up_and_that_is_told(
     learning.until(lambda: any(told in notice.message for notice in learning.of(events.Notice)))
     learning.until(lambda: waiting(learning) > 200)
     learning.finish()
-    failures = [notice.message for notice in learning.of(events.Notice) if "no longer written to disk" in notice.message]
+    failures = [
+        notice.message for notice in learning.of(events.Notice) if "no longer written to disk" in notice.message
+    ]
     assert len(failures) == 1
     assert "(database or disk is full)" in failures[0]
     assert not list((site.registry.dir / "learner").glob("waiting-*"))

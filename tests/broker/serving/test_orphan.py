@@ -35,7 +35,7 @@ if __name__ == "__main__":
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; whoever adopts it may not have taken note yet."""
+    """Whether a process has ended; its adoptive parent may not have reaped it yet."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

@@ -63,7 +63,7 @@ def test_a_topic_that_is_absent_is_not_created_but_found_later(kafka: KafkaSetti
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_broker_that_is_away_is_no_error() -> None:
+def test_a_broker_that_is_away_is_not_an_error() -> None:
     nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:1")
     with label_reader(nowhere, classes=CLASSES, wait_s=600) as reader:
         until(lambda: reader.last_error)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import raw_headers
-from doubting import HALF
+from layout_checks import HALF
 from processes import Site, predictions
 
 from cifarctl import events
@@ -20,7 +20,7 @@ IDLE_S = 0.2
 TYPE = (b"content-type", b"application/x-cifar-raw")
 
 
-def test_headers_are_kept_although_the_name_of_one_is_no_text(site: Site) -> None:
+def test_headers_are_kept_although_the_name_of_one_is_not_text(site: Site) -> None:
     """The rest of them count as ever, for predictions, for dead letters, and when these are sent back."""
     images = site.topic("images")
     raw_headers.send(
@@ -99,7 +99,7 @@ def test_every_binary_key_is_an_image_of_its_own(site: Site) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["channels last", "0 to 1"])
-def test_serve_doubts_what_looks_like_another_layout_or_scale(site: Site, wrong: str) -> None:
+def test_serve_reports_images_in_another_layout_or_scale(site: Site, wrong: str) -> None:
     pixels = site.stream_images().pixels[:48].numpy()
     sender = Sender(site.kafka)
     for number, image in enumerate(pixels):

@@ -219,7 +219,7 @@ def test_a_full_queue_is_waited_for(kafka: KafkaSettings, topics: Topics) -> Non
         assert len(read_all(source)) == 200
 
 
-def test_what_the_client_has_to_tell_is_no_message_that_waits() -> None:
+def test_events_of_the_client_are_not_pending_messages() -> None:
     with EmbeddedBroker() as running:
         settings = settings_for(running.bootstrap_servers)
         topic = Topics.of(settings.topic_prefix).images

@@ -27,7 +27,7 @@ def run(*arguments: str | bytes, shell: str = "", **environment: str) -> subproc
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "ascii:strict"])
-def test_a_stream_that_cannot_write_our_signs(home: list[str], encoding: str) -> None:
+def test_an_output_that_cannot_encode_our_symbols(home: list[str], encoding: str) -> None:
     found = run("registry", "list", *home, PYTHONIOENCODING=encoding)
     assert (found.returncode, found.stderr) == (0, b"")
     assert b" net " in found.stdout
@@ -41,7 +41,7 @@ def test_no_width_is_as_if_none_were_said(home: list[str], columns: str) -> None
 
 
 @pytest.mark.parametrize("shell", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-def test_closed_streams_are_no_error(home: list[str], shell: str) -> None:
+def test_closed_streams_are_not_an_error(home: list[str], shell: str) -> None:
     found = run("registry", "list", *home, shell=shell)
     assert (found.returncode, found.stderr) == (0, b"")
 
@@ -62,7 +62,7 @@ def test_a_reader_of_the_errors_that_goes_away(home: list[str]) -> None:
     assert found.returncode == 4
 
 
-def test_a_reason_that_is_no_text_is_a_usage_error(home: list[str]) -> None:
+def test_a_reason_that_is_not_text_is_a_usage_error(home: list[str]) -> None:
     found = run("registry", "promote", "1", "--why", b"\xff", *home)
     assert found.returncode == 2
     assert found.stderr == b"cifarctl: --why \\xff: expected UTF-8 text\n"

@@ -36,7 +36,7 @@ def anywhere(request: pytest.FixtureRequest) -> KafkaSettings:
 
 
 def test_two_at_once_send_nothing_twice(apache_kafka_settings: KafkaSettings) -> None:
-    """Whoever comes second fences the first, whose batch comes to nothing."""
+    """The second producer fences the first, whose batch is aborted."""
     settings = apache_kafka_settings
     topics = Topics.of(settings.topic_prefix)
     clients.ensure_topics(settings, [topics.images, topics.dead_letters])

@@ -99,7 +99,7 @@ def test_two_prefixes_on_one_registry_neither_depose_nor_inherit(
     assert again.of(events.LearnerStarted)[0].size > 0
 
 
-def test_who_waits_for_a_seat_says_that_no_learner_is_at_work(
+def test_a_waiting_candidate_reports_that_no_learner_is_at_work(
     sites: list[Site], following: Callable[..., Flow[events.LearnEvent]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a learner was killed: the broker has not missed it yet, but no other learner is to be blamed."""

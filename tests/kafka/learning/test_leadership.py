@@ -103,7 +103,7 @@ def opened() -> Iterator[Callable[..., Any]]:
         yield keep
 
 
-def test_one_holds_the_seat_and_the_next_one_gets_it(
+def test_one_learner_leads_and_the_next_one_takes_over(
     registry: Registry, kafka: KafkaSettings, opened: Callable[..., Any]
 ) -> None:
     first, second = (opened(KafkaLeadership(registry, kafka, STREAM)) for _ in range(2))
@@ -119,7 +119,7 @@ def test_one_holds_the_seat_and_the_next_one_gets_it(
     assert [entry["began"] for entry in log(kafka)] == [1, 2]
 
 
-def test_who_is_no_longer_in_office_decides_nothing(kafka: KafkaSettings, opened: Callable[..., Any]) -> None:
+def test_a_former_leader_decides_nothing(kafka: KafkaSettings, opened: Callable[..., Any]) -> None:
     """As a process that wakes from a suspension: it believes that it is still the leader."""
     first, second = (opened(Candidate(kafka)) for _ in range(2))
     assert first.wait(PATIENCE_S)

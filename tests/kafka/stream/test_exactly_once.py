@@ -295,7 +295,7 @@ def shares(process: Process) -> list[int]:
     return found
 
 
-def test_verify_stream_notices_what_is_wrong(site: Site) -> None:
+def test_verify_stream_finds_faults(site: Site) -> None:
     """A lost answer, a doubled one, one beyond the committed offset and one out of order, made by hand."""
     prepare(site)
     fill(site, 300, bad_every=10)

@@ -66,7 +66,7 @@ def images(count: int, start: int = 0) -> dict[str, bytes]:
 
 
 def forget_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for whoever has no right to ask for the configuration of topics."""
+    """As for a user without permission to read the configuration of topics."""
     monkeypatch.setattr("cifarctl.stream.limits._described", lambda *_: {})
 
 

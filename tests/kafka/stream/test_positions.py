@@ -140,7 +140,7 @@ def test_all_partitions_with_a_gap_are_named(site: Site) -> None:
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
-def test_what_is_skipped_on_purpose_is_not_missing(site: Site, delivery: str) -> None:
+def test_records_skipped_on_purpose_are_not_missing(site: Site, delivery: str) -> None:
     fill(site, 10)
     assert served(site, kafka__delivery=delivery) == 10
     fill(site, 7)

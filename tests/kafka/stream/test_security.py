@@ -45,7 +45,7 @@ Changes = Callable[[SecureKafka], dict[str, Any]]
 
 
 class Commands:
-    """Commands on a registry of this test's own, as whoever `settings` signs in."""
+    """Commands on a registry of this test's own, as the user that `settings` signs in."""
 
     def __init__(self, home: Home, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._home, self._folder, self._monkeypatch = home, folder, monkeypatch

@@ -11,7 +11,7 @@ from cifarctl.stream.clients import Topics
 from cifarctl.stream.source import Source
 
 
-def test_marks_of_transactions_are_no_lag(apache_kafka_settings: KafkaSettings) -> None:
+def test_transaction_markers_are_not_lag(apache_kafka_settings: KafkaSettings) -> None:
     topic = Topics.of(apache_kafka_settings.topic_prefix).images
     clients.ensure_topics(apache_kafka_settings, [topic])
     servers = apache_kafka_settings.bootstrap_servers

@@ -77,7 +77,7 @@ def test_by_default_the_learner_between_its_bounds(home: Home) -> None:
     assert [version.version for version in home.registry.versions()] == [1]
 
 
-def test_relabelled_images_are_scored_by_what_is_right_by_then(home: Home) -> None:
+def test_relabelled_images_are_scored_by_their_current_label(home: Home) -> None:
     scenario = "relabel:3+5@100-200,wrong:1@0-200"
     document = evaluate(home, "--stream", scenario, "--images", "200", "--compare", "frozen,oracle")
     alone, ceiling = document["results"]

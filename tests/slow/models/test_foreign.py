@@ -10,7 +10,7 @@ from helpers import cifarctl, small_data, small_train
 
 
 def test_the_code_of_a_version_is_run_only_where_it_is_trusted(own: Path, tmp_path: Path) -> None:
-    """Whoever trains has named the code himself; whoever loads has to name it too."""
+    """The trainer has named the code; loading must name it too."""
     options = [*small_data(500), *small_train(), f"--set=registry.dir={tmp_path / 'registry'}"]
     trained = cifarctl("train", "--epochs", "1", "--model", "own_networks:Small", "--json", *options)
     assert trained.exit_code == 0, trained.stderr

@@ -77,7 +77,7 @@ def test_auto_measures_for_real(trained: Home) -> None:
 
 
 @pytest.mark.usefixtures("only_torch")
-def test_what_is_measured_is_remembered(trained: Home, speedometer: Speedometer, cache: Path) -> None:
+def test_measurements_are_remembered(trained: Home, speedometer: Speedometer, cache: Path) -> None:
     speedometer.speeds = {"eager in bfloat16": 100.0}
     first = choose(trained.registry)
     assert chosen(first) == Choice("eager", "bfloat16")

@@ -39,7 +39,7 @@ def test_without_a_compiler_a_run_is_what_it_would_be_without_compiling(
 
 
 @pytest.mark.parametrize("wanted", ["auto", "on"])
-def test_what_is_compiled_must_have_finite_gradients(
+def test_compiled_models_must_have_finite_gradients(
     images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
     class Spoilt(Compiled):

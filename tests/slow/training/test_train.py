@@ -69,9 +69,7 @@ def test_the_events_of_a_run(images: tuple[Dataset, Split], registry: Registry, 
     assert result.images_per_second > 0
 
 
-def test_a_version_comes_with_its_figures_and_with_what_is_drawn_of_them(
-    images: tuple[Dataset, Split], registry: Registry
-) -> None:
+def test_a_version_comes_with_its_metrics_and_plots(images: tuple[Dataset, Split], registry: Registry) -> None:
     reports: list[events.TrainReport] = []
 
     def illustrate(report: events.TrainReport) -> dict[str, bytes]:
@@ -179,7 +177,7 @@ def diverging(step: int, value: float) -> Callable[..., torch.Tensor]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
+def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(
     value: float,
     images: tuple[Dataset, Split],
     registry: Registry,

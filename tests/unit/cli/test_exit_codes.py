@@ -200,7 +200,7 @@ def test_a_flipped_bit_is_refused_with_version_and_both_hashes(
     assert expected != actual
 
 
-def test_what_is_not_in_the_registry(home: Home, tmp_path: Path, broker_answers: None) -> None:
+def test_versions_missing_from_the_registry(home: Home, tmp_path: Path, broker_answers: None) -> None:
     assert "no version or alias 'staging'" in fails(4, "eval", "--json", "--version", "staging", *home.options)
     assert "no version 9" in fails(4, "registry", "show", "9", "--json", *home.options)
     empty = f"--set=registry.dir={tmp_path / 'empty'}"
@@ -232,7 +232,7 @@ def test_the_wait_for_an_absent_broker_is_no_longer_than_ten_seconds() -> None:
     assert KafkaSettings().timeout_s <= 10
 
 
-def test_doctor_finds_what_is_wrong(home: Home) -> None:
+def test_doctor_finds_problems(home: Home) -> None:
     checks = {row["check"]: row for row in document("doctor", *home.options, *NOBODY, code=5)}
     assert list(checks) == ["device", "data", "registry", "broker"]  # topics need a broker
     assert [name for name, row in checks.items() if row["ok"]] == ["device", "data", "registry"]

@@ -146,7 +146,7 @@ def test_overlapping_ranges_compose_in_the_order_written() -> None:
     assert not torch.equal(first[2:], second[2:])
 
 
-def test_what_is_shown() -> None:
+def test_active_drifts_are_listed() -> None:
     scenario = Scenario.parse(" noise:0.12@2-6 , swap@4-8, contrast:0.3@~10-12 ")
     shown = [scenario.active(position) for position in (0, 2, 4, 6, 8, 10, 12)]
     assert shown == ["clean", "noise:0.12", "noise:0.12 + swap", "swap", "clean", "~contrast:0.3", "clean"]
@@ -205,7 +205,7 @@ def test_the_covariate_preset_is_the_documented_one() -> None:
         ("labelled@1-2", ["labelled needs a strength"]),
     ],
 )
-def test_errors_quote_the_piece_and_say_what_is_allowed(text: str, words: list[str]) -> None:
+def test_errors_quote_the_piece_and_the_allowed_values(text: str, words: list[str]) -> None:
     with pytest.raises(SettingsError) as caught:
         Scenario.parse(f"invert@0-1,{text}" if "@" in text else text)
     for word in words:
@@ -348,7 +348,7 @@ def test_no_preset_shows_an_image_twice(name: str, seed: int) -> None:
     assert stream.repeats_from in (None, 10_000)
 
 
-def test_a_class_that_there_is_not() -> None:
+def test_a_class_that_does_not_exist() -> None:
     with pytest.raises(SettingsError, match=r"drift 'classes:3\+12': there is no class 12; use 0 to 9"):
         course("classes:3+12@0-5")
 

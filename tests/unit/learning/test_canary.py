@@ -69,7 +69,7 @@ def test_without_a_share_for_it_there_is_no_canary(home: Home, clean: Images) ->
 
 
 @pytest.mark.parametrize("kind", ["spoiled", "not finite"])
-def test_what_is_not_sound_is_no_canary(home: Home, clean: Images, kind: str) -> None:
+def test_an_unsound_snapshot_is_not_a_canary(home: Home, clean: Images, kind: str) -> None:
     """The guard refuses the one, the other is given up before."""
     begin = spoiled if kind == "spoiled" else series(broken(home, float("nan")))
     with open_learner(home, begin=begin, canary=True) as learner:
@@ -105,7 +105,7 @@ def test_a_trial_that_a_drift_begins_anew_waits_for_its_next_snapshot(
     assert home.registry.history(CANARY)[1].why == "its trial is over"
 
 
-def test_whoever_moves_production_by_hand_ends_the_trial(home: Home, clean: Images) -> None:
+def test_moving_production_by_hand_ends_the_trial(home: Home, clean: Images) -> None:
     other = republish(home.registry)
     with open_learner(home, begin=same, canary=True) as learner:
         show(learner, part(clean, 0, 100), "a")

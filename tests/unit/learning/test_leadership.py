@@ -27,10 +27,10 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def patient() -> None:
-    """Nothing is told while the broker does not answer."""
+    """Nothing is reported while the broker does not answer."""
 
 
-def test_the_lock_of_a_registry_is_a_seat(registry: Registry) -> None:
+def test_the_lock_of_a_registry_gives_leadership(registry: Registry) -> None:
     first, second = RegistryLeadership(registry, STREAM), RegistryLeadership(registry, STREAM)
     assert not first.taken
     assert first.wait(0)

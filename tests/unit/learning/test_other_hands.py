@@ -131,7 +131,7 @@ def test_a_version_with_other_classes_is_not_adopted(home: Home, clean: Images) 
         show(learner, part(clean, 0, 20), "a")
 
 
-def test_whoever_moves_the_alias_during_an_update_wins(home: Home, inverted: Images) -> None:
+def test_a_move_of_the_alias_during_an_update_wins(home: Home, inverted: Images) -> None:
     other = republish(home.registry)
     interfering = False
 

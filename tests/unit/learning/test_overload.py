@@ -89,7 +89,7 @@ def test_a_lag_that_grows_makes_a_sample_and_is_sampled_less_when_it_is_gone() -
     assert overload.every == SPARSEST
 
 
-def test_what_comes_during_updates_and_is_gone_between_them_is_no_overload() -> None:
+def test_a_lag_that_vanishes_between_updates_is_not_overload() -> None:
     overload, large = LoadShedding(ENOUGH), 2 * SAMPLE * ENOUGH
     for look in range(20):
         for moment, lag in ((0.0, large + look), (0.5, 0)):
@@ -152,7 +152,7 @@ def test_who_stays_within_the_budget_never_sleeps() -> None:
         budget.keep()
 
 
-def test_what_is_in_hand_makes_updates_wait_but_is_no_lag() -> None:
+def test_records_in_hand_delay_updates_but_are_not_lag() -> None:
     overload = LoadShedding(ENOUGH)
     large = SAMPLE * ENOUGH
     for number in range(4):

@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_is_named_and_the_lock_given_back(home: Home, clean
         learner.save()
         path = learner.file.folder / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(RegistryError, match=rf"{CHECKPOINT} cannot be read .*move it away to start afresh"):
+    with pytest.raises(RegistryError, match=rf"{CHECKPOINT} cannot be read .*move it away to start over"):
         open_learner(home).__enter__()
     path.unlink()
     with open_learner(home) as learner:

@@ -65,7 +65,7 @@ def test_answers_and_labels_meet_in_any_order(stream: list[tuple[int, int, int, 
     )
 
 
-def test_the_record_is_of_late_and_of_the_versions_that_answered_last() -> None:
+def test_the_record_covers_recent_answers_of_the_latest_versions() -> None:
     served = ServedAccuracy(WAIT_S)
     served.answers(answer(f"{n}", 1, label=0) for n in range(SCORED))
     served.answers(answer(f"{n}", 1, label=1) for n in range(SCORED // 2))

@@ -174,7 +174,7 @@ def test_what_answers_nothing_finite_never_wins(home: Home, inverted: Images, va
     assert home.registry.resolve("production") == 1
 
 
-def test_what_is_revised_to_answer_nothing_finite_never_follows(home: Home, inverted: Images) -> None:
+def test_a_revision_with_non_finite_predictions_never_follows(home: Home, inverted: Images) -> None:
     begin = series(inverting(home), inverting(home), broken(home, float("nan")), revises=True)
     with open_learner(home, begin=begin, holdout_every=500, update_every=NEVER) as learner:
         show(learner, part(inverted, 0, 100), "a")

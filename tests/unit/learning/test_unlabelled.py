@@ -135,7 +135,7 @@ def record(offset: int, partition: int = 0) -> Record:
     return Record("images", partition, offset, 0, b"id", b"value", ())
 
 
-def test_what_is_read_again_is_not_shown_again() -> None:
+def test_images_read_again_are_not_counted_again() -> None:
     shown = ReadProgress()
     assert [shown.add(record(offset)) for offset in (5, 6, 7, 6, 7, 8)] == [True, True, True, False, False, True]
     assert shown.add(record(0, partition=1))

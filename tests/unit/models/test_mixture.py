@@ -84,7 +84,7 @@ def test_members_see_images_in_colours_of_their_own(mixture: Mixture, some: torc
     torch.testing.assert_close(says(mixture, some), says(mixture.members[0], some))
 
 
-def test_opinions_are_what_is_weighed(mixture: Mixture, some: torch.Tensor) -> None:
+def test_the_mixture_weighs_opinions(mixture: Mixture, some: torch.Tensor) -> None:
     mixture.weights.copy_(torch.tensor([[0.1, 0.2], [0.3, 0.1], [0.2, 0.1]]))
     mixture.prior.copy_(torch.linspace(0.5, 1.5, CLASSES))
     with torch.inference_mode():

@@ -86,7 +86,7 @@ def test_an_unknown_architecture_is_told_with_those_there_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["../net", "__init__", "net.py", ""])
-def test_a_name_is_no_path(name: str) -> None:
+def test_a_name_is_not_a_path(name: str) -> None:
     with pytest.raises(SettingsError, match="no such architecture"):
         models.build(name, {})
 
@@ -255,7 +255,7 @@ def test_muon_changes_filters_and_keeps_their_norm() -> None:
             assert 0.3 < float(values.median()) < 1.4
 
 
-def test_what_is_no_filter_takes_steps_of_sgd_on_the_sum_of_the_losses() -> None:
+def test_parameters_other_than_filters_take_sgd_steps_on_the_summed_loss() -> None:
     """The rates of the paper: 0.67 for the head, 0.053 for shifts, a decay of 2e-6 an image for both."""
     model = narrow().train()
     optimiser = Optimiser(model, models.recipe_of("airbench"), 8)
@@ -365,7 +365,7 @@ def test_a_device_that_cannot_be_used(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_wanted_is_taken(net: nn.Module) -> None:
+def test_an_explicit_choice_is_taken(net: nn.Module) -> None:
     for wanted in ("float32", "bfloat16"):
         assert choose_precision(wanted, net, torch.device("cpu"), 8, train=False) == wanted
 

@@ -195,7 +195,7 @@ def test_an_id_is_forgotten_after_the_horizon_only(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("label", [-1, CLASSES])
-def test_a_label_that_is_no_class(label: int) -> None:
+def test_a_label_that_is_not_a_class(label: int) -> None:
     buffer = make()
     with pytest.raises(ValueError, match=f"label {label} is not one of 10 classes"):
         buffer.add("a", torch.zeros(3, 32, 32, dtype=torch.uint8), label)
@@ -214,7 +214,7 @@ def test_the_memory_is_all_taken_at_the_start_and_never_again() -> None:
     assert [(part.pixels.data_ptr(), part.labels.data_ptr()) for part in parts] == places
 
 
-def test_what_is_added_is_copied() -> None:
+def test_added_images_are_copied() -> None:
     buffer = make()
     image = tagged([7])
     buffer.add("a", image.pixels[0], 7)

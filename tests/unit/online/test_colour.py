@@ -114,7 +114,7 @@ def test_colours_that_stay_are_not_found_to_have_changed() -> None:
     assert float((network(colour(images)).argmax(dim=1) == labels).float().mean()) > 0.95
 
 
-def test_what_is_known_of_the_colours_is_begun_with_where_it_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_known_colour_transform_is_the_start_if_it_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(colour_module, "STEPS", 0)
     network, (images, labels), (reference, _) = Palette(), painted(200, 0), painted(300, 100)
     back = Colour(torch.eye(3)[[1, 2, 0]], torch.zeros(3))

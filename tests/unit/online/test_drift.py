@@ -52,7 +52,7 @@ def test_adwin_is_quiet_while_the_error_stays(seed: int, error: float) -> None:
 
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_falling_error_is_no_drift(name: Name, seed: int) -> None:
+def test_a_falling_error_is_not_drift(name: Name, seed: int) -> None:
     monitor = ErrorMonitor(name)
     assert [found for found in detections(monitor, outcomes(seed, (600, 0.6))) if found.at > 60] == []
     assert detections(monitor, outcomes(100 + seed, (600, 0.2))) == []

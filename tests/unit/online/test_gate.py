@@ -200,7 +200,7 @@ def test_a_lineage_goes_on_unless_something_is_wrong(held_out: Pairs, guard: Gua
 
 
 @given(counts, st.floats(0, MIN_CHANGE, exclude_max=True))
-def test_a_snapshot_that_answers_as_the_one_before_is_no_new_version(held_out: Pairs, changed: float) -> None:
+def test_a_snapshot_that_predicts_the_same_is_not_a_new_version(held_out: Pairs, changed: float) -> None:
     decision = follow(held_out, SOUND, changed=changed, alpha=ALPHA)
     assert not decision.promote
     assert decision.reasons == (f"predictions changed on only {changed:.1%} of recent images: not worth a version",)
@@ -239,16 +239,14 @@ def test_the_validation_floor(champion: float, challenger: float, holds: bool) -
 @pytest.mark.parametrize("champion", [0.7, float("nan")])
 @pytest.mark.parametrize("floor", [0.0, 0.67, float("nan"), float("-inf")])
 @pytest.mark.parametrize("waived", [None, "the inputs have moved"])
-def test_what_is_no_number_is_never_promoted(
-    challenger: float, champion: float, floor: float, waived: str | None
-) -> None:
+def test_a_nan_is_never_promoted(challenger: float, champion: float, floor: float, waived: str | None) -> None:
     guard = Guard(champion, challenger, floor, waived)
     assert not guard.holds
     assert not decide(Pairs(gained=100), guard, alpha=ALPHA).promote
     assert not follow(Pairs(gained=100), guard, changed=1.0, alpha=ALPHA).promote
 
 
-def test_a_floor_that_is_no_number_lets_nothing_pass() -> None:
+def test_a_nan_floor_lets_nothing_pass() -> None:
     assert not Guard(champion=0.7, challenger=0.99, floor=float("nan")).holds
 
 

@@ -138,7 +138,7 @@ def test_other_packages_cannot_take_our_names(monkeypatch: pytest.MonkeyPatch) -
     assert strategies.strategy("replay").__module__ == "cifarctl.online.strategies.replay"
 
 
-def test_a_strategy_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+def test_an_unknown_strategy_is_refused_with_the_known_ones() -> None:
     for refused in (strategies.require, strategies.strategy):
         with pytest.raises(
             SettingsError, match=r"online\.strategy = none: no such strategy; there are der\+\+, er-ace"

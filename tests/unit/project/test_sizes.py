@@ -58,7 +58,7 @@ def test_classes_and_modules_over_the_limit_are_found() -> None:
     ]
 
 
-def test_a_reason_excuses_only_its_own_definition() -> None:
+def test_a_reason_exempts_only_its_own_definition() -> None:
     long = function(FUNCTION_LINES + 9, "One.\n\n    Long because it lists many options.\n    ")
     assert list(too_long(long)) == []
     assert list(too_long(function(FUNCTION_LINES + 9, "One. Not long because of anything."))) != []

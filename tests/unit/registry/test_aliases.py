@@ -97,7 +97,7 @@ def test_promotion_is_recorded(tmp_path: Path) -> None:
     assert (second.who, second.why, second.time) == ("somebody", "better\nby far", alias.moved)
 
 
-def test_promoting_what_is_there_changes_nothing(registry: Registry) -> None:
+def test_promoting_the_current_version_changes_nothing(registry: Registry) -> None:
     publish(registry)
     alias = promote(registry, 1)
     assert promote(registry, 1) == alias

@@ -152,15 +152,15 @@ def test_wrong_tensors_are_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"0.bias": [1.0]}), b"\xff" * 64])
-def test_a_file_that_is_no_safetensors_is_refused(registry: Registry, model: nn.Module, content: bytes) -> None:
+def test_a_file_that_is_not_safetensors_is_refused(registry: Registry, model: nn.Module, content: bytes) -> None:
     publish(registry, model, content)
-    with pytest.raises(IntegrityError, match="version 1: its file is no usable safetensors"):
+    with pytest.raises(IntegrityError, match="version 1: its file is not valid safetensors"):
         load(registry, 1)
 
 
 def test_a_file_cut_short_before_publishing_is_refused(registry: Registry, model: nn.Module) -> None:
     publish(registry, model, to_bytes(model)[:-1])
-    with pytest.raises(IntegrityError, match="version 1: its file is no usable safetensors"):
+    with pytest.raises(IntegrityError, match="version 1: its file is not valid safetensors"):
         load(registry, 1)
 
 

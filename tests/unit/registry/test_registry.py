@@ -53,7 +53,7 @@ def test_a_published_version_reads_back_as_it_was(registry: Registry) -> None:
     assert sorted(entry.name for entry in registry.path(1).parent.iterdir()) == ["000001"]
 
 
-def test_a_metric_that_is_no_number_is_none(registry: Registry) -> None:
+def test_a_nan_metric_becomes_none(registry: Registry) -> None:
     manifest = registry.publish(draft(metrics={"loss": float("nan"), "accuracy": 1}), b"")
     assert manifest.metrics == {"loss": None, "accuracy": 1.0}
     assert registry.manifest(1) == manifest
@@ -238,7 +238,7 @@ Life.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadl
 TestLife = Life.TestCase
 
 
-def test_a_request_waits_until_it_is_answered_whoever_looks(tmp_path: Path) -> None:
+def test_a_request_waits_until_it_is_answered_even_if_others_look(tmp_path: Path) -> None:
     """A learner that dies over it leaves it to the next one."""
     requests = Requests(tmp_path)
     first, second = requests.ask(), requests.ask()

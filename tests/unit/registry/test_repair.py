@@ -162,7 +162,7 @@ def test_a_repair_that_can_heal_nothing_changes_nothing(moved: Registry) -> None
 
 
 @pytest.mark.parametrize("look", ["alias", "faults"])
-def test_a_first_move_under_way_is_no_damage(look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_move_under_way_is_not_damage(look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The history tells of it before the file of the alias is there."""
     registry = open_registry(tmp_path / "registry")
     registry.publish(draft(), WEIGHTS)
@@ -238,7 +238,7 @@ def test_the_history_heals_from_the_alias(moved: Registry, rest: bytes | int | N
         file.write_bytes(b"".join(lines[:rest]) if isinstance(rest, int) else rest)
     code, line, _ = verify(moved)
     assert code == 4
-    assert "generation 4, of which the history does not tell" in line
+    assert "generation 4, which the history does not record" in line
     with pytest.raises(RegistryError, match=REMEDY):
         moved.gc()
     moved.repair()

@@ -41,7 +41,7 @@ def test_numbers_are_not_reused_when_the_last_is_gone(registry: Registry) -> Non
     assert publish(registry) == [4]  # the history remembers 3
 
 
-def test_gc_keeps_what_aliases_name_or_named_of_late(tmp_path: Path) -> None:
+def test_gc_keeps_versions_that_aliases_name_or_recently_named(tmp_path: Path) -> None:
     clock = Clock()
     registry = open_registry(tmp_path, clock, keep=1, keep_hours=24)
     publish(registry, 6)

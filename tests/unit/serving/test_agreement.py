@@ -35,7 +35,7 @@ def test_agreement_counts_classes_and_accuracy() -> None:
     )
 
 
-def test_what_is_no_number_agrees_with_nothing() -> None:
+def test_nan_agrees_with_nothing() -> None:
     assert compare(one_hot([0, 0]) * float("nan"), one_hot([0, 0]), torch.tensor([0, 0])).same == 0.0
 
 

@@ -84,9 +84,7 @@ def blind(model: nn.Module) -> None:
 
 
 @pytest.mark.usefixtures("only_torch")
-def test_speeds_in_the_cache_that_are_no_speeds_are_measured_again(
-    trained: Home, speedometer: Speedometer, cache: Path
-) -> None:
+def test_invalid_speeds_in_the_cache_are_measured_again(trained: Home, speedometer: Speedometer, cache: Path) -> None:
     choose(trained.registry)
     for entry in cache.iterdir():
         document = json.loads(entry.read_text())
@@ -114,7 +112,7 @@ def test_the_next_version_is_checked_but_nothing_is_measured(home: Home, speedom
 
 
 @pytest.mark.usefixtures("only_torch")
-def test_what_is_asked_for_by_name_and_disagrees_is_an_error(home: Home) -> None:
+def test_a_backend_requested_by_name_that_disagrees_is_an_error(home: Home) -> None:
     version = republish(home.registry, blind)
     with pytest.raises(
         SettingsError, match=r"^eager in bfloat16 is refused for version 2: .* 0\.00% of 200 .*; set serve"
@@ -186,7 +184,7 @@ def test_float32_eager_by_name_needs_no_images(home: Home) -> None:
 
 @pytest.mark.usefixtures("only_torch")
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
-def test_what_is_not_installed(name: str, trained: Home) -> None:
+def test_a_backend_that_is_not_installed(name: str, trained: Home) -> None:
     with pytest.raises(
         SettingsError, match=rf"^serve\.backend = {name}: {name} and onnx not installed; pip install 'ci"
     ):
@@ -207,7 +205,7 @@ def test_a_broken_installation_is_passed_over(
     assert found.notices == (
         "openvino fails here (RuntimeError: libtbb.so.12: no such file); serve.backend = auto skips it",
     )
-    with pytest.raises(SettingsError, match=r"^serve\.backend = openvino: openvino fails here .*install it anew"):
+    with pytest.raises(SettingsError, match=r"^serve\.backend = openvino: openvino fails here .*reinstall it"):
         choose(trained.registry, backend="openvino")
 
 

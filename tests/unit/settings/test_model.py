@@ -104,7 +104,7 @@ def test_any_default_uncommented_in_the_example_changes_nothing(chosen: set[str]
         st.from_regex(r"\A[a-z]{1,8}(\.[a-z]{1,8}){0,3}\Z"), st.integers() | st.text(st.characters(codec="utf-8"))
     ),
 )
-def test_what_is_written_as_text_reads_back(
+def test_values_written_as_text_read_back(
     epochs: int, rate: float, flip: bool, shares: tuple[float, float], prefix: str, options: dict[str, Any]
 ) -> None:
     first, second = shares
@@ -144,7 +144,7 @@ def test_a_line_of_dotenv_that_is_none_is_named_without_its_text() -> None:
     ["data.dir", "registry.dir", "kafka.ssl_ca_location", "kafka.ssl_certificate_location", "kafka.ssl_key_location"],
 )
 @each_source
-def test_the_home_folder_is_told_by_its_sign(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_expands_to_the_home_folder(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No shell expands it in the environment, in .env, in cifarctl.toml, nor behind an equals sign."""
     monkeypatch.setenv("HOME", "/houses/ada")
     section, _, key = name.partition(".")

@@ -120,7 +120,7 @@ def test_no_time_is_longer_than_clocks_can_tell(setting: settings.Setting) -> No
     "name",
     ["kafka.group_id", "kafka.sasl_username", "kafka.ssl_ca_location", "kafka.options.client.id", "train.device"],
 )
-def test_bytes_that_are_no_text_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_not_text_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the shell passes what another program wrote in Latin-1: Python keeps such bytes as surrogates."""
     message = error_of(dict([parse_assignment(f"{name}=\udcff")]))
     assert message.startswith(name.removesuffix(".client.id") + " = ")
@@ -129,7 +129,7 @@ def test_bytes_that_are_no_text_are_refused(name: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["train.\udcff", "kafka.options.\udcff", "\udcff.epochs"])
-def test_a_name_that_is_no_text_is_refused(name: str) -> None:
+def test_a_name_that_is_not_text_is_refused(name: str) -> None:
     assert error_of({name: "1"}).startswith(f"unknown setting {name} (option); ")
 
 

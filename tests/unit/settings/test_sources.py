@@ -158,7 +158,7 @@ def test_a_name_without_section_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         ("online.detector", "ddm", "ddm", "'adwin', 'hddm-w', 'page-hinkley' or 'kswin'"),
     ],
 )
-def test_a_wrong_value_is_told_with_setting_value_source_and_what_is_allowed(
+def test_an_invalid_value_is_reported_with_setting_source_and_allowed_values(
     monkeypatch: pytest.MonkeyPatch, source: str, name: str, value: str, shown: str, allowed: str
 ) -> None:
     message = error_of(SOURCES[source](monkeypatch, name, value))
@@ -188,13 +188,13 @@ def test_the_value_told_is_the_strongest_one(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("source", ["option", "environment", ".env"])
 @pytest.mark.parametrize("name", ["data.split", "kafka.options"])
-def test_a_list_or_dictionary_that_is_no_json(monkeypatch: pytest.MonkeyPatch, source: str, name: str) -> None:
+def test_a_list_or_dictionary_that_is_not_json(monkeypatch: pytest.MonkeyPatch, source: str, name: str) -> None:
     message = error_of(SOURCES[source](monkeypatch, name, "0.6,0.2"))
     assert message.startswith(f"{name} = 0.6,0.2 ({source}): should be JSON, for example ")
 
 
 @pytest.mark.parametrize("source", ["environment", "cifarctl.toml"])
-def test_a_section_that_is_no_section(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_a_section_that_is_not_a_table(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     if source == "environment":
         monkeypatch.setenv("CIFARCTL_TRAIN", "3")
     else:
@@ -208,12 +208,12 @@ def test_a_section_can_be_given_as_json(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("content", [b"[train\nepochs = 3\n", b"\xff\xfe\x00", b"[train]\nmodel = 'net\n"])
-def test_a_file_that_is_no_toml_is_named(content: bytes) -> None:
+def test_a_file_that_is_not_toml_is_named(content: bytes) -> None:
     Path("cifarctl.toml").write_bytes(content)
     assert error_of().startswith("cifarctl.toml cannot be read: ")
 
 
-def test_a_dotenv_that_is_no_text_is_named() -> None:
+def test_a_dotenv_that_is_not_text_is_named() -> None:
     Path(".env").write_bytes(b"\xff\xfe\x00")
     assert error_of().startswith(".env cannot be read: ")
 

@@ -209,7 +209,7 @@ def test_pixels_out_of_range_name_the_settings() -> None:
     assert "1.5" in letter.message
 
 
-def test_a_producers_rounding_is_no_error() -> None:
+def test_a_producers_rounding_is_not_an_error() -> None:
     good, bad = decode(record(message(image=floats(1.01))), record(message(image=floats(-1.01))))
     assert not bad
     assert (good.pixels[0] == 255).all()

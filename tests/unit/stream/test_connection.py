@@ -57,7 +57,7 @@ def test_security_that_lacks_a_part_or_has_no_effect_is_refused(values: dict[str
     assert told in refusal(**values)
 
 
-def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("hello")
     assert "kafka.ssl_ca_location is not accepted" in refusal(
         security_protocol="SSL", ssl_ca_location=tmp_path / "ca.pem"

@@ -80,7 +80,7 @@ def test_binary_keys_are_as_many_ids_everywhere() -> None:
 
 
 def test_labels_do_as_images_do() -> None:
-    """What is no label is refused as what is no image is."""
+    """A message that is not a label is refused like one that is not an image."""
     sent = [
         record(b'{"id": "a", "label": 3}')._replace(unread=True),
         record('{"id": "a", "label": 3}'.encode("utf-16")),

@@ -205,7 +205,7 @@ def test_partitions_that_go_away_take_along_what_waits() -> None:
     assert join.unmatched_images == 0  # somebody else has it now
 
 
-def test_what_is_too_old_holds_no_offset_back() -> None:
+def test_expired_images_hold_no_offset_back() -> None:
     join = LabelJoin(wait_s=1e9, max_mb=1)
     join.add_images(["1", "4", "7"], images([1, 4, 7]), [1, 4, 7], map(place, [1, 4, 7]))
     join.add_images(["x"], images([9]), [9], [Place("images", 0, 5, -1)])  # of unknown age

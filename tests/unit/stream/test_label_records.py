@@ -20,7 +20,7 @@ def record(value: bytes | None, key: bytes | None = b"the-key", offset: int = 0,
 @given(
     st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200), st.integers(0, 9)))
 )
-def test_what_is_encoded_is_decoded(pairs: list[tuple[str, int]]) -> None:
+def test_encoding_round_trips(pairs: list[tuple[str, int]]) -> None:
     records = [record(encode_label(id, label), offset=offset) for offset, (id, label) in enumerate(pairs)]
     found, letters = decode(records, classes=CLASSES)
     assert not letters
@@ -69,7 +69,7 @@ BAD: list[tuple[bytes | None, bytes | None, str]] = [
 
 
 @pytest.mark.parametrize(("value", "key", "error"), BAD, ids=[f"{error}-{n}" for n, (_, _, error) in enumerate(BAD)])
-def test_what_is_no_label_is_a_dead_letter(value: bytes | None, key: bytes | None, error: str) -> None:
+def test_an_invalid_label_is_a_dead_letter(value: bytes | None, key: bytes | None, error: str) -> None:
     bad, good = record(value, key), record(encode_label("a", 3), offset=1)
     found, (letter,) = decode([bad, good], classes=CLASSES)
     assert found.records == [good]

@@ -89,7 +89,7 @@ def test_a_letter_comes_back() -> None:
     assert not letter.digested
 
 
-def test_a_receipt_is_no_letter() -> None:
+def test_a_receipt_is_not_a_letter() -> None:
     receipt = Record("cifar.dead-letters", 1, 9, 0, None, None, tuple(letters.receipt(3, 17)))
     assert letters.read_letter(receipt) is None
     assert letters.receipt_for(receipt) == (3, 17)

@@ -55,7 +55,7 @@ def test_a_limit_that_nobody_tells_is_found(true: int, size: int) -> None:
     assert limits.batch <= limits.of("t")
 
 
-def test_what_the_broker_tells_goes_before_what_is_guessed() -> None:
+def test_reported_limits_take_precedence_over_guesses() -> None:
     told = {"t": TopicLimits(50_000)}
     limits = Limits(lambda: told)
     assert (limits.of("t"), limits.of("other"), limits.batch) == (50_000, 1_000_000, 50_000)

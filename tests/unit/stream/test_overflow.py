@@ -237,7 +237,7 @@ def test_a_disk_that_is_full_is_given_free(tmp_path: Path) -> None:
     assert not open_files(tmp_path)
 
 
-def test_a_folder_that_is_not_there_is_no_disk(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_a_disk(tmp_path: Path) -> None:
     store = ImageStore(FEW, 1e9, disk_bytes=MIB, folder=tmp_path / "absent")
     for number in range(10):
         store.put(str(number), image(number), SIZE, 0, None)

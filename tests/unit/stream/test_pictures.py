@@ -54,7 +54,7 @@ def test_sixteen_bits_of_grey_become_eight() -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
 @pytest.mark.parametrize("size", [(32, 32), (70, 50)])
-def test_white_shows_through_what_is_transparent(mode: str, size: tuple[int, int]) -> None:
+def test_white_shows_through_transparent_pixels(mode: str, size: tuple[int, int]) -> None:
     picture = PHOTO.resize(size).convert("RGBA")
     opacity = Image.fromarray(np.linspace(0, 255, size[0] * size[1]).reshape(size[::-1]).astype(np.uint8))
     options: dict[str, Any] = {}

@@ -29,7 +29,7 @@ def test_places_are_understood(text: str, start: Start) -> None:
 @pytest.mark.parametrize(
     "text", ["", "start", "-1", "0:", "0:1,", "yesterday", "1.5", "0:-1", "offset:-1", "2h30m", "9" * 19]
 )
-def test_what_is_no_place_is_refused(text: str) -> None:
+def test_an_invalid_position_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"--from .*expected beginning, end, an offset"):
         Start.parse(text)
 

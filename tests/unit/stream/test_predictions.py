@@ -91,12 +91,12 @@ def test_a_confidence_that_is_none_is_not_written(confidence: float) -> None:
         {"produced_at": "now"},
     ],
 )
-def test_nonsense_is_no_prediction(change: dict[str, Any]) -> None:
+def test_nonsense_is_not_a_prediction(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="prediction"):
         decode_prediction(json.dumps({**json.loads(prediction()), **change}).encode())
 
 
 @given(st.none() | st.binary(max_size=30))
-def test_bytes_are_no_prediction(value: bytes | None) -> None:
+def test_bytes_are_not_a_prediction(value: bytes | None) -> None:
     with pytest.raises(ValueError, match="prediction"):
         decode_prediction(value)

@@ -235,7 +235,7 @@ def test_a_rewind_in_the_middle_of_a_read_takes_back_what_was_read(client: Scrip
 
 @pytest.mark.parametrize("way", ["on_revoke", "on_lost"])
 def test_what_was_held_is_read_when_it_comes_back(client: ScriptedConsumer, source: Source, way: str) -> None:
-    """The client keeps a pause over assignments, whoever has forgotten that it was asked for."""
+    """The client keeps a pause across assignments, even if its caller has forgotten it."""
     source.read(10, 0)
     source.hold(source.assigned)
     assert client.paused == {0, 1}
@@ -272,9 +272,7 @@ def test_a_rewind_reads_again_what_was_held(client: ScriptedConsumer, source: So
     assert offsets(source.read(10, 0)) == list(range(10))
 
 
-def test_the_position_is_committed_and_never_beyond_what_is_not_handled(
-    client: ScriptedConsumer, source: Source
-) -> None:
+def test_the_committed_position_never_passes_an_unhandled_record(client: ScriptedConsumer, source: Source) -> None:
     """Behind the last record there are marks of transactions, up to the end."""
     source.read(10, 0)
     assert source.settled({}) == {}

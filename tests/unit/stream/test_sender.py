@@ -215,7 +215,7 @@ def test_topics_that_were_not_there_before_a_commit_are_not_missed_at_the_next_r
         sink.commit(0.02)
 
 
-def test_a_transaction_that_is_to_carry_less_excuses_a_standstill(
+def test_a_smaller_transaction_after_an_abort_is_not_a_stall(
     broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = ScriptedSource()
@@ -248,7 +248,7 @@ def test_a_batch_refused_while_more_is_being_sent_is_split(broker: ScriptedBroke
     assert sink._limits.of(TOPIC) < Limits().of(TOPIC)
 
 
-def test_nothing_goes_before_what_is_sent_again(broker: ScriptedBroker) -> None:
+def test_nothing_overtakes_resent_messages(broker: ScriptedBroker) -> None:
     broker.refuse = too_large(1000)
     sender = Sender(KAFKA)
     assert sender.enqueue_many(TOPIC, [(b"%d" % number, bytes(900 + number % 2 * 200), []) for number in range(4)]) == 4
@@ -291,7 +291,7 @@ def test_a_letter_without_a_key_gets_one_once_its_topic_has_refused_it(
     assert [key for key, _ in broker.arrived] == [b"k", b"cifar.images:2:1", b"cifar.images:2:2"]
 
 
-def test_what_is_invalid_with_a_key_fails_and_its_neighbours_do_not(broker: ScriptedBroker) -> None:
+def test_an_invalid_keyed_message_fails_and_its_neighbours_do_not(broker: ScriptedBroker) -> None:
     seen: list[bytes | None] = []
 
     def refuse(sent: Sent) -> KafkaError | None:
@@ -311,7 +311,7 @@ def test_what_is_invalid_with_a_key_fails_and_its_neighbours_do_not(broker: Scri
         sender.raise_failed()
 
 
-def test_a_receipt_under_a_key_is_no_tombstone(broker: ScriptedBroker) -> None:
+def test_a_keyed_receipt_is_not_a_tombstone(broker: ScriptedBroker) -> None:
     for keyed in (False, True):
         key, value, headers = letters.receipt_message(3, 17, keyed=keyed)
         assert letters.receipt_for(Record("dead", 0, 0, 0, key, value, tuple(headers))) == (3, 17)

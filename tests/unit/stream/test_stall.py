@@ -111,7 +111,7 @@ def test_a_partition_that_goes_and_comes_back_begins_anew(watch: Watch) -> None:
 
 
 class Questions:
-    """Whoever is asked for lags, and answers when the test says so."""
+    """A source of lags that answers when the test says so."""
 
     def __init__(self) -> None:
         self.clock = Clock()

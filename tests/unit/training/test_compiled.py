@@ -59,7 +59,7 @@ def test_a_short_run_is_not_compiled(
 
 
 @pytest.mark.parametrize(("slower", "compiled"), [(2.0, False), (0.5, True)])
-def test_what_is_compiled_must_be_faster(
+def test_a_compiled_model_must_be_faster(
     images: tuple[Dataset, Split], registry: Registry, monkeypatch: pytest.MonkeyPatch, slower: float, compiled: bool
 ) -> None:
     """As far as `auto` can tell: here a step takes as many seconds as it is told."""

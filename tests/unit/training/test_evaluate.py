@@ -79,7 +79,7 @@ def test_a_label_that_was_thought_impossible_costs_much_but_not_everything() -> 
     assert 20 < found.loss < 40
 
 
-def test_predictions_that_are_no_numbers_are_figures_too() -> None:
+def test_nan_predictions_are_evaluated_too() -> None:
     """A diverged challenger must reach the gate, which refuses it, rather than end the learner."""
     found = measure(torch.full((6, 3), float("nan")), torch.tensor([0, 1, 2, 0, 1, 2]))
     assert math.isnan(found.ece)

@@ -207,7 +207,7 @@ def test_the_producing_dashboard_says_what_matters() -> None:
     assert "labels" not in shown
 
 
-def test_the_producing_dashboard_tells_of_late_labels() -> None:
+def test_the_produce_dashboard_reports_late_labels() -> None:
     started = events.ProduceStarted("cifar.images", 10_000, None, 50.0, "raw", "")
     progress = events.ProduceProgress(250, 0, 4, 5.0, "", labels_sent=1_150, labels_failed=2, labels_waiting=98)
     shown = play(ProduceView(), [started, progress])
@@ -249,7 +249,7 @@ def test_the_training_dashboard_says_what_matters() -> None:
         assert part in shown
 
 
-def test_the_demo_shows_its_stage_above_what_is_at_work() -> None:
+def test_the_demo_shows_its_stage_above_the_running_command() -> None:
     view = DemoView()
     assert f"1/{len(TITLES)}" in play(view, [STAGES[0]])
     assert "cifarctl train" in play(view, [TRAIN_STARTED, *TRAINING])
@@ -298,6 +298,6 @@ def test_a_dashboard_keeps_its_height_while_its_figures_change() -> None:
     assert len(heights) == 1
 
 
-def test_what_people_wrote_is_no_markup() -> None:
+def test_text_from_users_is_not_parsed_as_markup() -> None:
     shown = play(ServeView(), [SERVE_STARTED, batch(1, dead_letters=[("BadImage", MARKUP)])])
     assert "[bold]not bold" in shown

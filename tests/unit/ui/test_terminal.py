@@ -35,7 +35,7 @@ from cifarctl.ui.tables import (
     versions_table,
 )
 from cifarctl.ui.text import printable
-from cifarctl.ui.widgets import shown
+from cifarctl.ui.widgets import cell
 
 BENIGN = "x" * len(HOSTILE)
 
@@ -104,7 +104,7 @@ def test_no_table_steers_the_terminal(name: str) -> None:
 
 
 @given(st.text())
-def test_what_is_printable_stays_and_all_else_is_seen(text: str) -> None:
+def test_printable_text_stays_and_the_rest_is_escaped(text: str) -> None:
     found = printable(text)
     assert found.isprintable()
     assert printable(found) == found
@@ -114,13 +114,13 @@ def test_what_is_printable_stays_and_all_else_is_seen(text: str) -> None:
 
 
 def test_styles_survive_escaping() -> None:
-    found = shown(Text.assemble(("bad\x85", "red"), " good"))
+    found = cell(Text.assemble(("bad\x85", "red"), " good"))
     assert isinstance(found, Text)
     assert found.plain == "bad\\u0085 good"
     assert any(span.style == "red" and span.start == 0 for span in found.spans)
 
 
-def test_a_byte_that_is_no_text_is_shown_as_one() -> None:
+def test_a_byte_that_is_not_text_is_escaped() -> None:
     assert printable("caf\udce9\x9b") == r"caf\xe9\u009b"
 
 
@@ -153,7 +153,7 @@ def test_the_history_shows_a_reason_on_one_line(home: list[str]) -> None:
     clean(result.stdout.splitlines())
 
 
-def test_signs_have_plain_substitutes_of_the_same_width() -> None:
+def test_symbols_have_plain_substitutes_of_the_same_width() -> None:
     assert "0–2 → 5 …█░ é".translate(streams.PLAIN) == "0-2 > 5 .#. é"
 
 
@@ -180,7 +180,7 @@ def test_no_figure_is_infinite(arguments: list[str], told: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems make names UTF-8")
-def test_a_class_folder_that_is_no_text_fails_at_once(tmp_path: Path) -> None:
+def test_a_class_folder_that_is_not_text_fails_at_once(tmp_path: Path) -> None:
     folder = picture_folders(tmp_path / "pictures", {"train": ("cat", "dog"), "test": ("cat",)}, count=1)
     os.rename(folder / "train" / "dog", os.fsencode(folder / "train") + b"/d\xff")  # noqa: PTH104
     result = cifarctl("train", f"--set=data.dir={folder}", "--set=data.source=folder", "--epochs=1", "--json")

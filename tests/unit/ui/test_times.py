@@ -92,7 +92,7 @@ def test_a_while_ago(text: str, seconds: int) -> None:
         ("", "expected 90s"),
     ],
 )
-def test_what_is_no_time_is_refused_with_the_option(text: str, why: str) -> None:
+def test_an_invalid_time_is_refused_with_the_option(text: str, why: str) -> None:
     with pytest.raises(SettingsError, match=rf"(?s)^--since .*({why})"):
         times.parse(text, "--since")
 
@@ -114,7 +114,7 @@ def test_nothing_that_is_written_is_a_traceback(text: str) -> None:
     ("text", "spellings"),
     [("20260131", ("2026-01-31", "offset:20260131")), ("1769860800", ("@1769860800", "offset:1769860800"))],
 )
-def test_a_number_that_may_be_a_time_is_no_offset(text: str, spellings: tuple[str, str]) -> None:
+def test_a_number_that_may_be_a_time_is_not_an_offset(text: str, spellings: tuple[str, str]) -> None:
     with pytest.raises(SettingsError) as caught:
         Start.parse(text)
     for spelling in spellings:
@@ -125,7 +125,7 @@ def test_a_number_that_may_be_a_time_is_no_offset(text: str, spellings: tuple[st
 
 
 @pytest.mark.parametrize("text", ["20260230", "20261301"])
-def test_what_looks_like_a_date_is_no_offset(text: str) -> None:
+def test_a_date_is_not_an_offset(text: str) -> None:
     with pytest.raises(SettingsError, match=f"no such date; write offset:{text}"):
         Start.parse(text)
 
@@ -137,21 +137,21 @@ def test_other_numbers_are_offsets() -> None:
 
 def test_a_time_is_shown_local_with_its_zone_and_its_year_where_that_is_another() -> None:
     year = datetime.now().year
-    assert times.shown(f"{year}-03-01T12:00:05+00:00") == "03-01 17:30 IST"
-    assert times.shown(f"{year}-03-01T12:00:05+00:00", seconds=True) == "03-01 17:30:05 IST"
-    assert times.shown("2001-03-01T12:00:05.123Z") == "2001-03-01 17:30 IST"
-    assert times.shown(datetime(2001, 3, 1, 12, tzinfo=timezone.utc)) == "2001-03-01 17:30 IST"
-    assert times.shown(0.001) == "1970-01-01 05:30 IST"
-    assert times.shown("0001-01-01T00:00:00+00:00").startswith("0001-01-01 ")
-    assert times.shown("9999-12-31T23:59:59+00:00").startswith("9999-12-31 ")
-    assert times.shown(1e300) == "unknown"
+    assert times.display(f"{year}-03-01T12:00:05+00:00") == "03-01 17:30 IST"
+    assert times.display(f"{year}-03-01T12:00:05+00:00", seconds=True) == "03-01 17:30:05 IST"
+    assert times.display("2001-03-01T12:00:05.123Z") == "2001-03-01 17:30 IST"
+    assert times.display(datetime(2001, 3, 1, 12, tzinfo=timezone.utc)) == "2001-03-01 17:30 IST"
+    assert times.display(0.001) == "1970-01-01 05:30 IST"
+    assert times.display("0001-01-01T00:00:00+00:00").startswith("0001-01-01 ")
+    assert times.display("9999-12-31T23:59:59+00:00").startswith("9999-12-31 ")
+    assert times.display(1e300) == "unknown"
     assert times.clock(0.0) == "05:30:00 IST"
 
 
 def test_a_zone_without_a_name_is_its_offset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Kathmandu")
     time.tzset()
-    assert times.shown(0.0) == "1970-01-01 05:30 +05:30"
+    assert times.display(0.0) == "1970-01-01 05:30 +05:30"
 
 
 def test_tables_and_dashboards_show_times_so() -> None:

@@ -1,4 +1,4 @@
-"""Lookalikes: reference images in the look of the stream."""
+"""Appearance transfer: reference images that look like the stream."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_colours_that_have_changed_are_changed_first(reference: torch.Tensor) ->
     assert float((shown - INVERTED(reference)).square().mean().sqrt()) < 0.3 * float(reference.std())
 
 
-def test_lookalikes_are_those_of_the_generator(reference: torch.Tensor) -> None:
+def test_the_transfer_is_determined_by_the_generator(reference: torch.Tensor) -> None:
     look = AppearanceTransfer(Appearance.of(reference), Appearance.of(stream("noise", 0.2)))
     before = reference.clone()
     first, again, other = (look(reference[:20], seeded(seed)) for seed in (0, 0, 1))
@@ -72,7 +72,7 @@ def test_lookalikes_are_those_of_the_generator(reference: torch.Tensor) -> None:
     assert first.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_where_the_stream_is_coarse_so_are_its_lookalikes(reference: torch.Tensor) -> None:
+def test_a_coarse_stream_makes_coarse_transferred_images(reference: torch.Tensor) -> None:
     def within(images: torch.Tensor) -> float:
         """Mean square of the steps between the two columns of each coarse pixel."""
         return float((images[..., 0::2] - images[..., 1::2]).square().mean())

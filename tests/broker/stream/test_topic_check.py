@@ -1,9 +1,9 @@
-"""What is said at the start of a prefix to which nobody has written."""
+"""Notices at the start for a topic prefix that nobody has written to."""
 
 from __future__ import annotations
 
-from lookouts import found
 from processes import Site
+from topic_checks import found
 
 from cifarctl import events
 

@@ -1,4 +1,4 @@
-"""Doubts about messages."""
+"""Helpers for tests of LayoutCheck."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def said_of(pixels: Pixels, *, mean: tuple[float, float, float] = HALF, batch: int = 24) -> Iterator[str]:
-    """What is said of images (N, 3, 32, 32) uint8 that come as JSON."""
+    """Notices about images (N, 3, 32, 32) uint8 sent as JSON."""
     look = LayoutCheck(mean).look
     for at in range(0, len(pixels), batch):
         part = pixels[at : at + batch]
@@ -23,7 +23,7 @@ def said_of(pixels: Pixels, *, mean: tuple[float, float, float] = HALF, batch: i
         yield from look(Decoded(part, np.zeros(len(part)), [""] * len(part), records))
 
 
-def never_doubted(pixels: np.ndarray) -> None:
+def never_suspected(pixels: np.ndarray) -> None:
     """Whatever drift does to them."""
     for name, operation in OPERATIONS.items():
         strengths = [operation.low, (operation.low + operation.high) / 2, operation.high] if operation.unit else [1.0]

@@ -1,4 +1,4 @@
-"""What serve says at its start."""
+"""Notices of serve at its start."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from cifarctl.stream.topic_check import TopicCheck
 
 
 def found(settings: KafkaSettings, count: int) -> list[str]:
-    """What is said at the start, which must be so many sentences."""
+    """The notices at the start, of which there must be `count`."""
     told: list[str] = []
-    with TopicCheck(settings) as lookout:
-        until(lambda: told.extend(lookout.news()) or len(told) >= count or lookout.done)
+    with TopicCheck(settings) as check:
+        until(lambda: told.extend(check.news()) or len(told) >= count or check.done)
     assert len(told) == count
     return told

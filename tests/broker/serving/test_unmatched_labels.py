@@ -1,4 +1,4 @@
-"""What serve says of labels without images and of clocks that are wrong."""
+"""Notices of serve about unmatched labels and wrong clocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels that belong to no image, and timestamps that tell no latency: counted, and said."""
+"""Unmatched labels and timestamps without a latency are counted and reported."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Clock:
 
 
 class Attempt:
-    """What `serve` knows of labels, its clock, and whoever watches them."""
+    """serve's labels, its clock, and the watcher of unmatched labels."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.late = DelayedLabels(600, clock=self.clock)
-        self.strays = UnmatchedLabels(self.late, "cifar.labels", 600, self.clock)
+        self.unmatched = UnmatchedLabels(self.late, "cifar.labels", 600, self.clock)
 
     def answer(self, ids: list[str], label: int = -1) -> None:
         self.late.add(ids, np.full(len(ids), label), np.zeros(len(ids), dtype=np.int64), 1)
@@ -47,35 +47,35 @@ def test_labels_that_match_nothing_are_said_once_with_an_example() -> None:
     served = Attempt()
     served.answer(names("image", 100))
     served.label(names("typo", 10_001))
-    assert served.strays.count == 10_001
-    assert served.strays.look(drained=True) is None  # their images may be on their way
+    assert served.unmatched.count == 10_001
+    assert served.unmatched.look(drained=True) is None  # their images may be on their way
     served.clock.now += 30
-    assert served.strays.look(drained=False) is None  # likewise
-    notice = served.strays.look(drained=True)
+    assert served.unmatched.look(drained=False) is None  # likewise
+    notice = served.unmatched.look(drained=True)
     assert notice is not None
     assert notice.message.startswith("10,001 of 10,001 labels on cifar.labels match no image that was read here")
     for part in ("'typo-0'", "ids", "kafka.topic_prefix", "online.label_wait"):
         assert part in notice.message
     served.clock.now += 3600  # they have been given up by now, and still count
-    assert served.strays.look(drained=True) is None
-    assert served.strays.count == 10_001
+    assert served.unmatched.look(drained=True) is None
+    assert served.unmatched.count == 10_001
 
 
-def test_what_meets_its_image_late_is_no_stray() -> None:
+def test_a_label_that_meets_its_image_late_is_not_unmatched() -> None:
     served = Attempt()
     served.label(names("image", 1000))
     served.answer(names("image", 1000))
     served.label(names("image", 1000))  # once more
     served.clock.now += 30
-    assert (served.strays.count, served.strays.look(drained=True)) == (0, None)
+    assert (served.unmatched.count, served.unmatched.look(drained=True)) == (0, None)
 
 
-def test_a_few_strays_among_many_are_counted_only() -> None:
+def test_a_few_unmatched_labels_among_many_are_only_counted() -> None:
     served = Attempt()
     served.answer(names("image", 1000))
     served.label(names("image", 1000) + names("typo", 900))
     served.clock.now += 30
-    assert (served.strays.count, served.strays.look(drained=True)) == (900, None)
+    assert (served.unmatched.count, served.unmatched.look(drained=True)) == (900, None)
 
 
 def test_the_labels_of_images_that_others_answer_are_nothing_to_speak_of() -> None:
@@ -84,18 +84,18 @@ def test_the_labels_of_images_that_others_answer_are_nothing_to_speak_of() -> No
     served.answer(names("mine", 100))
     served.label(names("mine", 100) + names("theirs", 200))
     served.clock.now += 30
-    assert served.strays.look(drained=True, whole=False) is None
-    assert served.strays.look(drained=True, whole=True) is None  # it has just looked
-    assert served.strays.verdict(whole=True) is not None
+    assert served.unmatched.look(drained=True, whole=False) is None
+    assert served.unmatched.look(drained=True, whole=True) is None  # it has just looked
+    assert served.unmatched.verdict(whole=True) is not None
 
 
-def test_a_label_of_an_image_that_came_with_one_is_no_stray() -> None:
+def test_the_label_of_an_image_that_came_labelled_is_not_unmatched() -> None:
     served = Attempt()
     served.label(["image-0"])
     served.answer(names("image", MIN_UNMATCHED * 2), label=1)
     served.label(names("image", MIN_UNMATCHED * 2))
     served.clock.now += 30
-    assert (served.strays.count, served.strays.look(drained=True)) == (0, None)
+    assert (served.unmatched.count, served.unmatched.look(drained=True)) == (0, None)
 
 
 def served(*latencies: float) -> events.BatchServed:

@@ -1,18 +1,18 @@
-"""Doubts about the layout or the scale of pixels."""
+"""Notices about the layout or the scale of pixels."""
 
 from __future__ import annotations
 
 import numpy as np
-from doubting import never_doubted, said_of
 from helpers import load_data
+from layout_checks import never_suspected, said_of
 
 
-def test_no_drift_raises_a_doubt() -> None:
+def test_no_drift_is_suspected() -> None:
     dataset, _ = load_data()
-    never_doubted(dataset.test.pixels[:96].numpy())
+    never_suspected(dataset.test.pixels[:96].numpy())
 
 
-def test_a_doubt_is_said_once_and_not_where_the_scale_fits() -> None:
+def test_each_problem_is_reported_once_and_not_if_the_scale_fits() -> None:
     dataset, _ = load_data()
     pixels = dataset.test.pixels[:400].numpy()
     unnormalised = (pixels / 2 + 127.5).astype(np.uint8)  # what 0 to 1 become

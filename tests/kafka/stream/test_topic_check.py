@@ -7,8 +7,8 @@ from contextlib import closing
 import pytest
 from apache_kafka import ApacheKafka
 from fixtures_kafka import own_settings
-from lookouts import found
 from processes import until
+from topic_checks import found
 
 from cifarctl.settings import KafkaSettings
 from cifarctl.stream import clients

@@ -1,4 +1,4 @@
-"""Transactions on a broker that is slow: how much they carry, and that all is answered once."""
+"""Transactions on a slow broker: their size, and that every input is answered once."""
 
 from __future__ import annotations
 
