@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Version = Annotated[str, typer.Argument(help="A version number, an alias, or latest.")]
 Alias = Annotated[str, typer.Option(help="The alias to move.")]
 Why = Annotated[str, typer.Option(help="The reason to record in the history.")]
-DEFAULT_WHY = "manual"
+DEFAULT_WHY = "by hand"
 
 
 def register(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cifarctl import events
 from cifarctl.data import Course, Dataset, Images, Scenario, Split
@@ -96,7 +97,8 @@ def demo(settings: Settings, dataset: Dataset, split: Split, *, stop: threading.
     passage = Course(stream, drift, settings.produce.seed, len(dataset.classes)).take(CLEAN + DRIFTED - TAIL, TAIL)
     tail = Images(passage.pixels, passage.concept)
     left_alone = evaluate(load(registry, first).predictor(), tail).accuracy
-    yield _result(observed.outcomes, observed.result, dataset.name, left_alone, time.monotonic() - began, registry)
+    seconds = time.monotonic() - began
+    yield _result(observed.outcomes, observed.result, dataset.name, left_alone, seconds, settings.registry.dir)
 
 
 def _serve_until_answered(
@@ -133,7 +135,7 @@ def _result(
     data: str,
     left_alone: float,
     seconds: float,
-    registry: Registry,
+    registry: Path,
 ) -> events.DemoResult:
     """The result; `left_alone` is the accuracy at the end of the stream of the version that the demo began with."""
     return events.DemoResult(
@@ -149,7 +151,7 @@ def _result(
         model_versions=served.model_versions,
         latency_ms=served.latency_ms,
         seconds=seconds,
-        registry=str(registry.dir),
+        registry=str(registry),
     )
 
 

@@ -165,7 +165,7 @@ class _Service:
         self._unmatched = UnmatchedLabels(self._late_labels, topics.labels, label_wait)
         self._partitions = clients.partition_counts(kafka)[topics.images]
         self._watch = StreamWatch(self._source, self._sink, kafka, self._pipeline.backpressure, self._unmatched)
-        self._lookout = stack.enter_context(TopicCheck(kafka))
+        self._topic_check = stack.enter_context(TopicCheck(kafka))
         if options.learner is not None:
             stack.enter_context(options.learner)
         self._handled = 0  # inputs whose answers are committed
@@ -215,7 +215,7 @@ class _Service:
         if self._options.learner is not None:
             yield from self._options.learner.poll()
         yield from self._watch.news()
-        yield from map(events.Notice, self._lookout.news())
+        yield from map(events.Notice, self._topic_check.news())
         drained = self._source.drained and not self._pipeline.open
         whole = len(self._source.assigned) >= self._partitions
         if (notice := self._unmatched.look(drained=drained, whole=whole)) is not None:

@@ -99,7 +99,7 @@ def train(
         return
 
     found = _evaluate(run, dataset)
-    pictures = yield from _drawn(illustrate, found.report)
+    pictures = yield from _drawn(illustrate, lambda: found.report(run, dataset))
     manifest = _publish(registry, run, dataset.classes, record, used, found.metrics, pictures)
     validation_images.save(registry, parts.sha256, held_out.pixels, held_out.labels)  # before the version is served
     promoted, reason = _promote(registry, manifest, validation, promote, run.progress.precision)
@@ -119,10 +119,15 @@ def _restore_or_begin(run: TrainingRun, path: Path, launch: Launch | None, *, re
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Figures of a trained model for its manifest, and a report of them to draw."""
+    """Figures of a trained model for its manifest, and its answers (N, classes) on the test images."""
 
     metrics: dict[str, float | None]
-    report: events.TrainReport
+    answers: torch.Tensor
+    served: Metrics
+
+    def report(self, run: TrainingRun, dataset: Dataset) -> events.TrainReport:
+        """Learning curve, confusion matrix and misclassified images."""
+        return _report(run.progress.epochs, dataset, self.answers, self.served)
 
 
 def _evaluate(run: TrainingRun, dataset: Dataset) -> _Evaluation:
@@ -139,15 +144,15 @@ def _evaluate(run: TrainingRun, dataset: Dataset) -> _Evaluation:
     if run.averaged:
         metrics["validation_accuracy_tta"] = last.validation_accuracy_tta
         metrics["test_accuracy_tta"] = served.accuracy
-    return _Evaluation(metrics, _report(run.progress.epochs, dataset, answers, served))
+    return _Evaluation(metrics, answers, served)
 
 
 def _drawn(
-    illustrate: Callable[[events.TrainReport], Mapping[str, bytes]], report: events.TrainReport
+    illustrate: Callable[[events.TrainReport], Mapping[str, bytes]], report: Callable[[], events.TrainReport]
 ) -> Generator[events.Notice, None, Mapping[str, bytes]]:
     """The plots of a report; if drawing fails, none and a notice, since the trained model must not be lost."""
     try:
-        return illustrate(report)
+        return illustrate(report())
     except Exception as error:  # noqa: BLE001  a drawing library may raise anything
         yield events.Notice(f"no pictures were drawn: {error or type(error).__name__}")
         return {}

@@ -6,8 +6,8 @@ A labelled image's way, from the stream to the champion; `learning.examples` bri
 2. Its label comes: `learn`. Champion and challenger predict it before anything learns from it
    (`PrequentialTest.observe`).
 3. It goes into the replay buffer; the outcome goes to trial, watch and drift detectors (`PrequentialTest.observe`).
-4. After every 25th image the models are judged (`PrequentialTest.judge`): a challenger that has won its trial is
-   promoted, a champion that does worse than the version before is rolled back (`Succession`).
+4. After every 25th labelled image the models are judged (`PrequentialTest.judge`): a challenger that has won its
+   trial is promoted, a champion that does worse than the version before is rolled back (`Succession`).
 5. When an update is due (`UpdateSchedule`), the strategy learns from a `LessonPlan`'s lesson: `update`. Its new
    snapshot is the challenger.
 """

@@ -7,6 +7,7 @@ of torch: listing a registry is quick.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -84,9 +85,10 @@ class Registry(Versions):
             RegistryError: it cannot be written, or a file's name is not a plain one.
         """
         require_publishable(weights, files, self._settings.max_model_mb)
+        digest = hashlib.sha256(weights).hexdigest()  # takes a moment, which nobody need wait for at the lock
         with self._lock():
             number = next_number(self._versions, self._pointers.mentioned())
-            return write_version(self._versions, number, self._pointers.now(), draft, weights, files)
+            return write_version(self._versions, number, self._pointers.now(), draft, weights, digest, files)
 
     def resolve(self, reference: str | int) -> int:
         """The number that a reference means: 7, "7", "000007", "v7", an alias, or "latest".

@@ -191,9 +191,17 @@ def next_number(versions: Path, mentioned: set[int]) -> int:
 
 
 def write_version(
-    versions: Path, number: int, created: str, draft: Draft, weights: bytes, files: Mapping[str, bytes]
+    versions: Path,
+    number: int,
+    created: str,
+    draft: Draft,
+    weights: bytes,
+    digest: str,
+    files: Mapping[str, bytes],
 ) -> Manifest:
     """Make a version in that folder, visible whole or not at all; the caller holds the lock.
+
+    `digest` is the SHA-256 of `weights`.
 
     Raises:
         RegistryError: it cannot be written.
@@ -203,7 +211,7 @@ def write_version(
     facts = {
         "version": number,
         "created": created,
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "sha256": digest,
         "bytes": len(weights),
     }
     text = _manifest_text(draft, facts)

@@ -23,7 +23,7 @@ class Lane:
         options = {"message.timeout.ms": 0} | ({} if linger else {"linger.ms": 0})
         self.sender = Sender(kafka, options=options, limits=of_topics(kafka, [topic]))
         self._kafka, self._topic = kafka, topic
-        self._standstill = ProducerStall(self.sender, topic)
+        self._stall = ProducerStall(self.sender, topic)
 
     @property
     def pending(self) -> int:
@@ -52,7 +52,7 @@ class Lane:
     def look(self) -> int:
         """Serve acknowledgements; how many messages a new client was given, 0 while all is well: see ProducerStall."""
         self.sender.poll(0)
-        return self._standstill.look()
+        return self._stall.look()
 
     def flush(self, timeout_s: float) -> None:
         """Wait until no message is pending, `timeout_s` seconds at most."""

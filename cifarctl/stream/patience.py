@@ -1,4 +1,4 @@
-"""Trying again for a limited time: the one way to wait for a broker that does not answer, or has not finished."""
+"""Trying again for a limited time, for a broker that does not answer or has not finished."""
 
 from __future__ import annotations
 

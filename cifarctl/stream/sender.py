@@ -211,7 +211,8 @@ class Sender:
 
         The client fails the transaction before it reports the delivery, so reports that are due are taken in first.
         """
-        self.producer.flush(SLICE_S)
+        with suppress(KafkaException):  # raised by a client that has failed for good: what it has reported counts
+            self.producer.flush(SLICE_S)
         return self.failure or error
 
     def narrow(self) -> bool:

@@ -106,6 +106,7 @@ def test_letters_go_back_to_where_each_came_from(anywhere: KafkaSettings) -> Non
     result = replay(anywhere, ALL)
     assert counts(result) == (2, 0, 1)
     assert "no topic gone.images" in result.problems[0]
+    browse.await_decided(anywhere, labels)
     assert [record.key for record in browse.read(anywhere, labels)] == [b"key-2"]
     assert sent_back(anywhere) == {b"key-1": 1}
 

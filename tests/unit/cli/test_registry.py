@@ -56,16 +56,16 @@ def test_aliases_are_moved_and_the_history_tells(home: Home) -> None:
     assert [(move["action"], move["to_version"], move["who"], move["why"]) for move in found] == [
         ("promote", 1, "train", "there was no production version"),
         ("promote", 2, "cli", "better"),
-        ("promote", 3, "cli", "manual"),
+        ("promote", 3, "cli", "by hand"),
         ("rollback", 2, "cli", "worse"),
-        ("rollback", 1, "cli", "manual"),
+        ("rollback", 1, "cli", "by hand"),
     ]
     assert len(document("registry", "history", *home.options)) == 6
     removed = [document("registry", "remove-alias", "canary", "--why", "over", *home.options) for _ in range(2)]
     assert removed == [{"alias": "canary", "removed": True}, {"alias": "canary", "removed": False}]
     text = cifarctl("registry", "history", *home.options)
     assert text.exit_code == 0
-    assert re.search(r"canary +– → 3 +cli +manual", text.stdout)
+    assert re.search(r"canary +– → 3 +cli +by hand", text.stdout)
     assert re.search(r"canary +3 → – +cli +over", text.stdout)
 
 

@@ -63,6 +63,8 @@ class ScriptedProducer:
         return 0
 
     def flush(self, _timeout: float) -> int:
+        if self.fatal and not self.purged:
+            raise KafkaException(KafkaError(KafkaError._FATAL))
         if self.purged:  # what was about to be sent is told of last
             self.queue = self.queue[1:] + self.queue[:1]
         told, self.queue = self.queue[: self.pace], self.queue[self.pace :]
@@ -393,6 +395,22 @@ def test_all_that_is_given_up_is_counted_however_slowly_it_is_told(broker: Scrip
     broker.silent, broker.clients[0].pace = lambda _: True, 1
     sender.give_up()
     assert (sender.unsent, sender.unconfirmed, sender.pending) == (100, 0, 0)
+
+
+def test_a_client_that_has_failed_for_good_is_replaced(broker: ScriptedBroker) -> None:
+    """It raises at whatever it is asked, for its delivery reports too."""
+    sink = ExactlyOnceSink(KAFKA, ScriptedSource())  # type: ignore[arg-type]
+    answer(sink, RECORDS)
+    broker.clients[0].fatal = True
+    broker.uncommitted = KafkaError(KafkaError._FENCED, "", fatal=True)
+    outcome = sink.commit(0.01)
+    broker.uncommitted = None
+    while outcome is Commit.PENDING:
+        outcome = sink.commit(1)
+    assert outcome is Commit.UNDONE
+    answer(sink, RECORDS)
+    assert sink.commit(1) is Commit.DONE
+    assert len(broker.clients) == 2
 
 
 def test_a_transaction_whose_messages_time_out_is_the_last_of_its_client(broker: ScriptedBroker) -> None:
