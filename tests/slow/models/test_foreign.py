@@ -15,7 +15,7 @@ def test_the_code_of_a_version_is_run_only_where_it_is_trusted(own: Path, tmp_pa
     trained = cifarctl("train", "--epochs", "1", "--model", "own_networks:Small", "--json", *options)
     assert trained.exit_code == 0, trained.stderr
     assert json.loads(trained.stdout)["promoted"]
-    assert "must trust its code: registry.trusted_models = own_networks:Small" in trained.stderr
+    assert "its code must be trusted: set registry.trusted_models = own_networks:Small" in trained.stderr
     sys.modules.pop("own_networks")
     runs = own.read_text()
 
