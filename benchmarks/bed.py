@@ -69,7 +69,7 @@ def broker(wanted: str = "auto") -> Iterator[Broker]:
         from tests.support.apache_kafka import ApacheKafka, unavailable
 
         if (reason := unavailable()) is None:
-            with ApacheKafka() as kafka:
+            with ApacheKafka(lasting=True) as kafka:
                 name = "Apache Kafka, one KRaft node on this machine"
                 yield Broker(kafka.bootstrap_servers, name, exactly_once=True, pause=kafka.pause, resume=kafka.resume)
             return

@@ -164,7 +164,7 @@ def measure(protocol: str, restarts: int, seed: int, rate: float, folder: Path) 
     chance, result = random.Random(seed), Round(protocol)
     prefix = f"faults-{protocol}"
     images = f"{prefix}.images"
-    with ApacheKafka(stock=True) as kafka:
+    with ApacheKafka(stock=True, lasting=True) as kafka:
         servers = kafka.bootstrap_servers
         kept = {"registry.dir": folder / "registry", "kafka.bootstrap_servers": servers, "kafka.partitions": PARTITIONS}
         kept |= {"kafka.topic_prefix": prefix, "kafka.group_id": prefix, "kafka.group_protocol": protocol}

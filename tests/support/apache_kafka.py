@@ -42,7 +42,8 @@ OLDEST_JAVA = 17
 START_TIMEOUT_S = 120.0  # about 5 s where the cores have nothing else to do
 STOP_TIMEOUT_S = 20.0
 MAVEN_TIMEOUT_S = 600.0
-BRIEFLY = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")  # for a machine that lives for a second
+#: Java for brokers that live for a minute: one is up after two thirds of the processor time.
+BRIEFLY = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 #: Signals of the terminal are the parent's to handle; SIGTERM ends the broker in order.
 GUARD = """
@@ -143,6 +144,7 @@ class ApacheKafka:
         properties: Mapping[str, str] | None = None,
         configure: Callable[[Node, Sequence[Node]], Mapping[str, str]] | None = None,
         heap_mb: int = 512,
+        lasting: bool = False,
     ) -> None:
         """Nothing is started yet.
 
@@ -153,12 +155,13 @@ class ApacheKafka:
             properties: of every broker, stronger than the ones of this module.
             configure: makes a node's properties, given that node and all, in place of this module.
             heap_mb: most memory of each Java machine's heap, in MiB.
+            lasting: let Java compile in earnest, for measurements.
         """
         self.secure = secure
         self._defaults = {} if stock else QUICK
         self._properties = dict(properties or {})
         self._configure = configure or self._configuration
-        self._heap_mb = heap_mb
+        self._heap_mb, self._lasting = heap_mb, lasting
         self._folder = Path()
         self._cleanup = ExitStack()
         ports = iter(free_ports(2 * nodes))
@@ -317,7 +320,8 @@ class ApacheKafka:
         )
 
     def _launch(self, node: Node) -> None:
-        command = [*_java_command(self._heap_mb), *(self.secure.java_options if self.secure else [])]
+        command = [*_java_command(self._heap_mb), *(() if self._lasting else BRIEFLY)]
+        command += self.secure.java_options if self.secure else []
         command += ["kafka.Kafka", str(node.folder / "server.properties")]
         with (node.folder / "log.txt").open("ab") as log:
             node.guard = subprocess.Popen(
