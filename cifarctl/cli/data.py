@@ -16,4 +16,4 @@ def load_data(run: Run, settings: "DataSettings") -> "tuple[Dataset, Split]":
     dataset = data.load(settings, run.output.say)
     if dataset.notice:
         run.output.warn(f"WARNING: {dataset.notice}")
-    return dataset, data.split(dataset.train.labels, settings.split, settings.split_seed)
+    return dataset, data.split_of(dataset, settings)

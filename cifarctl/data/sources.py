@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cifarctl.data import cifar10, folder, synthetic
+from cifarctl.data.split import Split, split
 from cifarctl.data.types import Dataset
 from cifarctl.errors import DataError
 from cifarctl.settings import DataSettings
 
 WARNING = "accuracies on them are not CIFAR-10's"
+
+
+def split_of(dataset: Dataset, settings: DataSettings) -> Split:
+    """Split the training images of `dataset` as the settings say.
+
+    Raises:
+        DataError: a class has too few images.
+    """
+    return split(dataset.train.labels, settings.split, settings.split_seed)
 
 
 def load(settings: DataSettings, tell: Callable[[str], None] = lambda _: None) -> Dataset:

@@ -71,7 +71,7 @@ def _cores() -> str:
 
 def _data(settings: Settings) -> str:
     dataset = data.load(settings.data.model_copy(update={"download": False}))
-    parts = data.split(dataset.train.labels, settings.data.split, settings.data.split_seed)
+    parts = data.split_of(dataset, settings.data)
     sizes = f"{len(parts.train):,} train, {len(parts.validation):,} validation, {len(parts.stream):,} stream"
     return f"{dataset.name}: {sizes}, {len(dataset.test):,} test" + (f"; {dataset.notice}" if dataset.notice else "")
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from cifarctl import events
-from cifarctl.data import Course, Dataset, Images, Passage, Scenario, Split, split
+from cifarctl.data import Course, Dataset, Images, Passage, Scenario, Split, split_of
 from cifarctl.errors import DataError, SettingsError
 from cifarctl.learning.contestants import Contestant, Predicts, Tutorial, Ungated, frozen, gated, oracle
 from cifarctl.online.strategies import names
@@ -102,7 +102,7 @@ def evaluate_stream(
     stop = stop or threading.Event()
     if unknown := sorted(set(compare) - set(strategies())):
         raise SettingsError(f"--compare {','.join(unknown)}: no such strategy; there are {', '.join(strategies())}")
-    parts = split(dataset.train.labels, settings.data.split, settings.data.split_seed)
+    parts = split_of(dataset, settings.data)
     _require_unseen(model, dataset, parts)
     stream = dataset.train.take(parts.stream)
     count = min(images or len(stream), len(stream))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cifarctl import events
-from cifarctl.data import Dataset, Images, split
+from cifarctl.data import Dataset, Images, split_of
 from cifarctl.errors import AliasConflict, RegistryError, SettingsError, UntrustedCode
 from cifarctl.models.foreign import own_code
 from cifarctl.models.predictor import Precision, choose_device
@@ -81,7 +81,7 @@ def train(
         raise SettingsError("train.target_accuracy: --full leaves no images to measure it on; leave one of them out")
     use_threads(options.threads)
     registry = Registry(settings.registry.trusting(options.model))  # the user has named the architecture
-    parts = split(dataset.train.labels, settings.data.split, settings.data.split_seed)
+    parts = split_of(dataset, settings.data)
     index = torch.arange(len(dataset.train)) if full else parts.train
     held_out = dataset.train.take(parts.validation)
     validation = None if full else held_out

@@ -86,7 +86,7 @@ class Learner:
             VersionNotFound: there is no champion to learn from.
             DataError: it was trained on the images that it would be judged by.
         """
-        self.registry, self.settings, self.alias = registry, settings, alias
+        self.settings, self.alias = settings, alias
         self.updates = 0  # made by this process
         judging = min(len(validation), settings.validation_size)
         apart = validation.take(torch.arange(judging, min(len(validation), judging + APART)))

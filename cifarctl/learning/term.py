@@ -45,7 +45,7 @@ class Material:
             DataError: the data set is absent, altered or unusable.
         """
         dataset = data.load(settings.data)
-        split = data.split(dataset.train.labels, settings.data.split, settings.data.split_seed)
+        split = data.split_of(dataset, settings.data)
         generator = torch.Generator().manual_seed(settings.online.seed)
         chosen = split.train[torch.randperm(len(split.train), generator=generator)[: settings.online.reference_size]]
         train = dataset.train

@@ -87,7 +87,7 @@ def open_registry(directory: Path, **values: Any) -> Registry:
 
 def load_data(settings: DataSettings = DATA) -> tuple[Dataset, Split]:
     dataset = data.load(settings)
-    return dataset, data.split(dataset.train.labels, settings.split, settings.split_seed)
+    return dataset, data.split_of(dataset, settings)
 
 
 def train_home(directory: Path, **changes: Any) -> Home:

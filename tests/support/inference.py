@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from cifarctl import models
 from cifarctl.models import backends
 from cifarctl.models.backends import Backend, Network, Plan
+from cifarctl.models.predictor import Predictor
 from cifarctl.registry import Registry
 from cifarctl.registry.loading import load
 from cifarctl.serving import backend_selection
@@ -48,6 +50,23 @@ def build(choice: Choice, of: Network | None = None, batch_size: int = 128) -> B
     if choice.precision not in backends.precisions(choice.backend):
         pytest.skip(f"{choice.backend} has no {choice.precision} on this processor")
     return backends.build(choice.backend, of or network(), Plan(choice.precision, CPU, 1, batch_size))
+
+
+@pytest.fixture(params=COMBINATIONS, ids=str)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Predictor:
+    return Predictor(network().model, MEAN, STD)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "cifarctl" / "backends"
 
 
 class Speedometer:

@@ -316,7 +316,7 @@ class Site:
         """The images that `produce` sends."""
         chosen = self.settings().data
         dataset = data.load(chosen)
-        return dataset.train.take(data.split(dataset.train.labels, chosen.split, chosen.split_seed).stream)
+        return dataset.train.take(data.split_of(dataset, chosen).stream)
 
     def clean_up(self) -> None:
         for started in reversed(self._started):

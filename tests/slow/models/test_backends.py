@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from inference import COMBINATIONS, CPU, MEAN, STD, build, network, pictures
+from inference import COMBINATIONS, CPU, MEAN, STD, build, pictures
 
 from cifarctl import models
 from cifarctl.models.backends import Backend, Network
@@ -17,21 +16,7 @@ from cifarctl.serving.ranking import Choice
 SWEEP = (1, 2, 3, 31, 63, 64, 65, 100, 127, 128, 129, 200)
 
 
-@pytest.fixture(params=COMBINATIONS, ids=str)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return build(request.param)
-
-
-@pytest.fixture(scope="module")
-def reference() -> Predictor:
-    return Predictor(network().model, MEAN, STD)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "cifarctl" / "backends"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_the_same_probabilities_for_any_number_of_images(backend: Backend, reference: Predictor) -> None:

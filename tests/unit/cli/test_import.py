@@ -13,42 +13,24 @@ import pytest
 import torch
 from command_line import document, fails
 from helpers import Home, republish, spoil
-from torch import nn
-from torch.nn import functional
+from tutorial_network import Tutorial
 
 from cifarctl import models
 from cifarctl.models.architectures import airbench
 from cifarctl.registry.loading import load
 
 
-class Net(nn.Module):
-    """As the tutorial's script has it: a class, with names of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
-        self.fc1 = nn.Linear(64 * 4 * 4, 64)
-        self.fc2 = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = functional.max_pool2d(functional.relu(conv(x)), 2)
-        return self.fc2(functional.relu(self.fc1(x.flatten(1))))
-
-
 @pytest.fixture
-def net(home: Home) -> Net:
+def net(home: Home) -> Tutorial:
     """The class-based network with the weights of the small trained model."""
-    model = Net().eval()
+    model = Tutorial().eval()
     weights = load(home.registry, 1).model.state_dict().values()
     model.load_state_dict(dict(zip(model.state_dict(), weights, strict=True)))
     return model
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["weights", "in a dictionary"])
-def test_weights_of_another_program_are_imported(home: Home, net: Net, tmp_path: Path, wrapped: bool) -> None:
+def test_weights_of_another_program_are_imported(home: Home, net: Tutorial, tmp_path: Path, wrapped: bool) -> None:
     file = tmp_path / "tutorial.pt"
     weights = net.state_dict()
     torch.save({"epoch": 3, "state_dict": weights} if wrapped else weights, file)
@@ -74,7 +56,7 @@ def test_weights_of_what_train_makes_are_imported(home: Home, tmp_path: Path, mo
     assert load(home.registry, 2).manifest.arguments == {"classes": 10, "widths": [4, 6, 8]}
 
 
-def test_imported_weights_can_be_promoted_at_once(home: Home, net: Net, tmp_path: Path) -> None:
+def test_imported_weights_can_be_promoted_at_once(home: Home, net: Tutorial, tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "tutorial.pt")
     assert document("registry", "import", tmp_path / "tutorial.pt", "--promote", *home.options)["promoted"]
     assert home.registry.resolve("production") == 2
@@ -91,65 +73,65 @@ class Evil:
         return Path.write_text, (self.mark, "pwned")
 
 
-def evil(net: Net, file: Path) -> None:
+def evil(net: Tutorial, file: Path) -> None:
     torch.save({"fc2.bias": Evil(file.with_suffix(".mark"))}, file)
 
 
-def evil_pickle(net: Net, file: Path) -> None:
+def evil_pickle(net: Tutorial, file: Path) -> None:
     file.write_bytes(pickle.dumps(Evil(file.with_suffix(".mark"))))
 
 
-def whole_model(net: Net, file: Path) -> None:
+def whole_model(net: Tutorial, file: Path) -> None:
     torch.save(net, file)
 
 
-def fewer(net: Net, file: Path) -> None:
+def fewer(net: Tutorial, file: Path) -> None:
     torch.save(dict(list(net.state_dict().items())[:-1]), file)
 
 
-def surplus(net: Net, file: Path) -> None:
+def surplus(net: Tutorial, file: Path) -> None:
     torch.save({**net.state_dict(), "extra": torch.zeros(1)}, file)
 
 
-def other_shape(net: Net, file: Path) -> None:
+def other_shape(net: Tutorial, file: Path) -> None:
     torch.save(net.state_dict() | {"fc2.bias": torch.zeros(11)}, file)
 
 
-def not_finite(net: Net, file: Path) -> None:
+def not_finite(net: Tutorial, file: Path) -> None:
     torch.save(net.state_dict() | {"fc2.bias": torch.full((10,), float("nan"))}, file)
 
 
-def one_tensor(net: Net, file: Path) -> None:
+def one_tensor(net: Tutorial, file: Path) -> None:
     torch.save(torch.zeros(3), file)
 
 
-def numbers(net: Net, file: Path) -> None:
+def numbers(net: Tutorial, file: Path) -> None:
     torch.save({"epoch": 3}, file)
 
 
-def garbage(net: Net, file: Path) -> None:
+def garbage(net: Tutorial, file: Path) -> None:
     file.write_bytes(b"garbage" * 100)
 
 
-def empty(net: Net, file: Path) -> None:
+def empty(net: Tutorial, file: Path) -> None:
     file.write_bytes(b"")
 
 
-def truncated(net: Net, file: Path) -> None:
+def truncated(net: Tutorial, file: Path) -> None:
     torch.save(net.state_dict(), file)
     file.write_bytes(file.read_bytes()[:2000])
 
 
-def foreign_zip(net: Net, file: Path) -> None:
+def foreign_zip(net: Tutorial, file: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("hello.txt", "hello")
 
 
-def folder(net: Net, file: Path) -> None:
+def folder(net: Tutorial, file: Path) -> None:
     file.mkdir()
 
 
-def nothing(net: Net, file: Path) -> None:
+def nothing(net: Tutorial, file: Path) -> None:
     pass
 
 
@@ -175,7 +157,7 @@ def nothing(net: Net, file: Path) -> None:
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_files_that_are_not_imported(
-    home: Home, net: Net, tmp_path: Path, write: Callable[[Net, Path], None], cause: str
+    home: Home, net: Tutorial, tmp_path: Path, write: Callable[[Tutorial, Path], None], cause: str
 ) -> None:
     file = tmp_path / "weights.pt"
     write(net, file)
@@ -186,7 +168,7 @@ def test_files_that_are_not_imported(
     assert home.registry.numbers() == [1]
 
 
-def test_weights_for_an_architecture_that_does_not_exist(home: Home, net: Net, tmp_path: Path) -> None:
+def test_weights_for_an_architecture_that_does_not_exist(home: Home, net: Tutorial, tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "w.pt")
     assert "no such architecture" in fails(
         2, "registry", "import", tmp_path / "w.pt", "--model", "resnet", "--json", *home.options

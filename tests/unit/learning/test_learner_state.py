@@ -91,7 +91,7 @@ def test_what_earlier_code_has_written_is_gone_on_from(tmp_path: Path) -> None:
         assert not registry.verify(number)
         assert load(registry, number).manifest.version == number
     dataset = data.load(DATA)
-    home = Home(registry, dataset, data.split(dataset.train.labels, DATA.split, DATA.split_seed))
+    home = Home(registry, dataset, data.split_of(dataset, DATA))
     with closing(open_learner(home)) as learner:
         assert (learner.champion, learner.buffer.labelled, learner.fresh) == (3, 200, 0)
         assert learner.progress.reading == {"x": 1}

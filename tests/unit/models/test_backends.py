@@ -24,22 +24,7 @@ from cifarctl.serving.agreement import compare
 from cifarctl.serving.ranking import Choice
 from cifarctl.settings import ServeSettings
 
-
-@pytest.fixture(params=COMBINATIONS, ids=str)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return build(request.param)
-
-
-@pytest.fixture(scope="module")
-def reference() -> Predictor:
-    return Predictor(network().model, MEAN, STD)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "cifarctl" / "backends"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_the_setting_names_those_that_there_are() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from tutorial_network import Tutorial
 
 from cifarctl import models
 from cifarctl.errors import SettingsError
@@ -22,23 +23,6 @@ from cifarctl.models.predictor import Predictor, choose_device, choose_precision
 from cifarctl.models.preprocess import normalise
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
-
-
-class Tutorial(nn.Module):
-    """The tutorial's network as its own script writes it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
-        self.fc1 = nn.Linear(64 * 4 * 4, 64)
-        self.fc2 = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = functional.max_pool2d(functional.relu(conv(x)), 2)
-        return self.fc2(functional.relu(self.fc1(x.view(-1, 64 * 4 * 4))))
 
 
 @pytest.fixture(scope="module")
